@@ -1,0 +1,82 @@
+//! The two kinds of error a run can end in: a mistake in what the user gave (exit code 2), said with the place, what
+//! was expected, what was found and what to do; and a failure of the machine (exit code 1).
+
+use std::fmt::Display;
+use std::path::Path;
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a command could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A mistake in a file, a setting or an argument.
+    #[error(transparent)]
+    User(Box<UserError>),
+    /// A mistake in a YAML file, with its line and a snippet.
+    #[error("{0:?}")]
+    Config(miette::Report),
+    /// The device, the disk or the operating system failed.
+    #[error("{0}")]
+    Failure(String),
+}
+
+/// A mistake by the user, in the four parts that let them mend it.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{place}: expected {expected}, found {found}\n  help: {remedy}")]
+pub struct UserError {
+    /// The file, dataset, key, tensor or argument.
+    pub place: String,
+    /// What would have been right.
+    pub expected: String,
+    /// What is there instead.
+    pub found: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Error {
+    /// A mistake by the user: where, what was expected, what was found, what to do.
+    pub fn user(
+        place: impl Display,
+        expected: impl Display,
+        found: impl Display,
+        remedy: impl Display,
+    ) -> Self {
+        Self::User(Box::new(UserError {
+            place: place.to_string(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+            remedy: remedy.to_string(),
+        }))
+    }
+
+    /// A failure of the machine, in words.
+    pub fn failure(what: impl Display) -> Self {
+        Self::Failure(what.to_string())
+    }
+
+    /// A file that could not be read or written, with the operating system's reason.
+    pub fn io(path: &Path, doing: &str, source: &std::io::Error) -> Self {
+        let remedy = match source.kind() {
+            std::io::ErrorKind::NotFound => "check the path",
+            std::io::ErrorKind::PermissionDenied => "check the owner and the mode of the path",
+            std::io::ErrorKind::StorageFull => "free some space on that disk",
+            _ => "check the path and the disk",
+        };
+        Self::user(
+            path.display(),
+            format!("to {doing} it"),
+            source.to_string().to_lowercase(),
+            remedy,
+        )
+    }
+
+    /// 2 for a mistake by the user, 1 for a failure of the machine.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::User(_) | Self::Config(_) => 2,
+            Self::Failure(_) => 1,
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Files that are either whole or absent: written beside their place, synced, then renamed onto it.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Writes `bytes` to `path` so that a reader, or a power cut, finds the old file or the new one and never a part.
+/// Missing parent directories are made.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = parent(path);
+    create_dir(dir)?;
+    let fail = |e: &std::io::Error| Error::io(path, "write", e);
+    let mut file = tempfile::Builder::new()
+        .prefix(".rosette-")
+        .tempfile_in(dir)
+        .map_err(|e| fail(&e))?;
+    file.write_all(bytes).map_err(|e| fail(&e))?;
+    set_default_mode(file.as_file()).map_err(|e| fail(&e))?;
+    file.as_file().sync_all().map_err(|e| fail(&e))?;
+    file.persist(path).map_err(|e| fail(&e.error))?;
+    sync_dir(dir);
+    Ok(())
+}
+
+/// Makes a directory and its parents.
+pub fn create_dir(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "make the directory", &e))
+}
+
+/// Reads a whole text file.
+pub fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", &e))
+}
+
+/// Reads a whole file.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::io(path, "read", &e))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// Temporary files are private; outputs are for everybody that the pipeline's other tools run as.
+#[cfg(unix)]
+fn set_default_mode(file: &std::fs::File) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn set_default_mode(_: &std::fs::File) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// The rename itself must survive a power cut; where directories cannot be synced there is nothing more to do.
+fn sync_dir(dir: &Path) {
+    if let Ok(handle) = std::fs::File::open(dir) {
+        let _ = handle.sync_all();
+    }
+}
