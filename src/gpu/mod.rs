@@ -1,1 +1,11 @@
-//! (in construction)
+//! The device side: adapters, shader text, kernels, buffers and the executor. The only folder that names wgpu.
+
+mod device;
+mod executor;
+mod kernel;
+mod shader;
+
+pub use device::{AdapterSummary, Gpu, Limits, list_adapters};
+pub use executor::{Binding, Command, Executable, PendingRead, SharedBuffer};
+pub use kernel::{BindingInfo, BindingKind, Kernel, Params, Reflection};
+pub use shader::{ShaderSource, Variant};

@@ -1,1 +1,20 @@
-//! (in construction)
+//! The autograd tape: a step is recorded once as a linear program of dispatches, planned, and replayed.
+//!
+//! The tape knows `dyn Op`, no concrete operation and nothing of wgpu. Recording runs nothing: an operation appends
+//! dispatches, and [`Tape::backward`] asks each node, last to first, to append those of its gradient.
+
+mod array;
+mod load;
+mod op;
+mod plan;
+mod program;
+mod record;
+mod tensor;
+
+pub use array::Array;
+pub use load::{Loaded, SlotPool, Stores};
+pub use op::{Case, CaseInput, Fill, Node, Op, OpEntry};
+pub use plan::{Lifetime, MemoryPlan};
+pub use program::{Arg, Dispatch, Phase, Program};
+pub use record::{DispatchBuilder, Mode, Tape};
+pub use tensor::{Home, Layout, LayoutEntry, Shape, Store, TensorId, TensorInfo};

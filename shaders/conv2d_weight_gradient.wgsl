@@ -1,0 +1,134 @@
+// Gradient of a convolution's weights: dw[o,c,i,j] = sum over n,h,w of x[n,h+i-P,w+j-P,c] * dy[n,h,w,o].
+//
+//   x     [N, H, W, CX]                        f32
+//   dy    [N, H, W, CO]                        f32
+//   part  [splits][blocks][CG][K*K][4][8]      f32, one partial sum of the packed weights a split of the image rows
+//
+// An invocation owns 4 input channels x 8 output channels x TAP_ROWS rows of taps, and walks the rows (n, h) of its
+// split, keeping the K columns of x around the pixel in registers. `flip` turns packed weights into those of the input
+// gradient: dx = convolution of dy with the weights turned by half a circle and transposed.
+// Partial sums are added by `split_sum` in order: the same bits on every run.
+#import grid
+
+const K: u32 = 3u;
+const TAP_ROWS: u32 = 3u;
+
+struct Params {
+    height: u32,
+    width: u32,
+    x_groups: u32,
+    out_groups: u32,
+    rows: u32,
+    rows_per_split: u32,
+    splits: u32,
+    split_first: u32,
+    weight_groups: u32,
+    weight_first: u32,
+    blocks: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> part: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+fn x_at(row: u32, w: u32, group: u32, inside: bool) -> vec4<f32> {
+    let value = x[(row * params.width + min(w, params.width - 1u)) * params.x_groups + group];
+    return select(vec4<f32>(0.0), value, inside && w < params.width);
+}
+
+@compute @workgroup_size(64)
+fn weight_gradient(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    let group = index % params.x_groups;
+    let block = (index / params.x_groups) % params.blocks;
+    let i0 = ((index / (params.x_groups * params.blocks)) % (K / TAP_ROWS)) * TAP_ROWS;
+    let split = index / (params.x_groups * params.blocks * (K / TAP_ROWS));
+    if (split >= params.splits) {
+        return;
+    }
+    let has_second = block * 2u + 1u < params.out_groups;
+
+    var sum: array<array<vec4<f32>, 8>, TAP_ROWS * K>;
+    for (var t = 0u; t < TAP_ROWS * K; t++) {
+        for (var k = 0u; k < 8u; k++) {
+            sum[t][k] = vec4<f32>(0.0);
+        }
+    }
+    let end = min((split + 1u) * params.rows_per_split, params.rows);
+    for (var row = split * params.rows_per_split; row < end; row++) {
+        let h = row % params.height;
+        var inside: array<bool, TAP_ROWS>;
+        var source: array<u32, TAP_ROWS>;
+        var window: array<array<vec4<f32>, K>, TAP_ROWS>;
+        for (var i = 0u; i < TAP_ROWS; i++) {
+            let hx = h + i0 + i - K / 2u;
+            inside[i] = hx < params.height;
+            source[i] = row - h + min(hx, params.height - 1u);
+            for (var j = 0u; j + 1u < K; j++) {
+                // The window moves one column before each pixel: it starts one column to the left.
+                window[i][j + 1u] = x_at(source[i], j - K / 2u, group, inside[i]);
+            }
+        }
+        for (var w = 0u; w < params.width; w++) {
+            let at = (row * params.width + w) * params.out_groups + block * 2u;
+            let d0 = dy[at];
+            let d1 = select(vec4<f32>(0.0), dy[at + u32(has_second)], has_second);
+            for (var i = 0u; i < TAP_ROWS; i++) {
+                for (var j = 0u; j + 1u < K; j++) {
+                    window[i][j] = window[i][j + 1u];
+                }
+                window[i][K - 1u] = x_at(source[i], w + K / 2u, group, inside[i]);
+                for (var j = 0u; j < K; j++) {
+                    let v = window[i][j];
+                    let t = i * K + j;
+                    sum[t][0] = fma(vec4<f32>(v.x), d0, sum[t][0]);
+                    sum[t][1] = fma(vec4<f32>(v.x), d1, sum[t][1]);
+                    sum[t][2] = fma(vec4<f32>(v.y), d0, sum[t][2]);
+                    sum[t][3] = fma(vec4<f32>(v.y), d1, sum[t][3]);
+                    sum[t][4] = fma(vec4<f32>(v.z), d0, sum[t][4]);
+                    sum[t][5] = fma(vec4<f32>(v.z), d1, sum[t][5]);
+                    sum[t][6] = fma(vec4<f32>(v.w), d0, sum[t][6]);
+                    sum[t][7] = fma(vec4<f32>(v.w), d1, sum[t][7]);
+                }
+            }
+        }
+    }
+    let place = ((params.split_first + split) * params.blocks + block) * params.x_groups + group;
+    for (var t = 0u; t < TAP_ROWS * K; t++) {
+        for (var k = 0u; k < 8u; k++) {
+            part[(place * K * K + i0 * K + t) * 8u + k] = sum[t][k];
+        }
+    }
+}
+
+@group(0) @binding(4) var<storage, read> weight: array<f32>;
+@group(0) @binding(5) var<storage, read_write> flipped: array<f32>;
+
+// weight [blocks][weight_groups][K*K][4][8] -> flipped [x_groups/2][out_groups][K*K][4][8], for the input channels that
+// start at group weight_first; one invocation an element of the result.
+@compute @workgroup_size(64)
+fn flip(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    let c_low = index % 8u;
+    let o_low = (index / 8u) % 4u;
+    let tap = (index / 32u) % (K * K);
+    let o_group = (index / (32u * K * K)) % params.out_groups;
+    let c_block = index / (32u * K * K * params.out_groups);
+    let o = o_group * 4u + o_low;
+    let c = c_block * 8u + c_low;
+    if (c_block * 2u >= params.x_groups) {
+        return;
+    }
+    let group = params.weight_first + min(c / 4u, params.x_groups - 1u);
+    let source = (((o / 8u) * params.weight_groups + group) * K * K + (K * K - 1u - tap)) * 32u + (c % 4u) * 8u + o % 8u;
+    flipped[index] = select(0.0, weight[source], c / 4u < params.x_groups);
+}

@@ -1,0 +1,219 @@
+//! Adapters and the device: which one is taken, what it can do, and what is said where there is none.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// An opened device with its queue.
+pub struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    summary: AdapterSummary,
+    limits: Limits,
+    checked: bool,
+}
+
+/// What a person wants to know of an adapter.
+#[derive(Debug, Clone)]
+pub struct AdapterSummary {
+    /// Place in `rosette devices`, as `--adapter` takes it.
+    pub index: usize,
+    /// The device's own name.
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// `discrete GPU`, `integrated GPU`, `software` or what else the backend says.
+    pub kind: &'static str,
+    /// Driver and its version.
+    pub driver: String,
+    /// Runs on the processor.
+    pub software: bool,
+    /// 16-bit floats in shaders.
+    pub f16: bool,
+    /// Subgroup operations, and the smallest and largest subgroup.
+    pub subgroup: Option<(u32, u32)>,
+    /// Timestamps inside a pass, for the profiler.
+    pub timestamps: bool,
+    /// Matrix units that shaders can use.
+    pub matrix_units: bool,
+    /// The limits that plans keep to.
+    pub limits: Limits,
+}
+
+/// The limits of an adapter that a memory plan and a recording must keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest range of a buffer that one binding shows to a shader.
+    pub storage_binding_bytes: u64,
+    /// Largest range bound as `uniform`.
+    pub uniform_binding_bytes: u64,
+    /// Largest buffer.
+    pub buffer_bytes: u64,
+    /// Offsets of bindings are multiples of this.
+    pub offset_alignment_bytes: u64,
+    /// Shaders run on the processor: loads cost more than arithmetic, and weights come through `uniform` bindings.
+    pub software: bool,
+}
+
+impl Limits {
+    /// WebGPU's defaults on a GPU: what every device has.
+    pub const WEBGPU: Self = Self {
+        storage_binding_bytes: 128 << 20,
+        uniform_binding_bytes: 64 << 10,
+        buffer_bytes: 256 << 20,
+        offset_alignment_bytes: 256,
+        software: false,
+    };
+}
+
+impl fmt::Display for AdapterSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {})", self.name, self.backend, self.kind)
+    }
+}
+
+/// Every adapter of the machine, real GPUs first.
+pub fn list_adapters() -> Vec<AdapterSummary> {
+    adapters().iter().enumerate().map(|(index, adapter)| summarise(index, adapter)).collect()
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // GL would list the same devices again, with less in them.
+    descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    let backends = descriptor.backends;
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters
+}
+
+fn summarise(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
+    let info = adapter.get_info();
+    let features = adapter.features();
+    let software = info.device_type == wgpu::DeviceType::Cpu;
+    AdapterSummary {
+        index,
+        name: info.name.clone(),
+        backend: info.backend.to_string(),
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+            wgpu::DeviceType::VirtualGpu => "virtual GPU",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        },
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        software,
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        subgroup: features
+            .contains(wgpu::Features::SUBGROUP)
+            .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
+        matrix_units: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        limits: limits_of(&adapter.limits(), software),
+    }
+}
+
+fn limits_of(limits: &wgpu::Limits, software: bool) -> Limits {
+    let alignment = limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment);
+    Limits {
+        storage_binding_bytes: u64::from(limits.max_storage_buffer_binding_size),
+        uniform_binding_bytes: u64::from(limits.max_uniform_buffer_binding_size),
+        buffer_bytes: limits.max_buffer_size,
+        // 256 everywhere: one plan then fits every device.
+        offset_alignment_bytes: u64::from(alignment).max(256),
+        software,
+    }
+}
+
+impl Gpu {
+    /// Opens the adapter that `choice` names: its number in [`list_adapters`], or a part of its name, any case; the
+    /// first (a real GPU before the software one) where it is `None`.
+    ///
+    /// # Errors
+    /// No adapter at all (with what to install), none that matches (with those there are), or a driver that refuses.
+    pub fn open(choice: Option<&str>) -> Result<Self> {
+        Self::open_with(choice, false)
+    }
+
+    /// The same, with out-of-range accesses of shaders made harmless, and with wgpu's full validation: for tests.
+    pub fn open_checked(choice: Option<&str>) -> Result<Self> {
+        Self::open_with(choice, true)
+    }
+
+    fn open_with(choice: Option<&str>, checked: bool) -> Result<Self> {
+        let adapters = adapters();
+        let all: Vec<AdapterSummary> =
+            adapters.iter().enumerate().map(|(index, adapter)| summarise(index, adapter)).collect();
+        let index = choose(&all, choice)?;
+        let (adapter, summary) = (&adapters[index], all[index].clone());
+        let wanted = wgpu::Features::SHADER_F16
+            | wgpu::Features::SUBGROUP
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("rosette"),
+            required_features: adapter.features() & wanted,
+            required_limits: adapter.limits(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::failure(format!("{summary}: the driver refused a device: {e}")))?;
+        let limits = summary.limits;
+        Ok(Self { device, queue, summary, limits, checked })
+    }
+
+    /// What was opened.
+    pub fn summary(&self) -> &AdapterSummary {
+        &self.summary
+    }
+
+    /// The limits that recordings keep to.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The same device under tighter limits, as a smaller one would have: for tests of slicing.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    pub(super) fn checked(&self) -> bool {
+        self.checked
+    }
+}
+
+fn choose(all: &[AdapterSummary], choice: Option<&str>) -> Result<usize> {
+    if all.is_empty() {
+        return Err(Error::user(
+            "adapter",
+            "a GPU or a software adapter that speaks Vulkan, Metal or DX12",
+            "none",
+            "install the GPU's driver, or on Debian and Ubuntu the software adapter: \
+             apt-get install mesa-vulkan-drivers libvulkan1",
+        ));
+    }
+    let Some(choice) = choice.filter(|choice| !choice.is_empty()) else { return Ok(0) };
+    let by_number = choice.parse::<usize>().ok().filter(|number| *number < all.len());
+    let by_name = || all.iter().position(|a| a.name.to_lowercase().contains(&choice.to_lowercase()));
+    by_number.or_else(by_name).ok_or_else(|| {
+        let known: Vec<String> = all.iter().map(|a| format!("{}: {a}", a.index)).collect();
+        Error::user(
+            "--adapter",
+            "the number or a part of the name of an adapter",
+            format!("'{choice}'"),
+            format!("choose one of: {}", known.join("; ")),
+        )
+    })
+}

@@ -1,0 +1,366 @@
+//! Runs what the tape recorded: pipelines and bind groups are made once, then a step is one replay of commands.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::sync::mpsc;
+
+use super::device::Gpu;
+use super::kernel::Kernel;
+use crate::error::{Error, Result};
+
+/// Dispatches encoded into one submission: few enough that the device starts while the rest is still encoded.
+const DISPATCHES_PER_SUBMISSION: usize = 48;
+/// Offsets of uniform bindings are multiples of this on every device.
+const PARAMS_ALIGNMENT: usize = 256;
+/// Most workgroups along one dimension; longer grids are folded (see `shared/grid.wgsl`).
+const MAX_GROUPS: u32 = 65_535;
+
+/// A range of one of the buffers that a recording is loaded with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Binding {
+    /// Which buffer.
+    pub buffer: usize,
+    /// Start of the range.
+    pub offset_bytes: u64,
+    /// Length of the range.
+    pub size_bytes: u64,
+}
+
+/// One dispatch, as the executor wants it.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// What runs.
+    pub kernel: Kernel,
+    /// On what: one for each of the kernel's tensor bindings, in order.
+    pub bindings: Vec<Binding>,
+    /// The parameter block's bytes, empty where the kernel takes none.
+    pub params: Vec<u8>,
+    /// Workgroups.
+    pub groups: u32,
+}
+
+/// A device buffer, shared by the programs that use it.
+#[derive(Debug, Clone)]
+pub struct SharedBuffer(wgpu::Buffer);
+
+impl SharedBuffer {
+    /// Its size.
+    pub fn size_bytes(&self) -> u64 {
+        self.0.size()
+    }
+}
+
+/// A recording with its pipelines, bind groups and parameters on the device: ready to be replayed.
+pub struct Executable {
+    steps: Vec<LoadedCommand>,
+}
+
+struct LoadedCommand {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    grid: [u32; 2],
+}
+
+/// A copy from the device that is under way.
+pub struct PendingRead {
+    staging: wgpu::Buffer,
+    ready: mpsc::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
+}
+
+impl Gpu {
+    /// A zeroed buffer for storage and uniform bindings, of at least 4 bytes.
+    ///
+    /// # Errors
+    /// Where the device has no memory for it.
+    pub fn buffer(&self, label: &str, size_bytes: u64) -> Result<SharedBuffer> {
+        let size = size_bytes.max(4).next_multiple_of(4);
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage: wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::UNIFORM
+                | wgpu::BufferUsages::COPY_SRC
+                | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        match pollster::block_on(scope.pop()) {
+            None => Ok(SharedBuffer(buffer)),
+            Some(error) => Err(Error::failure(format!(
+                "the device has no memory for {label} ({:.1} MiB): {error}; \
+                 reduce batch_size, patch_size or base_channels, and see `rosette train --plan`",
+                size as f64 / 1048576.0
+            ))),
+        }
+    }
+
+    /// Uploads bytes (a multiple of 4) into a buffer, before whatever is submitted next.
+    pub fn write(&self, buffer: &SharedBuffer, offset_bytes: u64, bytes: &[u8]) {
+        self.queue.write_buffer(&buffer.0, offset_bytes, bytes);
+    }
+
+    /// Fills a buffer with one 32-bit pattern; tests poison transient memory so that nothing reads what nothing wrote.
+    pub fn fill(&self, buffer: &SharedBuffer, pattern: u32) {
+        const CHUNK: usize = 1 << 22;
+        let bytes: Vec<u8> = pattern.to_le_bytes().repeat(CHUNK.min(buffer.0.size() as usize) / 4);
+        let mut offset = 0;
+        while offset < buffer.0.size() {
+            let len = (buffer.0.size() - offset).min(bytes.len() as u64);
+            self.queue.write_buffer(&buffer.0, offset, &bytes[..len as usize]);
+            offset += len;
+        }
+    }
+
+    /// Starts copying a range back; it lands after everything submitted so far.
+    pub fn start_read(&self, buffer: &SharedBuffer, range: Range<u64>) -> PendingRead {
+        let size = range.end - range.start;
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&buffer.0, range.start, &staging, 0, size);
+        self.queue.submit([encoder.finish()]);
+        let (sender, ready) = mpsc::channel();
+        staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
+            // The receiver is gone only where nobody waits any more.
+            let _ = sender.send(outcome);
+        });
+        PendingRead { staging, ready }
+    }
+
+    /// Waits for a copy that [`Gpu::start_read`] began.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn finish_read(&self, pending: PendingRead) -> Result<Vec<u8>> {
+        self.wait()?;
+        match pending.ready.recv() {
+            Ok(Ok(())) => {}
+            outcome => return Err(Error::failure(format!("reading back from the device failed: {outcome:?}"))),
+        }
+        let view = pending
+            .staging
+            .slice(..)
+            .get_mapped_range()
+            .map_err(|e| Error::failure(format!("reading back from the device failed: {e}")))?;
+        Ok(view.to_vec())
+    }
+
+    /// Copies a range of a buffer to the host.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn read(&self, buffer: &SharedBuffer, range: Range<u64>) -> Result<Vec<u8>> {
+        let pending = self.start_read(buffer, range);
+        self.finish_read(pending)
+    }
+
+    /// Waits until the device has done all that was submitted.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn wait(&self) -> Result<()> {
+        self.device
+            .poll(wgpu::PollType::Wait { submission_index: None, timeout: None })
+            .map(|_| ())
+            .map_err(|e| Error::failure(format!("the device was lost: {e}")))
+    }
+
+    /// Makes the pipelines and bind groups of a recording, on two threads where it helps.
+    ///
+    /// # Panics
+    /// Where a command does not fit its kernel: the recording is wrong.
+    pub fn load(&self, commands: &[Command], buffers: &[SharedBuffer]) -> Result<Executable> {
+        let pipelines = self.pipelines(commands);
+        let params = self.upload_params(commands)?;
+        let mut offset = 0;
+        let mut steps = Vec::with_capacity(commands.len());
+        for command in commands {
+            let pipeline = pipelines[&command.kernel].clone();
+            let bind_group = self.bind_group(command, &pipeline, buffers, &params, offset);
+            offset += command.params.len().next_multiple_of(PARAMS_ALIGNMENT) as u64;
+            steps.push(LoadedCommand { pipeline, bind_group, grid: fold(command.groups) });
+        }
+        Ok(Executable { steps })
+    }
+
+    fn pipelines(&self, commands: &[Command]) -> HashMap<Kernel, wgpu::ComputePipeline> {
+        let distinct: Vec<Kernel> =
+            commands.iter().map(|c| c.kernel.clone()).collect::<HashSet<_>>().into_iter().collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        let share = distinct.len().div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = distinct
+                .chunks(share)
+                .map(|part| {
+                    scope.spawn(move || part.iter().map(|k| (k.clone(), self.pipeline(k))).collect::<Vec<_>>())
+                })
+                .collect();
+            workers.into_iter().flat_map(|w| w.join().expect("pipelines compile")).collect()
+        })
+    }
+
+    fn pipeline(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
+        let label = kernel.to_string();
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(kernel.text().into()),
+        };
+        let module = if self.checked() {
+            self.device.create_shader_module(descriptor)
+        } else {
+            // SAFETY: the shaders are this program's own; the tests run every one of them in the checked form, and no
+            // loop in them runs without an end.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+            }
+        };
+        self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: None,
+            module: &module,
+            entry_point: Some(kernel.entry()),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        })
+    }
+
+    /// All parameter blocks in one buffer, each on its own 256-byte boundary.
+    fn upload_params(&self, commands: &[Command]) -> Result<SharedBuffer> {
+        let mut bytes = Vec::new();
+        for command in commands {
+            bytes.extend_from_slice(&command.params);
+            bytes.resize(bytes.len().next_multiple_of(PARAMS_ALIGNMENT), 0);
+        }
+        let buffer = self.buffer("params", bytes.len() as u64)?;
+        self.write(&buffer, 0, &bytes);
+        Ok(buffer)
+    }
+
+    fn bind_group(
+        &self,
+        command: &Command,
+        pipeline: &wgpu::ComputePipeline,
+        buffers: &[SharedBuffer],
+        params: &SharedBuffer,
+        params_offset: u64,
+    ) -> wgpu::BindGroup {
+        let mut tensors = command.bindings.iter();
+        let entries: Vec<wgpu::BindGroupEntry> = command
+            .kernel
+            .reflection()
+            .bindings
+            .iter()
+            .map(|info| {
+                let (buffer, offset, size) = if info.name == "params" {
+                    (&params.0, params_offset, command.params.len() as u64)
+                } else {
+                    let b = tensors.next().expect("one binding for each of the kernel's tensors");
+                    (&buffers[b.buffer].0, b.offset_bytes, b.size_bytes)
+                };
+                let size = NonZeroU64::new(size);
+                let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size });
+                wgpu::BindGroupEntry { binding: info.index, resource }
+            })
+            .collect();
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        })
+    }
+
+    /// Replays an executable: a few submissions, no wait.
+    pub fn run(&self, executable: &Executable) {
+        for chunk in executable.steps.chunks(DISPATCHES_PER_SUBMISSION) {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            chunk.iter().for_each(|step| step.encode(&mut pass));
+            drop(pass);
+            self.queue.submit([encoder.finish()]);
+        }
+    }
+
+    /// Replays an executable with a timestamp around every dispatch: milliseconds each, in order.
+    ///
+    /// # Errors
+    /// Where the adapter has no timestamps, or was lost.
+    pub fn run_profiled(&self, executable: &Executable) -> Result<Vec<f64>> {
+        if !self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES) {
+            return Err(Error::failure(format!("{} has no timestamps inside a pass", self.summary())));
+        }
+        let mut times_ms = Vec::with_capacity(executable.steps.len());
+        for chunk in executable.steps.chunks(DISPATCHES_PER_SUBMISSION) {
+            times_ms.extend(self.profile_chunk(chunk)?);
+        }
+        Ok(times_ms)
+    }
+
+    fn profile_chunk(&self, chunk: &[LoadedCommand]) -> Result<Vec<f64>> {
+        let count = chunk.len() as u32 + 1;
+        let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let resolved = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("timestamps"),
+            size: u64::from(count) * 8,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for (place, step) in chunk.iter().enumerate() {
+            pass.write_timestamp(&queries, place as u32);
+            step.encode(&mut pass);
+        }
+        pass.write_timestamp(&queries, count - 1);
+        drop(pass);
+        encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+        self.queue.submit([encoder.finish()]);
+        let bytes = self.read(&SharedBuffer(resolved), 0..u64::from(count) * 8)?;
+        let ticks: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+        let period_ms = f64::from(self.queue.get_timestamp_period()) * 1e-6;
+        Ok(ticks.windows(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period_ms).collect())
+    }
+}
+
+impl LoadedCommand {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], 1);
+    }
+}
+
+/// A row of workgroups as a rectangle that fits the limit; kernels ignore the few beyond the end.
+fn fold(groups: u32) -> [u32; 2] {
+    if groups <= MAX_GROUPS {
+        return [groups, 1];
+    }
+    let rows = groups.div_ceil(MAX_GROUPS);
+    [groups.div_ceil(rows), rows]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folded_grids_cover_every_group_and_keep_the_limit() {
+        for groups in [1, 64, 65_535, 65_536, 1_000_003, 4_000_000_000] {
+            let [x, y] = fold(groups);
+            assert!(x <= MAX_GROUPS && y <= MAX_GROUPS, "{groups}: {x} x {y}");
+            assert!(u64::from(x) * u64::from(y) >= u64::from(groups), "{groups}: {x} x {y}");
+        }
+    }
+}

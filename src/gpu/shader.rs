@@ -1,0 +1,121 @@
+//! Shader text: composition does two things only. It pastes `#import`s, and it sets the value of a declared top-level
+//! `const` or `alias`. A structural difference is another entry point, never an `#ifdef`.
+
+use std::fmt;
+
+/// One WGSL file of `shaders/`, embedded in the binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ShaderSource {
+    /// The file's name without its extension, as labels and errors say it.
+    pub name: &'static str,
+    /// The file's text, imports not yet pasted.
+    pub text: &'static str,
+}
+
+/// The files of `shaders/shared/`, by the name that `#import` gives.
+const SHARED: &[(&str, &str)] = &[
+    ("grid", include_str!("../../shaders/shared/grid.wgsl")),
+    ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
+];
+
+/// The values a kernel gives to its shader's constants and aliases: the substitution, the cache key and the
+/// profiler's label in one object. Sorted by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Variant(Vec<(&'static str, String)>);
+
+impl Variant {
+    /// A variant that changes nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a declared top-level `const` or `alias`.
+    pub fn with(mut self, name: &'static str, value: impl fmt::Display) -> Self {
+        self.0.retain(|(known, _)| *known != name);
+        self.0.push((name, value.to_string()));
+        self.0.sort();
+        self
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<String> = self.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        f.write_str(&parts.join(","))
+    }
+}
+
+/// The text that goes to the compiler.
+///
+/// # Panics
+/// On an import or a constant that the shader does not declare: both are mistakes in this program.
+pub fn compose(source: ShaderSource, variant: &Variant) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in source.text.lines() {
+        match line.trim().strip_prefix("#import ") {
+            Some(name) => lines.extend(shared(source.name, name.trim()).lines().map(str::to_owned)),
+            None => lines.push(line.to_owned()),
+        }
+    }
+    for (name, value) in variant.iter() {
+        substitute(source.name, &mut lines, name, value);
+    }
+    lines.join("\n") + "\n"
+}
+
+fn shared(shader: &str, name: &str) -> &'static str {
+    SHARED
+        .iter()
+        .find(|(known, _)| *known == name)
+        .unwrap_or_else(|| panic!("shader {shader}: no shared file '{name}' to import"))
+        .1
+}
+
+fn substitute(shader: &str, lines: &mut [String], name: &str, value: &str) {
+    let declares = |line: &str| {
+        ["const ", "alias "].iter().any(|keyword| {
+            line.strip_prefix(keyword)
+                .and_then(|rest| rest.strip_prefix(name))
+                .is_some_and(|rest| rest.starts_with([':', ' ', '=']))
+        })
+    };
+    let line = lines
+        .iter_mut()
+        .find(|line| declares(line))
+        .unwrap_or_else(|| panic!("shader {shader}: no top-level const or alias '{name}' to set"));
+    let (head, _) = line.split_once('=').expect("a declaration has a value");
+    *line = format!("{head}= {value};");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: ShaderSource = ShaderSource {
+        name: "sample",
+        text: "#import grid\nconst TILE: u32 = 4u;\nconst TILES = 2u;\nalias V = vec4<f32>;\n",
+    };
+
+    #[test]
+    fn sets_exactly_the_named_constant_and_alias() {
+        let text = compose(SOURCE, &Variant::new().with("TILE", "8u").with("V", "f32"));
+        assert!(text.contains("const TILE: u32 = 8u;\nconst TILES = 2u;\nalias V = f32;"), "{text}");
+        assert!(text.contains("fn linear_group"), "the import is pasted: {text}");
+    }
+
+    #[test]
+    fn a_variant_is_one_sorted_list() {
+        let variant = Variant::new().with("B", 1).with("A", 2).with("B", 3);
+        assert_eq!(variant.to_string(), "A=2,B=3");
+    }
+
+    #[test]
+    #[should_panic(expected = "no top-level const or alias 'NOPE'")]
+    fn an_unknown_constant_is_an_error() {
+        compose(SOURCE, &Variant::new().with("NOPE", 1));
+    }
+}

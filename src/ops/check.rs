@@ -1,0 +1,224 @@
+//! Compares an operation on a device with its f64 reference: the outputs directly, the gradients with central
+//! differences of the reference through the loss `<r, y>` with a fixed random r. Tests and `doctor` use it.
+
+use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
+
+use crate::error::Result;
+use crate::gpu::{Gpu, Limits};
+use crate::tape::{
+    Array, Case, CaseInput, Fill, Layout, Loaded, Mode, Program, SlotPool, Store, Stores, Tape, TensorId,
+};
+
+/// Step of the central differences, in f64.
+const STEP: f64 = 1e-5;
+/// Elements of each input whose gradient is checked.
+const PROBES: usize = 24;
+
+/// How far a device is from the reference, relative to the largest magnitude of each array.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Worst of the outputs and of the inputs changed in place.
+    pub forward: f64,
+    /// Worst of the gradients; `None` where none was checked.
+    pub backward: Option<f64>,
+}
+
+/// A case recorded for a device with those limits.
+pub struct Recorded {
+    /// The recording.
+    pub program: Program,
+    inputs: Vec<TensorId>,
+    outputs: Vec<TensorId>,
+    gradients: Vec<Option<TensorId>>,
+    seed: Option<TensorId>,
+    store_bytes: Vec<(Store, u64)>,
+}
+
+/// Records a case: forward, and backward unless it is forward only.
+pub fn record(case: Case, limits: Limits) -> (Recorded, CaseData) {
+    let mut tape = Tape::new(limits, Mode::Train { accumulate: false });
+    let mut layouts: Vec<(Store, Layout)> = Vec::new();
+    let Case { label, op, inputs: specs, tolerance, forward_only } = case;
+    let inputs: Vec<TensorId> =
+        specs.iter().enumerate().map(|(i, spec)| add_input(&mut tape, &mut layouts, i, spec)).collect();
+    let mutates = op.mutates();
+    let outputs = tape.apply_boxed(&label, op, &inputs);
+    outputs.iter().for_each(|id| tape.keep(*id));
+    let wants_gradient = !forward_only && specs.iter().any(|spec| spec.differentiable);
+    let mut seed = None;
+    if wants_gradient {
+        let shape = tape.shape(outputs[0]).clone();
+        let r = tape.input("r", shape);
+        tape.backward(outputs[0], r, |_, _, _| unreachable!("one node has no sums of gradients"));
+        seed = Some(r);
+    }
+    let gradients: Vec<Option<TensorId>> = inputs
+        .iter()
+        .zip(&specs)
+        .map(|(id, spec)| tape.gradient(*id).filter(|_| wants_gradient && spec.differentiable))
+        .collect();
+    gradients.iter().flatten().for_each(|id| tape.keep(*id));
+    let data = CaseData { label, inputs: specs, mutates, tolerance, forward_only };
+    // Gradients lie at the weights' offsets.
+    let bytes = |store| layouts.iter().find(|(s, _)| *s == store).map_or(0, |(_, l)| l.total_bytes());
+    let gradient_bytes = bytes(Store::Weights).max(bytes(Store::Gradients));
+    let mut store_bytes: Vec<(Store, u64)> = layouts.iter().map(|(s, l)| (*s, l.total_bytes())).collect();
+    store_bytes.retain(|(store, _)| *store != Store::Gradients);
+    store_bytes.push((Store::Gradients, gradient_bytes));
+    (Recorded { program: tape.finish(), inputs, outputs, gradients, seed, store_bytes }, data)
+}
+
+/// A case without its operation, which the recording took.
+pub struct CaseData {
+    /// What is particular about it.
+    pub label: String,
+    /// Its inputs.
+    pub inputs: Vec<CaseInput>,
+    /// Inputs changed in place.
+    pub mutates: &'static [usize],
+    /// Allowed relative error.
+    pub tolerance: f64,
+    /// No gradient.
+    pub forward_only: bool,
+}
+
+fn add_input(tape: &mut Tape, layouts: &mut Vec<(Store, Layout)>, index: usize, spec: &CaseInput) -> TensorId {
+    let name = format!("input {index}");
+    if spec.store == Store::Inputs {
+        let id = tape.input(&name, spec.shape.clone());
+        tape.set_differentiable(id, spec.differentiable);
+        return id;
+    }
+    if !layouts.iter().any(|(store, _)| *store == spec.store) {
+        layouts.push((spec.store, Layout::default()));
+    }
+    let (_, layout) = layouts.iter_mut().find(|(store, _)| *store == spec.store).expect("just added");
+    let offset = layout.push(&name, spec.shape.clone());
+    tape.stored(&name, spec.shape.clone(), spec.store, offset, spec.differentiable)
+}
+
+/// Runs a case on the device and compares it with its reference. `make` gives the case anew: once to record, once for
+/// the reference.
+///
+/// # Errors
+/// Where the device fails.
+pub fn compare(gpu: &Gpu, make: impl Fn() -> Case) -> Result<Report> {
+    let op = make().op;
+    let (recorded, data) = record(make(), gpu.limits());
+    let mut random = ChaCha8Rng::seed_from_u64(0x726f_7365);
+    let values: Vec<Array> = data.inputs.iter().map(|spec| fill(spec, &mut random)).collect();
+    let mut stores = Stores::new();
+    for (store, bytes) in &recorded.store_bytes {
+        stores.insert(*store, gpu.buffer("store", *bytes)?);
+    }
+    let mut pool = SlotPool::default();
+    let loaded = Loaded::new(gpu, recorded.program, &stores, &mut pool)?;
+    pool.poison(gpu);
+    for (id, value) in recorded.inputs.iter().zip(&values) {
+        loaded.write(gpu, *id, &value.to_f32());
+    }
+    let r = recorded.seed.map(|id| {
+        let spec = CaseInput::activation(loaded.program.tensor(id).shape.clone());
+        let r = fill(&spec, &mut random);
+        loaded.write(gpu, id, &r.to_f32());
+        r
+    });
+    gpu.run(&loaded.executable);
+
+    let expected = op.reference(&values);
+    let actual = recorded.outputs.iter().chain(data.mutates.iter().map(|i| &recorded.inputs[*i]));
+    let mut forward = 0.0_f64;
+    for (id, wanted) in actual.zip(&expected) {
+        forward = forward.max(distance(&loaded.read(gpu, *id)?, &wanted.data));
+    }
+    let mut backward = None;
+    let reference = |values: &[Array]| op.reference(values)[0].data.clone();
+    for (place, gradient) in recorded.gradients.iter().enumerate() {
+        let (Some(id), Some(r)) = (gradient, &r) else { continue };
+        let found = loaded.read(gpu, *id)?;
+        let worst = gradient_distance(&found, &values, place, r, &reference, &mut random);
+        backward = Some(worst.max(backward.unwrap_or(0.0)));
+    }
+    Ok(Report { forward, backward })
+}
+
+/// Largest difference between a gradient and central differences at some elements, relative to its largest magnitude.
+fn gradient_distance(
+    found: &[f32],
+    values: &[Array],
+    place: usize,
+    r: &Array,
+    reference: &impl Fn(&[Array]) -> Vec<f64>,
+    random: &mut impl Rng,
+) -> f64 {
+    let scale = found.iter().fold(1e-6_f64, |most, v| most.max(f64::from(v.abs())));
+    let len = found.len();
+    let probes: Vec<usize> =
+        if len <= PROBES { (0..len).collect() } else { (0..PROBES).map(|_| random.random_range(0..len)).collect() };
+    let mut values = values.to_vec();
+    let mut worst = 0.0_f64;
+    for at in probes {
+        let middle = values[place].data[at];
+        let mut loss = |value: f64| -> f64 {
+            values[place].data[at] = value;
+            reference(&values).iter().zip(&r.data).map(|(y, r)| y * r).sum()
+        };
+        let slope = (loss(middle + STEP) - loss(middle - STEP)) / (2.0 * STEP);
+        values[place].data[at] = middle;
+        worst = worst.max(nan_is_worst((f64::from(found[at]) - slope).abs() / scale));
+    }
+    worst.max(if found.iter().all(|v| v.is_finite()) { 0.0 } else { f64::INFINITY })
+}
+
+/// Largest difference relative to the largest magnitude that was expected.
+fn distance(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let scale = expected.iter().fold(1e-6_f64, |most, v| most.max(v.abs()));
+    found
+        .iter()
+        .zip(expected)
+        .fold(0.0, |worst: f64, (a, b)| worst.max(nan_is_worst((f64::from(*a) - b).abs() / scale)))
+}
+
+fn nan_is_worst(error: f64) -> f64 {
+    if error.is_nan() { f64::INFINITY } else { error }
+}
+
+/// Values as the device will hold them: rounded to f32, so that the reference starts from the same.
+fn fill(spec: &CaseInput, random: &mut impl Rng) -> Array {
+    let len = spec.shape.len();
+    let mut data: Vec<f64> = match spec.fill {
+        Fill::Normal(mean, deviation) => (0..len).map(|_| mean + deviation * normal(random)).collect(),
+        Fill::AwayFromZero(gap) => (0..len)
+            .map(|_| {
+                let v = normal(random);
+                v + gap.copysign(v)
+            })
+            .collect(),
+        Fill::Distinct(gap) => distinct(len, gap, random),
+        Fill::Uniform(low, high) => (0..len).map(|_| random.random_range(low..high)).collect(),
+        Fill::Target(ignore) => {
+            let low = if ignore { -1 } else { 0 };
+            (0..len).map(|_| f64::from(random.random_range(low..=1))).collect()
+        }
+        Fill::Constant(value) => vec![value; len],
+    };
+    data.iter_mut().for_each(|v| *v = f64::from(*v as f32));
+    Array::new(spec.shape.clone(), data)
+}
+
+/// A shuffled arithmetic sequence around zero.
+fn distinct(len: usize, gap: f64, random: &mut impl Rng) -> Vec<f64> {
+    let mut data: Vec<f64> = (0..len).map(|i| (i as f64 - len as f64 / 2.0) * gap).collect();
+    for i in (1..len).rev() {
+        data.swap(i, random.random_range(0..=i));
+    }
+    data
+}
+
+/// Box and Muller's transform of two uniform numbers.
+fn normal(random: &mut impl Rng) -> f64 {
+    let u: f64 = random.random_range(f64::EPSILON..1.0);
+    let v: f64 = random.random_range(0.0..std::f64::consts::TAU);
+    (-2.0 * u.ln()).sqrt() * v.cos()
+}

@@ -1,0 +1,101 @@
+//! What several operations share: how sums over pixels are split and added, and small conversions.
+
+use crate::gpu::{Kernel, ShaderSource, Variant};
+use crate::params;
+use crate::tape::{Shape, Tape, TensorId};
+
+const SPLIT_SUM: ShaderSource =
+    ShaderSource { name: "split_sum", text: include_str!("../../shaders/split_sum.wgsl") };
+const COLUMN_SUM: ShaderSource =
+    ShaderSource { name: "column_sum", text: include_str!("../../shaders/column_sum.wgsl") };
+
+params! {
+    struct SplitSumParams {
+        len: u32, splits: u32, accumulate: u32, unit: u32, x_groups: u32, weight_groups: u32, weight_first: u32,
+    }
+}
+
+params! {
+    struct ColumnSumParams { pixels: u32, groups: u32, pixels_per_split: u32, splits: u32, split_first: u32 }
+}
+
+/// An unsigned constant as WGSL writes it.
+pub(super) fn u(value: usize) -> String {
+    format!("{value}u")
+}
+
+/// Invocations that keep a device busy: a GPU hides latency with many, two cores want few and long ones.
+pub(super) fn busy_invocations(tape: &Tape) -> usize {
+    if tape.limits().software { 512 } else { 32_768 }
+}
+
+/// Where the sum over splits of a packed weight lands within the weights of all sources.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scatter {
+    /// Elements that stay together.
+    pub unit: usize,
+    /// Units in a row of the partial sums.
+    pub from_groups: usize,
+    /// Units in a row of the target.
+    pub to_groups: usize,
+    /// First unit of the target's row.
+    pub first: usize,
+}
+
+impl Scatter {
+    /// The partial sums and the target have one layout.
+    pub(super) fn plain(len: usize) -> Self {
+        Self { unit: len, from_groups: 1, to_groups: 1, first: 0 }
+    }
+}
+
+/// Adds `splits` partial results, `part` [splits, len], into `y`, in a fixed order; added to what is there where the
+/// program accumulates.
+pub(super) fn split_sum(tape: &mut Tape, part: TensorId, y: TensorId, scatter: Scatter) {
+    let dims = tape.shape(part).dims();
+    let (splits, len) = (dims[0], dims[1..].iter().product::<usize>());
+    let params = SplitSumParams {
+        len: len as u32,
+        splits: splits as u32,
+        accumulate: tape.accumulate(),
+        unit: scatter.unit as u32,
+        x_groups: scatter.from_groups as u32,
+        weight_groups: scatter.to_groups as u32,
+        weight_first: scatter.first as u32,
+    };
+    let kernel = Kernel::new(SPLIT_SUM, "sum", Variant::new());
+    tape.dispatch(kernel).tensor(part).tensor(y).params(&params).flops(len * splits).invocations(len);
+}
+
+/// Sums an activation [N, H, W, C] over its pixels into the gradient [C] of a bias.
+pub(super) fn bias_gradient(tape: &mut Tape, dy: TensorId, bias: TensorId) {
+    let [_, h, w, c] = tape.shape(dy).as_nhwc();
+    let (width, alias) = if c.is_multiple_of(4) { (4, "vec4<f32>") } else { (1, "f32") };
+    assert!(width == 4 || c == 1, "channels come in fours, or alone");
+    let groups = c / width;
+    let slices = tape.image_slices(&[dy]);
+    let splits = splits_for(tape, slices[0].len() * h * w, groups, 64);
+    let part = tape.transient("bias part", Shape::new([splits * slices.len(), c]));
+    let kernel = Kernel::new(COLUMN_SUM, "column_sum", Variant::new().with("V", alias));
+    for (place, images) in slices.iter().enumerate() {
+        let pixels = images.len() * h * w;
+        let params = ColumnSumParams {
+            pixels: pixels as u32,
+            groups: groups as u32,
+            pixels_per_split: pixels.div_ceil(splits) as u32,
+            splits: splits as u32,
+            split_first: (place * splits) as u32,
+        };
+        let dispatch = tape.dispatch(kernel.clone()).images(dy, images).tensor(part).params(&params);
+        dispatch.flops(pixels * c).invocations(splits * groups);
+    }
+    let target = tape.weight_gradient(bias);
+    split_sum(tape, part, target, Scatter::plain(c));
+}
+
+/// Into how many parts to split a sum over `items`, when `parallel` sums go on side by side: enough to keep the device
+/// busy, with at least `least` items each.
+pub(super) fn splits_for(tape: &Tape, items: usize, parallel: usize, least: usize) -> usize {
+    let wanted = busy_invocations(tape).div_ceil(parallel);
+    wanted.clamp(1, (items / least).max(1))
+}

@@ -1,0 +1,156 @@
+//! From a program to the device: slots get buffers, arguments become bindings, and the whole is ready to be replayed.
+
+use std::collections::HashMap;
+
+use super::plan::MemoryPlan;
+use super::program::{Arg, Program};
+use super::tensor::{Home, Store, TensorId};
+use crate::error::Result;
+use crate::gpu::{Binding, Command, Executable, Gpu, SharedBuffer};
+
+/// The flat buffers that programs share.
+pub type Stores = HashMap<Store, SharedBuffer>;
+
+/// Transient buffers that programs take turns with: the programs of one training never run at once.
+#[derive(Debug, Default)]
+pub struct SlotPool {
+    buffers: Vec<SharedBuffer>,
+}
+
+impl SlotPool {
+    /// One buffer for each slot: the smallest that fits among those not yet taken, or a new one.
+    fn take(&mut self, gpu: &Gpu, slots: &[u64]) -> Result<Vec<SharedBuffer>> {
+        let mut free: Vec<usize> = (0..self.buffers.len()).collect();
+        let mut taken = Vec::with_capacity(slots.len());
+        for &size in slots {
+            let fits = |index: &&usize| self.buffers[**index].size_bytes() >= size;
+            let best = free.iter().filter(fits).min_by_key(|index| self.buffers[**index].size_bytes()).copied();
+            let index = match best {
+                Some(index) => index,
+                None => {
+                    self.buffers.push(gpu.buffer("transient slot", size)?);
+                    self.buffers.len() - 1
+                }
+            };
+            free.retain(|other| *other != index);
+            taken.push(self.buffers[index].clone());
+        }
+        Ok(taken)
+    }
+
+    /// Bytes of all buffers together.
+    pub fn bytes(&self) -> u64 {
+        self.buffers.iter().map(SharedBuffer::size_bytes).sum()
+    }
+
+    /// Fills every buffer with NaN, so that what nothing wrote shows.
+    pub fn poison(&self, gpu: &Gpu) {
+        for buffer in &self.buffers {
+            gpu.fill(buffer, f32::NAN.to_bits());
+        }
+    }
+}
+
+/// A program on the device.
+pub struct Loaded {
+    /// What [`Gpu::run`] replays.
+    pub executable: Executable,
+    /// The recording it came from.
+    pub program: Program,
+    /// Its memory plan.
+    pub plan: MemoryPlan,
+    inputs: SharedBuffer,
+    outputs: SharedBuffer,
+    buffers: Vec<SharedBuffer>,
+    tensors: Vec<Option<Binding>>,
+}
+
+impl Loaded {
+    /// Plans a program and puts it on the device. `stores` must hold every flat buffer that it names, but for the
+    /// inputs and the outputs, which are its own.
+    ///
+    /// # Errors
+    /// Where the device lacks the memory.
+    pub fn new(gpu: &Gpu, program: Program, stores: &Stores, pool: &mut SlotPool) -> Result<Self> {
+        let plan = MemoryPlan::new(&program);
+        let mut buffers = pool.take(gpu, &plan.slots)?;
+        let inputs = gpu.buffer("inputs", program.input_bytes)?;
+        let outputs = gpu.buffer("outputs", program.output_bytes)?;
+        let mut first_of = HashMap::new();
+        let own = [(Store::Inputs, &inputs), (Store::Outputs, &outputs)];
+        for (store, buffer) in stores.iter().map(|(s, b)| (*s, b)).chain(own) {
+            first_of.insert(store, buffers.len());
+            buffers.push(buffer.clone());
+        }
+        let tensors = place_tensors(&program, &plan, &first_of);
+        let commands: Vec<Command> = program
+            .dispatches
+            .iter()
+            .map(|dispatch| Command {
+                kernel: dispatch.kernel.clone(),
+                bindings: dispatch.args.iter().map(|arg| bind(arg, &tensors, &program)).collect(),
+                params: dispatch.params.clone(),
+                groups: dispatch.groups,
+            })
+            .collect();
+        let executable = gpu.load(&commands, &buffers)?;
+        Ok(Self { executable, program, plan, inputs, outputs, buffers, tensors })
+    }
+
+    /// The buffer that the host fills before a run.
+    pub fn inputs(&self) -> &SharedBuffer {
+        &self.inputs
+    }
+
+    /// The buffer that the host reads after a run.
+    pub fn outputs(&self) -> &SharedBuffer {
+        &self.outputs
+    }
+
+    /// Reads one tensor's values; a transient one must have been kept.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn read(&self, gpu: &Gpu, id: TensorId) -> Result<Vec<f32>> {
+        let binding = self.tensors[id.0 as usize].expect("something touches the tensor");
+        let range = binding.offset_bytes..binding.offset_bytes + binding.size_bytes;
+        let bytes = gpu.read(&self.buffers[binding.buffer], range)?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// Writes one tensor's values before a run.
+    pub fn write(&self, gpu: &Gpu, id: TensorId, values: &[f32]) {
+        let binding = self.tensors[id.0 as usize].expect("something touches the tensor");
+        assert_eq!(binding.size_bytes, values.len() as u64 * 4);
+        gpu.write(&self.buffers[binding.buffer], binding.offset_bytes, bytemuck::cast_slice(values));
+    }
+}
+
+/// Where each tensor lives among the buffers: slots first, then the flat ones.
+fn place_tensors(
+    program: &Program,
+    plan: &MemoryPlan,
+    first_of: &HashMap<Store, usize>,
+) -> Vec<Option<Binding>> {
+    let mut places: Vec<Option<Binding>> = program
+        .tensors
+        .iter()
+        .map(|info| match info.home {
+            Home::Transient => None,
+            Home::Stored { store, offset_bytes } => first_of
+                .get(&store)
+                .map(|buffer| Binding { buffer: *buffer, offset_bytes, size_bytes: info.shape.bytes() }),
+        })
+        .collect();
+    for life in &plan.lifetimes {
+        let place = Binding { buffer: life.slot, offset_bytes: 0, size_bytes: life.bytes };
+        places[life.tensor.0 as usize] = Some(place);
+    }
+    places
+}
+
+fn bind(arg: &Arg, tensors: &[Option<Binding>], program: &Program) -> Binding {
+    let place = tensors[arg.tensor.0 as usize]
+        .unwrap_or_else(|| panic!("{}: its flat buffer was not given", program.tensor(arg.tensor).name));
+    Binding { offset_bytes: place.offset_bytes + arg.offset_bytes, size_bytes: arg.size_bytes, ..place }
+}

@@ -1,0 +1,91 @@
+//! The linear program that a tape records: dispatches with what they bind, before any memory is given out.
+
+use std::ops::Range;
+
+use super::tensor::{TensorId, TensorInfo};
+use crate::gpu::Kernel;
+
+/// The part of a step that a dispatch belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// From the input to the loss.
+    Forward,
+    /// From the loss to the gradients.
+    Backward,
+    /// From the gradients to the weights.
+    Optimiser,
+}
+
+/// A range of a tensor that a dispatch binds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arg {
+    /// Which tensor.
+    pub tensor: TensorId,
+    /// Start within the tensor.
+    pub offset_bytes: u64,
+    /// Length.
+    pub size_bytes: u64,
+}
+
+/// One recorded dispatch.
+#[derive(Debug, Clone)]
+pub struct Dispatch {
+    /// What runs.
+    pub kernel: Kernel,
+    /// On what, in the order of the kernel's tensor bindings.
+    pub args: Vec<Arg>,
+    /// The parameter block.
+    pub params: Vec<u8>,
+    /// Workgroups.
+    pub groups: u32,
+    /// The node that asked for it, such as `enc1.0`.
+    pub node: String,
+    /// Part of the step.
+    pub phase: Phase,
+    /// Floating-point operations, multiply and add counted apart.
+    pub flops: u64,
+}
+
+/// A whole recording.
+#[derive(Debug)]
+pub struct Program {
+    /// Every tensor, by its number.
+    pub tensors: Vec<TensorInfo>,
+    /// Every dispatch, in order.
+    pub dispatches: Vec<Dispatch>,
+    /// Tensors that stay whole until the end of the program.
+    pub kept: Vec<TensorId>,
+    /// Size of the inputs' buffer.
+    pub input_bytes: u64,
+    /// Size of the outputs' buffer.
+    pub output_bytes: u64,
+}
+
+impl Program {
+    /// The tensor's record.
+    pub fn tensor(&self, id: TensorId) -> &TensorInfo {
+        &self.tensors[id.0 as usize]
+    }
+
+    /// Floating-point operations of the whole program.
+    pub fn flops(&self) -> u64 {
+        self.dispatches.iter().map(|d| d.flops).sum()
+    }
+
+    /// First and last dispatch that touch a tensor, by tensor; `None` for one that nothing touches.
+    pub(super) fn lifetimes(&self) -> Vec<Option<Range<usize>>> {
+        let mut lives: Vec<Option<Range<usize>>> = vec![None; self.tensors.len()];
+        for (place, dispatch) in self.dispatches.iter().enumerate() {
+            for arg in &dispatch.args {
+                let life = lives[arg.tensor.0 as usize].get_or_insert(place..place + 1);
+                life.end = place + 1;
+            }
+        }
+        for kept in &self.kept {
+            if let Some(life) = &mut lives[kept.0 as usize] {
+                life.end = self.dispatches.len();
+            }
+        }
+        lives
+    }
+}

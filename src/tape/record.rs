@@ -1,0 +1,346 @@
+//! Recording: operations append dispatches, `backward` appends those of the gradients.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::op::{Node, Op};
+use super::program::{Arg, Dispatch, Phase, Program};
+use super::tensor::{Home, Layout, Shape, Store, TensorId, TensorInfo};
+use crate::gpu::{Kernel, Limits, Params};
+
+/// What a program is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Forward and backward; `accumulate` adds to the weights' gradients instead of overwriting them.
+    Train {
+        /// Add to the gradients of the micro-batches before.
+        accumulate: bool,
+    },
+    /// Forward only.
+    Evaluate,
+}
+
+/// A recording in progress.
+pub struct Tape {
+    limits: Limits,
+    mode: Mode,
+    tensors: Vec<TensorInfo>,
+    nodes: Vec<Node>,
+    dispatches: Vec<Dispatch>,
+    gradients: HashMap<TensorId, TensorId>,
+    kept: Vec<TensorId>,
+    inputs: Layout,
+    outputs: Layout,
+    phase: Phase,
+    node_name: String,
+}
+
+impl Tape {
+    /// An empty recording for a device with these limits.
+    pub fn new(limits: Limits, mode: Mode) -> Self {
+        Self {
+            limits,
+            mode,
+            tensors: Vec::new(),
+            nodes: Vec::new(),
+            dispatches: Vec::new(),
+            gradients: HashMap::new(),
+            kept: Vec::new(),
+            inputs: Layout::default(),
+            outputs: Layout::default(),
+            phase: Phase::Forward,
+            node_name: String::new(),
+        }
+    }
+
+    /// The device's limits.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// What the program is for.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Gradients of weights are added to what is there (1) or written over it (0), as kernels take it.
+    pub fn accumulate(&self) -> u32 {
+        u32::from(self.mode == Mode::Train { accumulate: true })
+    }
+
+    /// A tensor that the host uploads before each run.
+    pub fn input(&mut self, name: &str, shape: Shape) -> TensorId {
+        let offset_bytes = self.inputs.push(name, shape.clone());
+        self.stored(name, shape, Store::Inputs, offset_bytes, false)
+    }
+
+    /// A tensor that the host reads back after each run.
+    pub fn output(&mut self, name: &str, shape: Shape) -> TensorId {
+        let offset_bytes = self.outputs.push(name, shape.clone());
+        self.stored(name, shape, Store::Outputs, offset_bytes, true)
+    }
+
+    /// A range of a flat buffer.
+    pub fn stored(
+        &mut self,
+        name: &str,
+        shape: Shape,
+        store: Store,
+        offset_bytes: u64,
+        differentiable: bool,
+    ) -> TensorId {
+        self.push(name, shape, Home::Stored { store, offset_bytes }, differentiable)
+    }
+
+    /// A tensor that lives from its first to its last use within the program.
+    pub fn transient(&mut self, name: &str, shape: Shape) -> TensorId {
+        let name = match (self.phase, self.node_name.as_str()) {
+            (_, "") => name.to_owned(),
+            (Phase::Backward, node) => format!("{node}:{name}'"),
+            (_, node) => format!("{node}:{name}"),
+        };
+        self.push(&name, shape, Home::Transient, true)
+    }
+
+    fn push(&mut self, name: &str, shape: Shape, home: Home, differentiable: bool) -> TensorId {
+        self.tensors.push(TensorInfo { name: name.to_owned(), shape, home, differentiable });
+        TensorId(self.tensors.len() as u32 - 1)
+    }
+
+    /// The tensor's record.
+    pub fn info(&self, id: TensorId) -> &TensorInfo {
+        &self.tensors[id.0 as usize]
+    }
+
+    /// The tensor's shape.
+    pub fn shape(&self, id: TensorId) -> &Shape {
+        &self.info(id).shape
+    }
+
+    /// Lets gradients flow to an input (for tests of gradients), or stops them.
+    pub fn set_differentiable(&mut self, id: TensorId, differentiable: bool) {
+        self.tensors[id.0 as usize].differentiable = differentiable;
+    }
+
+    /// Keeps a transient tensor whole until the end of the program.
+    pub fn keep(&mut self, id: TensorId) {
+        self.kept.push(id);
+    }
+
+    /// Applies an operation: infers, allocates its outputs and records its forward pass.
+    ///
+    /// # Panics
+    /// Where the inputs do not fit the operation: the network is wrong.
+    pub fn apply(&mut self, name: &str, op: impl Op + 'static, inputs: &[TensorId]) -> Vec<TensorId> {
+        self.apply_boxed(name, Box::new(op), inputs)
+    }
+
+    /// [`Tape::apply`] for an operation that gives one output.
+    pub fn apply1(&mut self, name: &str, op: impl Op + 'static, inputs: &[TensorId]) -> TensorId {
+        let outputs = self.apply(name, op, inputs);
+        assert_eq!(outputs.len(), 1, "{name} gives one output");
+        outputs[0]
+    }
+
+    /// [`Tape::apply`] for an operation in a box.
+    pub fn apply_boxed(&mut self, name: &str, op: Box<dyn Op>, inputs: &[TensorId]) -> Vec<TensorId> {
+        let shapes: Vec<&Shape> = inputs.iter().map(|id| self.shape(*id)).collect();
+        let shapes = op.infer(&shapes).unwrap_or_else(|e| panic!("{name} ({}): {e}", op.name()));
+        self.node_name = name.to_owned();
+        let outputs: Vec<TensorId> = shapes.into_iter().map(|s| self.transient(op.name(), s)).collect();
+        self.record_node(op, inputs, outputs.clone());
+        outputs
+    }
+
+    /// [`Tape::apply`] into tensors that exist already, such as outputs that the host reads.
+    pub fn apply_into(
+        &mut self,
+        name: &str,
+        op: impl Op + 'static,
+        inputs: &[TensorId],
+        outputs: &[TensorId],
+    ) {
+        self.node_name = name.to_owned();
+        self.record_node(Box::new(op), inputs, outputs.to_vec());
+    }
+
+    fn record_node(&mut self, op: Box<dyn Op>, inputs: &[TensorId], outputs: Vec<TensorId>) {
+        let saved = op.forward(self, inputs, &outputs);
+        let differentiable = inputs.iter().any(|id| self.info(*id).differentiable);
+        for id in &outputs {
+            self.set_differentiable(*id, differentiable);
+        }
+        let name = std::mem::take(&mut self.node_name);
+        self.nodes.push(Node { name, op, inputs: inputs.to_vec(), outputs, saved });
+    }
+
+    /// Sets the part of the step that the dispatches from here on belong to.
+    pub fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    /// Appends the gradients of `output` with respect to every differentiable tensor, starting from `seed` (the
+    /// gradient of `output` itself). `add` records the sum of two gradients of one tensor.
+    pub fn backward(
+        &mut self,
+        output: TensorId,
+        seed: TensorId,
+        add: fn(&mut Tape, TensorId, TensorId) -> TensorId,
+    ) {
+        self.phase = Phase::Backward;
+        self.gradients.insert(output, seed);
+        let nodes = std::mem::take(&mut self.nodes);
+        for node in nodes.iter().rev() {
+            let dy: Vec<Option<TensorId>> = node.outputs.iter().map(|id| self.gradient(*id)).collect();
+            if dy.iter().all(Option::is_none) {
+                continue;
+            }
+            let needs: Vec<bool> = node.inputs.iter().map(|id| self.info(*id).differentiable).collect();
+            self.node_name.clone_from(&node.name);
+            let gradients = node.op.backward(self, node, &dy, &needs);
+            for (input, gradient) in node.inputs.iter().zip(gradients) {
+                let Some(gradient) = gradient else { continue };
+                let total = match self.gradients.get(input) {
+                    Some(other) => add(self, *other, gradient),
+                    None => gradient,
+                };
+                self.gradients.insert(*input, total);
+            }
+        }
+        self.node_name.clear();
+        self.nodes = nodes;
+    }
+
+    /// The gradient that [`Tape::backward`] gave an activation.
+    pub fn gradient(&self, id: TensorId) -> Option<TensorId> {
+        self.gradients.get(&id).copied()
+    }
+
+    /// Where the gradient of a weight goes: the range of the gradients' buffer at the weight's own offset.
+    ///
+    /// # Panics
+    /// Where the tensor is no weight.
+    pub fn weight_gradient(&mut self, weight: TensorId) -> TensorId {
+        let info = self.info(weight).clone();
+        let Home::Stored { store: Store::Weights, offset_bytes } = info.home else {
+            panic!("{} is no weight", info.name)
+        };
+        let gradient =
+            self.stored(&format!("{}'", info.name), info.shape, Store::Gradients, offset_bytes, false);
+        self.gradients.insert(weight, gradient);
+        gradient
+    }
+
+    /// The batch in as many parts as it takes for one part of each tensor to fit a storage binding.
+    ///
+    /// # Panics
+    /// Where a single image does not fit; [`Tape::check_images`] tells the user before.
+    pub fn image_slices(&self, tensors: &[TensorId]) -> Vec<Range<usize>> {
+        let count = self.shape(tensors[0]).dims()[0];
+        let fits = |id: &TensorId| {
+            let image_bytes = self.shape(*id).bytes() / count as u64;
+            let most = (self.limits.storage_binding_bytes / image_bytes) as usize;
+            assert!(most > 0, "{}: one image exceeds the binding limit", self.info(*id).name);
+            let aligned = image_bytes.is_multiple_of(self.limits.offset_alignment_bytes);
+            assert!(aligned || most >= count, "{}: images do not start on a boundary", self.info(*id).name);
+            most
+        };
+        let most = tensors.iter().map(fits).min().expect("at least one tensor").min(count);
+        let parts = count.div_ceil(most);
+        (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
+    }
+
+    /// Starts a dispatch of `kernel`.
+    pub fn dispatch(&mut self, kernel: Kernel) -> DispatchBuilder<'_> {
+        DispatchBuilder { tape: self, kernel, args: Vec::new(), params: Vec::new(), flops: 0 }
+    }
+
+    /// Ends the recording.
+    pub fn finish(self) -> Program {
+        Program {
+            tensors: self.tensors,
+            dispatches: self.dispatches,
+            kept: self.kept,
+            input_bytes: self.inputs.total_bytes(),
+            output_bytes: self.outputs.total_bytes(),
+        }
+    }
+
+    /// The applied operations so far, first to last.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+}
+
+/// A dispatch being put together: tensors in the order of the kernel's bindings, then parameters, then the grid.
+pub struct DispatchBuilder<'a> {
+    tape: &'a mut Tape,
+    kernel: Kernel,
+    args: Vec<Arg>,
+    params: Vec<u8>,
+    flops: u64,
+}
+
+impl DispatchBuilder<'_> {
+    /// Binds a whole tensor.
+    pub fn tensor(self, tensor: TensorId) -> Self {
+        let size_bytes = self.tape.shape(tensor).bytes();
+        self.range(tensor, 0, size_bytes)
+    }
+
+    /// Binds some images of a tensor whose first dimension is the batch.
+    pub fn images(self, tensor: TensorId, images: &Range<usize>) -> Self {
+        let shape = self.tape.shape(tensor);
+        let image_bytes = shape.bytes() / shape.dims()[0] as u64;
+        self.range(tensor, images.start as u64 * image_bytes, images.len() as u64 * image_bytes)
+    }
+
+    /// Binds a range of a tensor.
+    pub fn range(mut self, tensor: TensorId, offset_bytes: u64, size_bytes: u64) -> Self {
+        self.args.push(Arg { tensor, offset_bytes, size_bytes });
+        self
+    }
+
+    /// Gives the parameter block.
+    ///
+    /// # Panics
+    /// Where its fields differ from the shader's.
+    pub fn params<P: Params>(mut self, params: &P) -> Self {
+        self.kernel.check_params(P::FIELDS);
+        self.params = bytemuck::bytes_of(params).to_vec();
+        self
+    }
+
+    /// Says how many floating-point operations the dispatch does.
+    pub fn flops(mut self, flops: usize) -> Self {
+        self.flops = flops as u64;
+        self
+    }
+
+    /// Records it with enough workgroups for that many invocations.
+    pub fn invocations(self, invocations: usize) {
+        let size = self.kernel.reflection().workgroup_size as usize;
+        self.groups(invocations.div_ceil(size));
+    }
+
+    /// Records it with that many workgroups.
+    ///
+    /// # Panics
+    /// Where the tensors do not fit the kernel's bindings.
+    pub fn groups(self, groups: usize) {
+        let wanted = self.kernel.tensor_bindings().count();
+        assert_eq!(self.args.len(), wanted, "{}: tensors bound and bindings of the shader", self.kernel);
+        let takes_params = !self.kernel.reflection().params.is_empty();
+        assert_eq!(!self.params.is_empty(), takes_params, "{}: parameters", self.kernel);
+        let dispatch = Dispatch {
+            kernel: self.kernel,
+            args: self.args,
+            params: self.params,
+            groups: u32::try_from(groups).expect("a grid of at most 2^32 workgroups"),
+            node: self.tape.node_name.clone(),
+            phase: self.tape.phase,
+            flops: self.flops,
+        };
+        self.tape.dispatches.push(dispatch);
+    }
+}
