@@ -10,8 +10,12 @@
 // f32 throughout; channels are added in order. A second source, or a second slice of the channels, starts from what y
 // holds instead of the bias.
 #import grid
+#import depth_to_space
 
 const K: u32 = 3u;
+// x or y is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
+const X_SQUARES: bool = false;
+const Y_SQUARES: bool = false;
 const ROWS: u32 = 2u;
 const COLS: u32 = 4u;
 // vec4s in the weights' slice; the slice starts weight_skip of them after the binding, which starts on a boundary
@@ -43,6 +47,26 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(4) var<uniform> params: Params;
 
+fn x_index(row: u32, w: u32, group: u32) -> u32 {
+    if (X_SQUARES) {
+        return depth_to_space(row, w, params.width, group, params.x_groups);
+    }
+    return (row * params.width + w) * params.x_groups + group;
+}
+
+// A square's pixels share the bias.
+fn bias_group(group: u32) -> u32 {
+    return select(group, group % (params.out_channels / 16u), Y_SQUARES);
+}
+
+fn y_index(row: u32, w: u32, group: u32) -> u32 {
+    let groups = params.out_channels / 4u;
+    if (Y_SQUARES) {
+        return depth_to_space(row, w, params.width, group, groups);
+    }
+    return (row * params.width + w) * groups + group;
+}
+
 @compute @workgroup_size(64)
 fn forward(
     @builtin(workgroup_id) workgroup_id: vec3<u32>,
@@ -70,10 +94,10 @@ fn forward(
         for (var i = 0u; i < WINDOW_ROWS; i++) {
             // Unsigned wrap-around makes -1 large: one comparison does for both borders.
             let h = h0 + i - K / 2u;
-            let row = ((image * params.height + min(h, params.height - 1u)) * params.width) * params.x_groups + params.x_first + c;
+            let row = image * params.height + min(h, params.height - 1u);
             for (var j = 0u; j < WINDOW_COLS; j++) {
                 let w = w0 + j - K / 2u;
-                let value = x[row + min(w, params.width - 1u) * params.x_groups];
+                let value = x[x_index(row, min(w, params.width - 1u), params.x_first + c)];
                 window[i][j] = select(vec4<f32>(0.0), value, h < params.height && w < params.width);
             }
         }
@@ -107,9 +131,9 @@ fn forward(
             for (var half = 0u; half < 2u; half++) {
                 let o = (params.block_first + block) * 2u + half;
                 if (h0 + r < params.height && w0 + s < params.width && o < out_groups) {
-                    let at = ((image * params.height + h0 + r) * params.width + w0 + s) * out_groups + o;
+                    let at = y_index(image * params.height + h0 + r, w0 + s, o);
                     if (params.start_from == 0u) {
-                        y[at] = bias[o] + sum[r * COLS + s][half];
+                        y[at] = bias[bias_group(o)] + sum[r * COLS + s][half];
                     } else if (params.start_from == 1u) {
                         y[at] = y[at] + sum[r * COLS + s][half];
                     } else {

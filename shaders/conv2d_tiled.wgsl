@@ -9,8 +9,12 @@
 // A workgroup owns 128 pixels x 64 output channels and steps through 16 channels of one tap at a time, held in
 // workgroup memory; an invocation owns 8 pixels x 8 channels in registers. f32 throughout, added in a fixed order.
 #import grid
+#import depth_to_space
 
 const K: u32 = 3u;
+// x or y is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
+const X_SQUARES: bool = false;
+const Y_SQUARES: bool = false;
 const TILE_PIXELS: u32 = 128u;
 const STEP_GROUPS: u32 = 4u;
 
@@ -46,7 +50,22 @@ fn x_at(pixel: u32, i: u32, j: u32, group: u32) -> vec4<f32> {
         return vec4<f32>(0.0);
     }
     let row = pixel / (params.width * params.height) * params.height + h;
+    if (X_SQUARES) {
+        return x[depth_to_space(row, w, params.width, group, params.x_groups)];
+    }
     return x[(row * params.width + w) * params.x_groups + group];
+}
+
+fn y_index(pixel: u32, group: u32) -> u32 {
+    if (Y_SQUARES) {
+        return depth_to_space(pixel / params.width, pixel % params.width, params.width, group, params.out_groups);
+    }
+    return pixel * params.out_groups + group;
+}
+
+// A square's pixels share the bias.
+fn bias_group(group: u32) -> u32 {
+    return select(group, group % (params.out_groups / 4u), Y_SQUARES);
 }
 
 @compute @workgroup_size(128)
@@ -104,9 +123,9 @@ fn forward(
         for (var half = 0u; half < 2u; half++) {
             let o = (block0 + my_block) * 2u + half;
             if (pixel < params.pixels && o < params.out_groups) {
-                let at = pixel * params.out_groups + o;
+                let at = y_index(pixel, o);
                 if (params.start_from == 0u) {
-                    y[at] = bias[o] + sum[p][half];
+                    y[at] = bias[bias_group(o)] + sum[p][half];
                 } else if (params.start_from == 1u) {
                     y[at] = y[at] + sum[p][half];
                 } else {

@@ -9,9 +9,12 @@
 // gradient: dx = convolution of dy with the weights turned by half a circle and transposed.
 // Partial sums are added by `split_sum` in order: the same bits on every run.
 #import grid
+#import depth_to_space
 
 const K: u32 = 3u;
 const TAP_ROWS: u32 = 3u;
+// dy is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
+const Y_SQUARES: bool = false;
 
 struct Params {
     height: u32,
@@ -35,6 +38,13 @@ struct Params {
 fn x_at(row: u32, w: u32, group: u32, inside: bool) -> vec4<f32> {
     let value = x[(row * params.width + min(w, params.width - 1u)) * params.x_groups + group];
     return select(vec4<f32>(0.0), value, inside && w < params.width);
+}
+
+fn dy_index(row: u32, w: u32, group: u32) -> u32 {
+    if (Y_SQUARES) {
+        return depth_to_space(row, w, params.width, group, params.out_groups);
+    }
+    return (row * params.width + w) * params.out_groups + group;
 }
 
 @compute @workgroup_size(64)
@@ -75,9 +85,8 @@ fn weight_gradient(
             }
         }
         for (var w = 0u; w < params.width; w++) {
-            let at = (row * params.width + w) * params.out_groups + block * 2u;
-            let d0 = dy[at];
-            let d1 = select(vec4<f32>(0.0), dy[at + u32(has_second)], has_second);
+            let d0 = dy[dy_index(row, w, block * 2u)];
+            let d1 = select(vec4<f32>(0.0), dy[dy_index(row, w, block * 2u + u32(has_second))], has_second);
             for (var i = 0u; i < TAP_ROWS; i++) {
                 for (var j = 0u; j + 1u < K; j++) {
                     window[i][j] = window[i][j + 1u];

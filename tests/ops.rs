@@ -14,7 +14,8 @@ use rosette::tape::Case;
 /// Every distinct kernel that the cases record, on a GPU's limits and on the software adapter's.
 fn kernels() -> Vec<Kernel> {
     let limits = [Limits::WEBGPU, Limits { software: true, ..Limits::WEBGPU }];
-    let cases = |limits: Limits| OPS.iter().flat_map(|op| (op.cases)()).map(move |case| check::record(case, limits));
+    let cases =
+        |limits: Limits| OPS.iter().flat_map(|op| (op.cases)()).map(move |case| check::record(case, limits));
     let kernels: HashSet<Kernel> = limits
         .into_iter()
         .flat_map(cases)
@@ -34,8 +35,13 @@ fn every_kernel_lowers_to_every_language() {
             .unwrap_or_else(|e| panic!("{kernel} needs more than WebGPU's core: {e:?}"));
         spv::write_vec(&module, &info, &spv::Options::default(), None)
             .unwrap_or_else(|e| panic!("{kernel}: SPIR-V: {e}"));
-        msl::write_string(&module, &info, &msl::Options { fake_missing_bindings: true, ..Default::default() }, &Default::default())
-            .unwrap_or_else(|e| panic!("{kernel}: MSL: {e}"));
+        msl::write_string(
+            &module,
+            &info,
+            &msl::Options { fake_missing_bindings: true, ..Default::default() },
+            &Default::default(),
+        )
+        .unwrap_or_else(|e| panic!("{kernel}: MSL: {e}"));
         let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
         let pipeline = hlsl::PipelineOptions::default();
         let mut text = String::new();
@@ -56,7 +62,10 @@ fn every_operation_agrees_with_its_reference_and_its_gradient_with_differences()
             let make = || -> Case { (op.cases)().swap_remove(index) };
             let (label, tolerance) = (make().label, make().tolerance);
             let report = check::compare(&gpu, make).expect("the device works");
-            println!("{:<16} {label:<48} forward {:.1e} backward {:?}", op.name, report.forward, report.backward);
+            println!(
+                "{:<16} {label:<48} forward {:.1e} backward {:?}",
+                op.name, report.forward, report.backward
+            );
             if report.forward > tolerance || report.backward.is_some_and(|worst| worst > 5.0 * tolerance) {
                 failures.push(format!("{} {label}: {report:?}", op.name));
             }

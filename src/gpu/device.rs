@@ -123,7 +123,8 @@ fn summarise(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
 }
 
 fn limits_of(limits: &wgpu::Limits, software: bool) -> Limits {
-    let alignment = limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment);
+    let alignment =
+        limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment);
     Limits {
         storage_binding_bytes: u64::from(limits.max_storage_buffer_binding_size),
         uniform_binding_bytes: u64::from(limits.max_uniform_buffer_binding_size),

@@ -140,7 +140,9 @@ impl Gpu {
         self.wait()?;
         match pending.ready.recv() {
             Ok(Ok(())) => {}
-            outcome => return Err(Error::failure(format!("reading back from the device failed: {outcome:?}"))),
+            outcome => {
+                return Err(Error::failure(format!("reading back from the device failed: {outcome:?}")));
+            }
         }
         let view = pending
             .staging
@@ -197,7 +199,8 @@ impl Gpu {
             let workers: Vec<_> = distinct
                 .chunks(share)
                 .map(|part| {
-                    scope.spawn(move || part.iter().map(|k| (k.clone(), self.pipeline(k))).collect::<Vec<_>>())
+                    scope
+                        .spawn(move || part.iter().map(|k| (k.clone(), self.pipeline(k))).collect::<Vec<_>>())
                 })
                 .collect();
             workers.into_iter().flat_map(|w| w.join().expect("pipelines compile")).collect()

@@ -208,9 +208,7 @@ fn params_fields(module: &naga::Module) -> Vec<String> {
         .iter()
         .find(|(_, kind)| kind.name.as_deref() == Some("Params"))
         .expect("a shader with a `params` binding declares `struct Params`");
-    let naga::TypeInner::Struct { members, .. } = &params.inner else {
-        panic!("Params is a struct")
-    };
+    let naga::TypeInner::Struct { members, .. } = &params.inner else { panic!("Params is a struct") };
     for (place, member) in members.iter().enumerate() {
         assert_eq!(member.offset as usize, 4 * place, "Params holds 4-byte scalars only");
     }

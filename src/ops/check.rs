@@ -82,7 +82,12 @@ pub struct CaseData {
     pub forward_only: bool,
 }
 
-fn add_input(tape: &mut Tape, layouts: &mut Vec<(Store, Layout)>, index: usize, spec: &CaseInput) -> TensorId {
+fn add_input(
+    tape: &mut Tape,
+    layouts: &mut Vec<(Store, Layout)>,
+    index: usize,
+    spec: &CaseInput,
+) -> TensorId {
     let name = format!("input {index}");
     if spec.store == Store::Inputs {
         let id = tape.input(&name, spec.shape.clone());
@@ -153,8 +158,11 @@ fn gradient_distance(
 ) -> f64 {
     let scale = found.iter().fold(1e-6_f64, |most, v| most.max(f64::from(v.abs())));
     let len = found.len();
-    let probes: Vec<usize> =
-        if len <= PROBES { (0..len).collect() } else { (0..PROBES).map(|_| random.random_range(0..len)).collect() };
+    let probes: Vec<usize> = if len <= PROBES {
+        (0..len).collect()
+    } else {
+        (0..PROBES).map(|_| random.random_range(0..len)).collect()
+    };
     let mut values = values.to_vec();
     let mut worst = 0.0_f64;
     for at in probes {

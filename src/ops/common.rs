@@ -99,3 +99,13 @@ pub(super) fn splits_for(tape: &Tape, items: usize, parallel: usize, least: usiz
     let wanted = busy_invocations(tape).div_ceil(parallel);
     wanted.clamp(1, (items / least).max(1))
 }
+
+/// All `[n, h, w, c]` in order.
+pub(super) fn indices(
+    n: usize,
+    h: usize,
+    w: usize,
+    c: usize,
+) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+    (0..n * h * w * c).map(move |at| (at / (h * w * c), at / (w * c) % h, at / c % w, at % c))
+}

@@ -24,7 +24,8 @@ impl SlotPool {
         let mut taken = Vec::with_capacity(slots.len());
         for &size in slots {
             let fits = |index: &&usize| self.buffers[**index].size_bytes() >= size;
-            let best = free.iter().filter(fits).min_by_key(|index| self.buffers[**index].size_bytes()).copied();
+            let best =
+                free.iter().filter(fits).min_by_key(|index| self.buffers[**index].size_bytes()).copied();
             let index = match best {
                 Some(index) => index,
                 None => {
@@ -137,9 +138,11 @@ fn place_tensors(
         .iter()
         .map(|info| match info.home {
             Home::Transient => None,
-            Home::Stored { store, offset_bytes } => first_of
-                .get(&store)
-                .map(|buffer| Binding { buffer: *buffer, offset_bytes, size_bytes: info.shape.bytes() }),
+            Home::Stored { store, offset_bytes } => first_of.get(&store).map(|buffer| Binding {
+                buffer: *buffer,
+                offset_bytes,
+                size_bytes: info.shape.bytes(),
+            }),
         })
         .collect();
     for life in &plan.lifetimes {

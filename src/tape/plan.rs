@@ -67,7 +67,8 @@ impl MemoryPlan {
     /// The most that is alive at once: no plan can do with less.
     pub fn lower_bound_bytes(&self) -> u64 {
         let end = self.lifetimes.iter().map(|life| life.dispatches.end).max().unwrap_or(0);
-        let alive = |at: usize| self.lifetimes.iter().filter(|l| l.dispatches.contains(&at)).map(|l| l.bytes).sum();
+        let alive =
+            |at: usize| self.lifetimes.iter().filter(|l| l.dispatches.contains(&at)).map(|l| l.bytes).sum();
         (0..end).map(alive).max().unwrap_or(0)
     }
 
@@ -84,8 +85,7 @@ impl MemoryPlan {
             let (size, slot, first, last) = (mib(life.bytes), life.slot, range.start, range.end - 1);
             let _ = writeln!(text, "{name:<44} {shape:<22} {size:>10.3}  {slot:>4}  {first}..{last}");
         }
-        let (count, total, least) =
-            (self.slots.len(), mib(self.slot_bytes()), mib(self.lower_bound_bytes()));
+        let (count, total, least) = (self.slots.len(), mib(self.slot_bytes()), mib(self.lower_bound_bytes()));
         let _ = writeln!(text, "{count} slots, {total:.1} MiB; alive at once at most {least:.1} MiB");
         text
     }

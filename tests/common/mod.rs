@@ -7,7 +7,9 @@ pub fn device() -> Option<Gpu> {
     let adapter = std::env::var("ROSETTE_ADAPTER").ok();
     match Gpu::open_checked(adapter.as_deref()) {
         Ok(gpu) => Some(gpu),
-        Err(error) if std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1") => panic!("REQUIRE_GPU=1: {error}"),
+        Err(error) if std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1") => {
+            panic!("REQUIRE_GPU=1: {error}")
+        }
         Err(error) => {
             eprintln!("SKIPPED: {error}");
             None

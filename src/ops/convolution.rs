@@ -1,0 +1,383 @@
+//! The kernels of convolutions, shared by [`super::conv2d`] and [`super::conv_transpose2d`]: how a convolution becomes
+//! dispatches on a device. Two competing forms, the input gradient (the same kernels with flipped weights) and the
+//! weight gradient (partial sums over image rows, added in a fixed order).
+//!
+//! A transposed 2x2 convolution with stride 2 is a 1x1 convolution to four times the channels whose result is seen as
+//! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
+
+use std::ops::Range;
+
+use super::common::{Scatter, split_sum, splits_for, u};
+use crate::gpu::{Kernel, ShaderSource, Variant};
+use crate::params;
+use crate::tape::{Shape, Tape, TensorId};
+
+const DIRECT: ShaderSource =
+    ShaderSource { name: "conv2d_direct", text: include_str!("../../shaders/conv2d_direct.wgsl") };
+const TILED: ShaderSource =
+    ShaderSource { name: "conv2d_tiled", text: include_str!("../../shaders/conv2d_tiled.wgsl") };
+const GRADIENT: ShaderSource = ShaderSource {
+    name: "conv2d_weight_gradient",
+    text: include_str!("../../shaders/conv2d_weight_gradient.wgsl"),
+};
+
+/// Bytes of 4 input x 8 output channels of one tap, the packed weight's unit.
+const UNIT_BYTES: usize = 128;
+/// Bindings start on multiples of this.
+const BINDING_ALIGNMENT: usize = 256;
+
+params! {
+    struct DirectParams {
+        images: u32, height: u32, width: u32, x_groups: u32, x_first: u32, slice_groups: u32, out_channels: u32,
+        block_first: u32, tile_rows: u32, tile_cols: u32, groups_per_block: u32, blocks: u32,
+        weight_skip: u32, start_from: u32,
+    }
+}
+
+params! {
+    struct TiledParams {
+        pixels: u32, height: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32,
+        blocks: u32, out_groups: u32, pixel_tiles: u32, start_from: u32,
+    }
+}
+
+params! {
+    struct GradientParams {
+        height: u32, width: u32, x_groups: u32, out_groups: u32, rows: u32, rows_per_split: u32, splits: u32,
+        split_first: u32, weight_groups: u32, weight_first: u32, blocks: u32,
+    }
+}
+
+/// Which kernels compute the convolution. All give the same result up to rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Register tiles, weights through uniform bindings: where loads cost more than arithmetic.
+    Direct,
+    /// Implicit matrix product with tiles in workgroup memory: where arithmetic units wait for memory.
+    Tiled,
+}
+
+/// The packed layout of a convolution's weight: [CO/8][CI/4][K*K][4][8], output channels innermost, zeros where CO or
+/// CI is rounded up. A slice of input channels of one block is contiguous, so that it can be a uniform binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packing {
+    /// Output channels.
+    pub out_channels: usize,
+    /// Input channels of all sources.
+    pub in_channels: usize,
+    /// 3 or 1.
+    pub kernel: usize,
+}
+
+impl Packing {
+    /// Shape of the packed weight.
+    pub fn shape(&self) -> Shape {
+        let taps = self.kernel * self.kernel;
+        Shape::new([self.out_channels.div_ceil(8), self.in_channels.div_ceil(4), taps, 4, 8])
+    }
+
+    /// Place in the packed weight of each element of PyTorch's [CO, CI, K, K], in that order.
+    pub fn places(&self) -> impl Iterator<Item = usize> + use<> {
+        let Self { out_channels, in_channels, kernel } = *self;
+        let (groups, taps) = (in_channels.div_ceil(4), kernel * kernel);
+        (0..out_channels * in_channels * taps).map(move |index| {
+            let (tap, c, o) = (index % taps, (index / taps) % in_channels, index / (taps * in_channels));
+            (((o / 8 * groups + c / 4) * taps + tap) * 4 + c % 4) * 8 + o % 8
+        })
+    }
+}
+
+/// What the kernels of one convolution need to know.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Convolution {
+    /// 3 or 1.
+    pub kernel: usize,
+    /// Output channels; of a transposed convolution, those of all four pixels of a square.
+    pub out_channels: usize,
+    /// Kernels to use; `None` leaves the choice to the device's limits.
+    pub form: Option<Form>,
+    /// The large side of a transposed convolution is y.
+    pub squares: bool,
+}
+
+/// One source of a convolution.
+pub(super) struct Call {
+    pub x: TensorId,
+    pub weight: TensorId,
+    pub first: usize,
+    pub bias: TensorId,
+    pub y: TensorId,
+    pub start: Start,
+    /// `x` is [N, 2 H, 2 W, C] seen as [N, H, W, 4 C].
+    pub x_squares: bool,
+    /// The same of `y`.
+    pub y_squares: bool,
+}
+
+/// What the sums are added to, as the shaders number it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Start {
+    Bias = 0,
+    Y = 1,
+    Zero = 2,
+}
+
+/// A part of the packed weights that fits a uniform binding.
+#[derive(Debug, PartialEq, Eq)]
+struct WeightSlice {
+    /// First block of 8 output channels.
+    block: usize,
+    /// Blocks.
+    blocks: usize,
+    /// First group of 4 channels among those of the weight.
+    first: usize,
+    /// Groups of 4 channels.
+    groups: usize,
+    /// First group among those of the source.
+    from: usize,
+}
+
+/// `[N, H, W, C]` of a tensor, or of its 2x2 squares as [N, H/2, W/2, 4 C].
+fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
+    let [n, h, w, c] = tape.shape(id).as_nhwc();
+    if squares { [n, h / 2, w / 2, 4 * c] } else { [n, h, w, c] }
+}
+
+impl Convolution {
+    fn form(&self, tape: &Tape) -> Form {
+        self.form.unwrap_or(if tape.limits().software { Form::Direct } else { Form::Tiled })
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel * self.kernel
+    }
+
+    fn variant(&self, call: &Call) -> Variant {
+        Variant::new()
+            .with("K", u(self.kernel))
+            .with("X_SQUARES", call.x_squares)
+            .with("Y_SQUARES", call.y_squares)
+    }
+
+    /// `y = conv(x, weight) + bias`, for the channels of one source; `first` is its place among the weight's channel
+    /// groups.
+    pub(super) fn convolve(&self, tape: &mut Tape, call: Call) {
+        match self.form(tape) {
+            Form::Direct => self.convolve_direct(tape, call),
+            Form::Tiled => self.convolve_tiled(tape, call),
+        }
+    }
+
+    fn convolve_tiled(&self, tape: &mut Tape, call: Call) {
+        const TILE_PIXELS: usize = 128;
+        const TILE_BLOCKS: usize = 8;
+        let [_, h, w, cx] = seen(tape, call.x, call.x_squares);
+        let co = seen(tape, call.y, call.y_squares)[3];
+        let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
+        let kernel = Kernel::new(TILED, "forward", self.variant(&call));
+        for images in tape.image_slices(&[call.x, call.y]) {
+            let pixels = images.len() * h * w;
+            let params = TiledParams {
+                pixels: pixels as u32,
+                height: h as u32,
+                width: w as u32,
+                x_groups: (cx / 4) as u32,
+                weight_groups: weight_groups as u32,
+                weight_first: call.first as u32,
+                blocks: blocks as u32,
+                out_groups: (co / 4) as u32,
+                pixel_tiles: pixels.div_ceil(TILE_PIXELS) as u32,
+                start_from: call.start as u32,
+            };
+            tape.dispatch(kernel.clone())
+                .images(call.x, &images)
+                .tensor(call.weight)
+                .tensor(call.bias)
+                .images(call.y, &images)
+                .params(&params)
+                .flops(2 * pixels * cx * co * self.taps())
+                .groups(pixels.div_ceil(TILE_PIXELS) * blocks.div_ceil(TILE_BLOCKS));
+        }
+    }
+
+    fn convolve_direct(&self, tape: &mut Tape, call: Call) {
+        let cx = seen(tape, call.x, call.x_squares)[3];
+        let blocks = tape.shape(call.weight).dims()[0];
+        for images in tape.image_slices(&[call.x, call.y]) {
+            for slice in self.weight_slices(tape, call.weight, call.first, cx / 4, blocks) {
+                self.dispatch_direct(tape, &call, &images, &slice);
+            }
+        }
+    }
+
+    /// Cuts a source's weights into what fits a uniform binding: several blocks of output channels with all of the
+    /// channels, or one block with a part of them.
+    fn weight_slices(
+        &self,
+        tape: &Tape,
+        weight: TensorId,
+        first: usize,
+        groups: usize,
+        blocks: usize,
+    ) -> Vec<WeightSlice> {
+        let limit = tape.limits().uniform_binding_bytes as usize - BINDING_ALIGNMENT;
+        let row_bytes = groups * self.taps() * UNIT_BYTES;
+        let whole_rows = tape.shape(weight).dims()[1] == groups;
+        let (step, part) = if whole_rows && row_bytes <= limit {
+            (limit / row_bytes, groups)
+        } else {
+            (1, groups.div_ceil(row_bytes.div_ceil(limit)))
+        };
+        (0..blocks)
+            .step_by(step)
+            .flat_map(|block| (0..groups).step_by(part).map(move |from| (block, from)))
+            .map(|(block, from)| WeightSlice {
+                block,
+                blocks: step.min(blocks - block),
+                first: first + from,
+                groups: part.min(groups - from),
+                from,
+            })
+            .collect()
+    }
+
+    fn dispatch_direct(&self, tape: &mut Tape, call: &Call, images: &Range<usize>, slice: &WeightSlice) {
+        let (rows, cols) = if self.kernel == 3 { (2, 4) } else { (1, 8) };
+        let [_, h, w, cx] = seen(tape, call.x, call.x_squares);
+        let co = seen(tape, call.y, call.y_squares)[3];
+        let row_groups = tape.shape(call.weight).dims()[1];
+        let group_bytes = self.taps() * UNIT_BYTES;
+        let start = (slice.block * row_groups + slice.first) * group_bytes;
+        let skip = start % BINDING_ALIGNMENT;
+        let slice_bytes = skip + slice.blocks * slice.groups * group_bytes;
+        let variant =
+            self.variant(call).with("ROWS", u(rows)).with("COLS", u(cols)).with("SLICE", u(slice_bytes / 16));
+        let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
+        let groups_per_block = (images.len() * tile_rows * tile_cols).div_ceil(64);
+        let params = DirectParams {
+            images: images.len() as u32,
+            height: h as u32,
+            width: w as u32,
+            x_groups: (cx / 4) as u32,
+            x_first: slice.from as u32,
+            slice_groups: slice.groups as u32,
+            out_channels: co as u32,
+            block_first: slice.block as u32,
+            tile_rows: tile_rows as u32,
+            tile_cols: tile_cols as u32,
+            groups_per_block: groups_per_block as u32,
+            blocks: slice.blocks as u32,
+            weight_skip: (skip / 16) as u32,
+            start_from: if slice.from > 0 { Start::Y } else { call.start } as u32,
+        };
+        let outputs = (slice.blocks * 8).min(co - slice.block * 8);
+        tape.dispatch(Kernel::new(DIRECT, "forward", variant))
+            .images(call.x, images)
+            .range(call.weight, (start - skip) as u64, slice_bytes as u64)
+            .tensor(call.bias)
+            .images(call.y, images)
+            .params(&params)
+            .flops(2 * images.len() * h * w * slice.groups * 4 * outputs * self.taps())
+            .groups(groups_per_block * slice.blocks);
+    }
+
+    /// Weights of the input gradient for one source: flipped, with input and output channels exchanged.
+    fn flipped_weight(&self, tape: &mut Tape, weight: TensorId, first: usize, cx: usize) -> TensorId {
+        let co = self.out_channels;
+        let shape = Packing { out_channels: cx, in_channels: co, kernel: self.kernel }.shape();
+        let params = GradientParams {
+            x_groups: (cx / 4) as u32,
+            out_groups: (co / 4) as u32,
+            weight_groups: tape.shape(weight).dims()[1] as u32,
+            weight_first: first as u32,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        let len = shape.len();
+        let flipped = tape.transient("flipped", shape);
+        let variant = Variant::new().with("K", u(self.kernel)).with("TAP_ROWS", u(self.kernel));
+        let kernel = Kernel::new(GRADIENT, "flip", variant);
+        tape.dispatch(kernel).tensor(weight).tensor(flipped).params(&params).invocations(len);
+        flipped
+    }
+
+    pub(super) fn weight_gradient(
+        &self,
+        tape: &mut Tape,
+        x: TensorId,
+        dy: TensorId,
+        weight: TensorId,
+        first: usize,
+    ) {
+        let [_, h, w, cx] = tape.shape(x).as_nhwc();
+        let co = self.out_channels;
+        let (blocks, row_groups) = (co.div_ceil(8), tape.shape(weight).dims()[1]);
+        // On a GPU a row of taps keeps the sums in registers; where registers spill anyway, fewer loads win.
+        let tap_rows = if tape.limits().software { self.kernel } else { 1 };
+        let tap_row_count = self.kernel / tap_rows;
+        let slices = tape.image_slices(&[x, dy]);
+        let lanes = cx / 4 * blocks * tap_row_count;
+        let splits = splits_for(tape, slices[0].len() * h, lanes, 1);
+        let unit = self.taps() * 32;
+        let part = tape.transient("weight part", Shape::new([splits * slices.len(), blocks, cx / 4, unit]));
+        let variant = Variant::new()
+            .with("K", u(self.kernel))
+            .with("TAP_ROWS", u(tap_rows))
+            .with("Y_SQUARES", self.squares);
+        let kernel = Kernel::new(GRADIENT, "weight_gradient", variant);
+        for (place, images) in slices.iter().enumerate() {
+            let rows = images.len() * h;
+            let params = GradientParams {
+                height: h as u32,
+                width: w as u32,
+                x_groups: (cx / 4) as u32,
+                out_groups: (co / 4) as u32,
+                rows: rows as u32,
+                rows_per_split: rows.div_ceil(splits) as u32,
+                splits: splits as u32,
+                split_first: (place * splits) as u32,
+                weight_groups: row_groups as u32,
+                weight_first: first as u32,
+                blocks: blocks as u32,
+            };
+            tape.dispatch(kernel.clone())
+                .images(x, images)
+                .images(dy, images)
+                .tensor(part)
+                .params(&params)
+                .flops(2 * rows * w * cx * co * self.taps())
+                .invocations(lanes * splits);
+        }
+        let target = tape.weight_gradient(weight);
+        let scatter = Scatter { unit, from_groups: cx / 4, to_groups: row_groups, first };
+        split_sum(tape, part, target, scatter);
+    }
+
+    pub(super) fn input_gradient(
+        &self,
+        tape: &mut Tape,
+        dy: TensorId,
+        weight: TensorId,
+        first: usize,
+        x: TensorId,
+    ) -> TensorId {
+        let shape = tape.shape(x).clone();
+        let cx = shape.as_nhwc()[3];
+        let flipped = self.flipped_weight(tape, weight, first, cx);
+        let dx = tape.transient("dx", shape);
+        // The bias is bound but not read.
+        self.convolve(
+            tape,
+            Call {
+                x: dy,
+                weight: flipped,
+                first: 0,
+                bias: flipped,
+                y: dx,
+                start: Start::Zero,
+                x_squares: self.squares,
+                y_squares: false,
+            },
+        );
+        dx
+    }
+}
