@@ -66,10 +66,17 @@ def build(skip, dtype):
     return model.to(dtype)
 
 
+def statistics(model, prefix):
+    """The running statistics of the watched batch norms."""
+    state = model.state_dict()
+    names = [f"{norm}.{kind}" for norm in WATCHED for kind in ("running_mean", "running_var")]
+    return {f"{prefix}.{name}": state[name].clone() for name in names}
+
+
 def train(model, x, y):
-    """(logits of the first forward, gradients of the first step, losses before each of the steps)."""
+    """What the first step gives (logits, gradients, running statistics), and the loss before each of the steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
-    logits, grads, losses = None, {}, []
+    first, losses = {}, []
     for step in range(STEPS):
         optimizer.zero_grad()
         out = model.logits(x)
@@ -77,10 +84,10 @@ def train(model, x, y):
         loss.backward()
         losses.append(loss.detach())
         if step == 0:
-            logits = out.detach()
-            grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+            first = {"logits": out.detach()[:, 0], **statistics(model, "first")}
+            first.update({f"grad.{name}": p.grad.clone() for name, p in model.named_parameters()})
         optimizer.step()
-    return logits, grads, torch.stack(losses)
+    return first, torch.stack(losses)
 
 
 def results(skip, dtype):
@@ -89,14 +96,9 @@ def results(skip, dtype):
     model = build(skip, dtype)
     with torch.no_grad():
         logits_eval = model.eval().logits(x)
-    logits, grads, losses = train(model.train(), x, y)
-    out = {"x": x.permute(0, 2, 3, 1), "y": y[:, 0], "logits": logits[:, 0], "logits_eval": logits_eval[:, 0]}
-    out.update(loss=losses[0], losses=losses)
-    out.update({f"grad.{name}": grad for name, grad in grads.items()})
-    state = model.state_dict()
-    for name in WATCHED:
-        for statistic in ("running_mean", "running_var"):
-            out[f"after.{name}.{statistic}"] = state[f"{name}.{statistic}"]
+    first, losses = train(model.train(), x, y)
+    out = {"x": x.permute(0, 2, 3, 1), "y": y[:, 0], "logits_eval": logits_eval[:, 0], "loss": losses[0]}
+    out.update(losses=losses, **first, **statistics(model, "after"))
     return out
 
 
@@ -115,6 +117,7 @@ def f32_noise(truth, single):
         "losses": deviation(truth["losses"], single["losses"]),
         "worst_grad": max(deviation(truth[name], single[name]) for name in weights),
         "zero_bias_grads": max(single[name].abs().max().item() for name in biases),
+        "worst_first": max(deviation(truth[name], single[name]) for name in truth if name.startswith("first.")),
         "worst_after": max(deviation(truth[name], single[name]) for name in truth if name.startswith("after.")),
     }
 
