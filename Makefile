@@ -5,20 +5,22 @@ CARGO ?= cargo
 PYTHON ?= python3
 ROSETTE := target/release/rosette
 
-# The software driver warns without a runtime directory of its own. Recursive, so that only recipes that use it make one.
-export XDG_RUNTIME_DIR ?= $(shell mkdir -p -m 700 "$${TMPDIR:-/tmp}/rosette-runtime-$$(id -u)" && echo "$${TMPDIR:-/tmp}/rosette-runtime-$$(id -u)")
+# Where rustup puts cargo, for shells that were open before it came.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# The software driver warns where there is no runtime directory.
+export XDG_RUNTIME_DIR ?= $(CURDIR)/target/runtime
 
 .PHONY: demo test bench lint compare build ensure
 
-build:
+build: ensure
 	$(CARGO) build --release --locked
 
 ensure:
 	@scripts/ensure-vulkan.sh
+	@mkdir -p -m 700 "$(XDG_RUNTIME_DIR)"
 
 # Synthetic tissue, a short training, plots and predictions, in ./demo
-demo: ensure
-	$(CARGO) build --release --locked
+demo: build
 	$(ROSETTE) demo --output-dir demo
 
 # With REQUIRE_GPU=1 a machine without an adapter fails instead of skipping the GPU tests.
@@ -34,6 +36,5 @@ lint:
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps
 
 # The training step against PyTorch on this machine; needs a Python with torch.
-compare: ensure
-	$(CARGO) build --release --locked
+compare: build
 	$(PYTHON) benches/compare/compare.py --rosette $(ROSETTE)
