@@ -1,0 +1,40 @@
+# The commands of the README. `make demo` and `make test` need a Rust toolchain and nothing else: what a bare Debian or
+# Ubuntu lacks for Vulkan is installed by scripts/ensure-vulkan.sh, which says so.
+
+CARGO ?= cargo
+PYTHON ?= python3
+ROSETTE := target/release/rosette
+
+# Where rustup puts cargo, for shells that were open before it came.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# The software driver warns where there is no runtime directory.
+export XDG_RUNTIME_DIR ?= $(CURDIR)/target/runtime
+
+.PHONY: demo test bench lint compare build ensure
+
+build: ensure
+	$(CARGO) build --release --locked
+
+ensure:
+	@scripts/ensure-vulkan.sh
+	@mkdir -p -m 700 "$(XDG_RUNTIME_DIR)"
+
+# Synthetic tissue, a short training, plots and predictions, in ./demo
+demo: build
+	$(ROSETTE) demo --output-dir demo
+
+# With REQUIRE_GPU=1 a machine without an adapter fails instead of skipping the GPU tests.
+test: ensure
+	$(CARGO) test --release --locked
+
+bench: ensure
+	$(CARGO) bench --locked
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps
+
+# The training step against PyTorch on this machine; needs a Python with torch.
+compare: build
+	$(PYTHON) benches/compare/compare.py --rosette $(ROSETTE)
