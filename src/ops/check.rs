@@ -10,7 +10,7 @@ use crate::tape::{
 };
 
 /// Step of the central differences, in f64.
-const STEP: f64 = 1e-5;
+const STEP: f64 = 1e-6;
 /// Elements of each input whose gradient is checked.
 const PROBES: usize = 24;
 

@@ -24,6 +24,11 @@ pub(super) fn u(value: usize) -> String {
     format!("{value}u")
 }
 
+/// Elements that an invocation takes at once, and the shader's type for them: four where the length allows.
+pub(super) fn vector(len: usize) -> (usize, &'static str) {
+    if len.is_multiple_of(4) { (4, "vec4<f32>") } else { (1, "f32") }
+}
+
 /// Invocations that keep a device busy: a GPU hides latency with many, two cores want few and long ones.
 pub(super) fn busy_invocations(tape: &Tape) -> usize {
     if tape.limits().software { 512 } else { 32_768 }
@@ -49,15 +54,25 @@ impl Scatter {
     }
 }
 
-/// Adds `splits` partial results, `part` [splits, len], into `y`, in a fixed order; added to what is there where the
-/// program accumulates.
+/// Adds partial results, `part` [splits, len], into the gradient `y` of a weight, in a fixed order; added to what is
+/// there where the program accumulates.
 pub(super) fn split_sum(tape: &mut Tape, part: TensorId, y: TensorId, scatter: Scatter) {
+    let accumulate = tape.accumulate();
+    record_split_sum(tape, part, y, scatter, accumulate);
+}
+
+/// [`split_sum`] over whatever `y` held.
+pub(super) fn split_sum_plain(tape: &mut Tape, part: TensorId, y: TensorId, scatter: Scatter) {
+    record_split_sum(tape, part, y, scatter, 0);
+}
+
+fn record_split_sum(tape: &mut Tape, part: TensorId, y: TensorId, scatter: Scatter, accumulate: u32) {
     let dims = tape.shape(part).dims();
     let (splits, len) = (dims[0], dims[1..].iter().product::<usize>());
     let params = SplitSumParams {
         len: len as u32,
         splits: splits as u32,
-        accumulate: tape.accumulate(),
+        accumulate,
         unit: scatter.unit as u32,
         x_groups: scatter.from_groups as u32,
         weight_groups: scatter.to_groups as u32,
@@ -70,7 +85,7 @@ pub(super) fn split_sum(tape: &mut Tape, part: TensorId, y: TensorId, scatter: S
 /// Sums an activation [N, H, W, C] over its pixels into the gradient [C] of a bias.
 pub(super) fn bias_gradient(tape: &mut Tape, dy: TensorId, bias: TensorId) {
     let [_, h, w, c] = tape.shape(dy).as_nhwc();
-    let (width, alias) = if c.is_multiple_of(4) { (4, "vec4<f32>") } else { (1, "f32") };
+    let (width, alias) = vector(c);
     assert!(width == 4 || c == 1, "channels come in fours, or alone");
     let groups = c / width;
     let slices = tape.image_slices(&[dy]);

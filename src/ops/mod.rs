@@ -1,10 +1,18 @@
 //! The operations: one file here, one or more shaders of the same name in `shaders/`, one line in [`OPS`].
 
+pub mod activation;
+pub mod adamw;
+pub mod batch_norm;
+pub mod bce_dice;
 pub mod check;
 mod common;
 pub mod conv2d;
 pub mod conv_transpose2d;
 mod convolution;
+pub mod gate;
+pub mod max_pool2d;
+pub mod project;
+pub mod resize;
 
 use crate::tape::OpEntry;
 
@@ -13,4 +21,14 @@ use crate::tape::OpEntry;
 pub const OPS: &[OpEntry] = &[
     OpEntry { name: "conv2d", cases: conv2d::cases },
     OpEntry { name: "conv_transpose2d", cases: conv_transpose2d::cases },
+    OpEntry { name: "batch_norm", cases: batch_norm::cases },
+    OpEntry { name: "relu", cases: activation::relu_cases },
+    OpEntry { name: "sigmoid", cases: activation::sigmoid_cases },
+    OpEntry { name: "add", cases: activation::add_cases },
+    OpEntry { name: "max_pool2d", cases: max_pool2d::cases },
+    OpEntry { name: "gate", cases: gate::cases },
+    OpEntry { name: "project", cases: project::cases },
+    OpEntry { name: "resize", cases: resize::cases },
+    OpEntry { name: "bce_dice", cases: bce_dice::cases },
+    OpEntry { name: "adamw", cases: adamw::cases },
 ];

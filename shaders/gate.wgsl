@@ -1,0 +1,49 @@
+// The attention gate's product: y[n,h,w,c] = x[n,h,w,c] * psi[n,h,w].
+// Gradients: dx = dy * psi, dpsi = sum over c of dy * x.
+//
+//   x, y, dy, dx   [P, C]   f32, C a multiple of 4
+//   psi, dpsi      [P]      f32
+//
+// An invocation owns 4 channels of a pixel; in `psi_gradient`, a pixel.
+#import grid
+
+struct Params {
+    pixels: u32,
+    groups: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> psi: array<f32>;
+@group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> dpsi: array<f32>;
+@group(0) @binding(5) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn forward(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    if (index < params.pixels * params.groups) {
+        y[index] = x[index] * psi[index / params.groups];
+    }
+}
+
+@compute @workgroup_size(64)
+fn psi_gradient(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let pixel = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    if (pixel >= params.pixels) {
+        return;
+    }
+    var total = vec4<f32>(0.0);
+    for (var g = 0u; g < params.groups; g++) {
+        total = fma(dy[pixel * params.groups + g], x[pixel * params.groups + g], total);
+    }
+    dpsi[pixel] = (total.x + total.y) + (total.z + total.w);
+}

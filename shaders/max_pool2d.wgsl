@@ -1,0 +1,72 @@
+// 2x2 max pooling, stride 2: y[n,h,w,c] = max of x[n,2h..2h+2,2w..2w+2,c]. The gradient goes to the first of equal
+// values in reading order, as PyTorch's does; it is found again from x, so that nothing is stored.
+//
+//   x, dx   [N, H, W, C]        f32, H and W even, C a multiple of 4
+//   y, dy   [N, H/2, W/2, C]    f32
+//
+// An invocation owns 4 channels of one pixel of y.
+#import grid
+
+struct Params {
+    // of y
+    width: u32,
+    groups: u32,
+    len: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+// First of the four values in x. Images have even heights, so that rows of all images count through.
+fn corner(index: u32) -> u32 {
+    let group = index % params.groups;
+    let w = index / params.groups % params.width;
+    let row = index / (params.groups * params.width);
+    return ((row * 2u) * (params.width * 2u) + w * 2u) * params.groups + group;
+}
+
+@compute @workgroup_size(64)
+fn forward(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    if (index >= params.len) {
+        return;
+    }
+    let at = corner(index);
+    let below = at + params.width * 2u * params.groups;
+    y[index] = max(max(x[at], x[at + params.groups]), max(x[below], x[below + params.groups]));
+}
+
+@compute @workgroup_size(64)
+fn backward(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    if (index >= params.len) {
+        return;
+    }
+    let at = corner(index);
+    let below = at + params.width * 2u * params.groups;
+    let a = x[at];
+    let b = x[at + params.groups];
+    let c = x[below];
+    let d = x[below + params.groups];
+    let most = max(max(a, b), max(c, d));
+    let is_a = a == most;
+    let is_b = !is_a & (b == most);
+    let is_c = !is_a & !is_b & (c == most);
+    let is_d = !is_a & !is_b & !is_c;
+    let gradient = dy[index];
+    let zero = vec4<f32>(0.0);
+    y[at] = select(zero, gradient, is_a);
+    y[at + params.groups] = select(zero, gradient, is_b);
+    y[below] = select(zero, gradient, is_c);
+    y[below + params.groups] = select(zero, gradient, is_d);
+}

@@ -1,0 +1,75 @@
+// 1x1 convolution onto one channel: y[n,h,w] = b + sum over c of x[n,h,w,c] * weight[c].
+// Gradients: dx[p,c] = dy[p] * weight[c], dweight[c] = sum over p of dy[p] * x[p,c].
+//
+//   x, dx    [P, C]         f32, C a multiple of 4
+//   weight   [C]            f32
+//   y, dy    [P]            f32
+//   part     [splits][C]    f32, partial sums of dweight; `split_sum` adds them in order
+//
+// An invocation owns a pixel (forward), 4 channels of a pixel (input), 4 channels of a split of the pixels (weight).
+#import grid
+
+struct Params {
+    pixels: u32,
+    groups: u32,
+    pixels_per_split: u32,
+    splits: u32,
+    split_first: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read> dy: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(5) var<storage, read_write> dx: array<vec4<f32>>;
+@group(0) @binding(6) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn forward(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let pixel = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    if (pixel >= params.pixels) {
+        return;
+    }
+    var total = vec4<f32>(0.0);
+    for (var g = 0u; g < params.groups; g++) {
+        total = fma(x[pixel * params.groups + g], weight[g], total);
+    }
+    y[pixel] = bias[0] + ((total.x + total.y) + (total.z + total.w));
+}
+
+@compute @workgroup_size(64)
+fn input_gradient(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    if (index < params.pixels * params.groups) {
+        dx[index] = dy[index / params.groups] * weight[index % params.groups];
+    }
+}
+
+@compute @workgroup_size(64)
+fn weight_gradient(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    let group = index % params.groups;
+    let split = index / params.groups;
+    if (split >= params.splits) {
+        return;
+    }
+    let end = min((split + 1u) * params.pixels_per_split, params.pixels);
+    var total = vec4<f32>(0.0);
+    for (var p = split * params.pixels_per_split; p < end; p++) {
+        total = fma(x[p * params.groups + group], vec4<f32>(dy[p]), total);
+    }
+    dx[(params.split_first + split) * params.groups + group] = total;
+}

@@ -1,0 +1,288 @@
+//! Batch normalisation by channel, with the ReLU that follows it (`torch.nn.BatchNorm2d`, momentum 0.1, eps 1e-5;
+//! Ioffe and Szegedy 2015).
+//!
+//! `y = relu?(gamma * (x - mean) / sqrt(var + eps) + beta)`. Training: mean and biased variance of the batch; the
+//! running mean and (unbiased) variance move towards them. Evaluation: the running ones.
+//!
+//! Inputs: `x` [N, H, W, C], gamma, beta, running mean, running variance [C] each; the last two change in training.
+//! Saved: mean and 1/sqrt(var + eps) [2, C]. What is normalised is computed again from `x` in the backward pass.
+
+use std::ops::Range;
+
+use super::common::{Scatter, indices, split_sum_plain, splits_for, vector};
+use crate::gpu::{Kernel, ShaderSource, Variant};
+use crate::params;
+use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
+
+const SHADER: ShaderSource =
+    ShaderSource { name: "batch_norm", text: include_str!("../../shaders/batch_norm.wgsl") };
+/// Added to the variance.
+pub const EPS: f32 = 1e-5;
+/// Share of the new batch in the running statistics.
+pub const MOMENTUM: f32 = 0.1;
+
+params! {
+    struct NormParams {
+        pixels: u32, groups: u32, pixels_per_split: u32, splits: u32, split_first: u32, slices: u32,
+        total_pixels: u32, training: u32, accumulate: u32, eps: f32, momentum: f32,
+    }
+}
+
+/// The normalisation.
+#[derive(Debug, Clone)]
+pub struct BatchNorm {
+    /// Statistics of the batch, or the running ones.
+    pub training: bool,
+    /// A ReLU follows.
+    pub relu: bool,
+}
+
+/// How an activation's pixels are cut: into slices that fit a binding, each into splits that are summed side by side.
+struct Cut {
+    slices: Vec<Range<usize>>,
+    splits: usize,
+    image_pixels: usize,
+    groups: usize,
+    channels: usize,
+}
+
+impl Cut {
+    fn new(tape: &Tape, tensors: &[TensorId]) -> Self {
+        let [_, h, w, channels] = tape.shape(tensors[0]).as_nhwc();
+        let groups = channels / vector(channels).0;
+        let slices = tape.image_slices(tensors);
+        let splits = splits_for(tape, slices[0].len() * h * w, groups, 32);
+        Self { slices, splits, image_pixels: h * w, groups, channels }
+    }
+}
+
+impl BatchNorm {
+    fn kernel(&self, entry: &'static str, channels: usize) -> Kernel {
+        let variant = Variant::new().with("V", vector(channels).1).with("RELU", self.relu);
+        Kernel::new(SHADER, entry, variant)
+    }
+
+    fn params(&self, tape: &Tape, cut: &Cut, place: usize) -> NormParams {
+        let pixels = cut.slices[place].len() * cut.image_pixels;
+        let images: usize = cut.slices.iter().map(Range::len).sum();
+        NormParams {
+            pixels: pixels as u32,
+            groups: cut.groups as u32,
+            // Every slice is cut alike, so that the merge knows each split's size.
+            pixels_per_split: (cut.slices[0].len() * cut.image_pixels).div_ceil(cut.splits) as u32,
+            splits: cut.splits as u32,
+            split_first: (place * cut.splits) as u32,
+            slices: cut.slices.len() as u32,
+            total_pixels: (images * cut.image_pixels) as u32,
+            training: u32::from(self.training),
+            accumulate: tape.accumulate(),
+            eps: EPS,
+            momentum: MOMENTUM,
+        }
+    }
+
+    fn batch_stats(&self, tape: &mut Tape, inputs: &[TensorId], stats: TensorId) {
+        let x = inputs[0];
+        let cut = Cut::new(tape, &[x]);
+        let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
+        for (place, images) in cut.slices.iter().enumerate() {
+            let params = self.params(tape, &cut, place);
+            let kernel = self.kernel("moments", cut.channels);
+            let dispatch = tape.dispatch(kernel).images(x, images).tensor(part).params(&params);
+            dispatch.invocations(cut.splits * cut.groups);
+        }
+        let params = self.params(tape, &cut, 0);
+        tape.dispatch(self.kernel("finish_moments", cut.channels))
+            .tensor(part)
+            .tensor(inputs[3])
+            .tensor(inputs[4])
+            .tensor(stats)
+            .params(&params)
+            .invocations(cut.groups);
+    }
+
+    fn input_gradient(&self, tape: &mut Tape, node: &Node, dy: TensorId, sums: TensorId) -> TensorId {
+        let [x, gamma, beta] = [node.inputs[0], node.inputs[1], node.inputs[2]];
+        let dx = tape.transient("dx", tape.shape(x).clone());
+        let cut = Cut::new(tape, &[x, dy, dx]);
+        for (place, images) in cut.slices.iter().enumerate() {
+            let params = self.params(tape, &cut, place);
+            tape.dispatch(self.kernel("input_gradient", cut.channels))
+                .images(x, images)
+                .images(dy, images)
+                .tensor(node.saved[0])
+                .tensor(gamma)
+                .tensor(beta)
+                .tensor(sums)
+                .images(dx, images)
+                .params(&params)
+                .invocations(images.len() * cut.image_pixels * cut.groups);
+        }
+        dx
+    }
+
+    /// `[2, C]`: sum of dz, sum of dz * xhat.
+    fn gradient_sums(&self, tape: &mut Tape, node: &Node, dy: TensorId) -> TensorId {
+        let x = node.inputs[0];
+        let cut = Cut::new(tape, &[x, dy]);
+        let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
+        for (place, images) in cut.slices.iter().enumerate() {
+            let params = self.params(tape, &cut, place);
+            tape.dispatch(self.kernel("gradient_sums", cut.channels))
+                .images(x, images)
+                .images(dy, images)
+                .tensor(part)
+                .tensor(node.saved[0])
+                .tensor(node.inputs[1])
+                .tensor(node.inputs[2])
+                .params(&params)
+                .invocations(cut.splits * cut.groups);
+        }
+        let sums = tape.transient("sums", Shape::new([2, cut.channels]));
+        split_sum_plain(tape, part, sums, Scatter::plain(2 * cut.channels));
+        sums
+    }
+
+    fn affine_gradient(&self, tape: &mut Tape, node: &Node, sums: TensorId) {
+        let channels = tape.shape(sums).dims()[1];
+        let (dgamma, dbeta) = (tape.weight_gradient(node.inputs[1]), tape.weight_gradient(node.inputs[2]));
+        let groups = channels / vector(channels).0;
+        let params = NormParams {
+            groups: groups as u32,
+            accumulate: tape.accumulate(),
+            ..bytemuck::Zeroable::zeroed()
+        };
+        tape.dispatch(self.kernel("affine_gradient", channels))
+            .tensor(sums)
+            .tensor(dgamma)
+            .tensor(dbeta)
+            .params(&params)
+            .invocations(groups);
+    }
+}
+
+impl Op for BatchNorm {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn infer(&self, inputs: &[&Shape]) -> Result<Vec<Shape>, String> {
+        let [x, rest @ ..] = inputs else { return Err("takes x, gamma, beta, mean, variance".into()) };
+        let c = x.as_nhwc()[3];
+        if rest.len() != 4 || rest.iter().any(|shape| shape.len() != c) || (c % 4 != 0 && c != 1) {
+            return Err(format!(
+                "x {x} needs gamma, beta, mean and variance [{c}], channels in fours or one"
+            ));
+        }
+        Ok(vec![(*x).clone()])
+    }
+
+    fn mutates(&self) -> &'static [usize] {
+        if self.training { &[3, 4] } else { &[] }
+    }
+
+    fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
+        let (x, y) = (inputs[0], outputs[0]);
+        let cut = Cut::new(tape, &[x, y]);
+        let stats = tape.transient("stats", Shape::new([2, cut.channels]));
+        if self.training {
+            self.batch_stats(tape, inputs, stats);
+        } else {
+            let params = self.params(tape, &cut, 0);
+            tape.dispatch(self.kernel("running_stats", cut.channels))
+                .tensor(inputs[3])
+                .tensor(inputs[4])
+                .tensor(stats)
+                .params(&params)
+                .invocations(cut.groups);
+        }
+        for (place, images) in cut.slices.iter().enumerate() {
+            let params = self.params(tape, &cut, place);
+            tape.dispatch(self.kernel("normalise", cut.channels))
+                .images(x, images)
+                .tensor(stats)
+                .tensor(inputs[1])
+                .tensor(inputs[2])
+                .images(y, images)
+                .params(&params)
+                .invocations(images.len() * cut.image_pixels * cut.groups);
+        }
+        vec![stats]
+    }
+
+    fn backward(
+        &self,
+        tape: &mut Tape,
+        node: &Node,
+        dy: &[Option<TensorId>],
+        needs: &[bool],
+    ) -> Vec<Option<TensorId>> {
+        let dy = dy[0].expect("one output");
+        let sums = self.gradient_sums(tape, node, dy);
+        if needs[1] || needs[2] {
+            self.affine_gradient(tape, node, sums);
+        }
+        let dx = needs[0].then(|| self.input_gradient(tape, node, dy, sums));
+        vec![dx, None, None, None, None]
+    }
+
+    fn reference(&self, inputs: &[Array]) -> Vec<Array> {
+        let [x, gamma, beta, running_mean, running_var] = inputs else { unreachable!("five inputs") };
+        let [n, h, w, channels] = x.shape.as_nhwc();
+        let count = (n * h * w) as f64;
+        let (mut mean, mut var) = (running_mean.clone(), running_var.clone());
+        let (mut new_mean, mut new_var) = (running_mean.clone(), running_var.clone());
+        let momentum = f64::from(MOMENTUM);
+        if self.training {
+            for c in 0..channels {
+                let values = || x.data.iter().skip(c).step_by(channels);
+                mean.data[c] = values().sum::<f64>() / count;
+                let squares: f64 = values().map(|v| (v - mean.data[c]).powi(2)).sum();
+                var.data[c] = squares / count;
+                new_mean.data[c] += momentum * (mean.data[c] - new_mean.data[c]);
+                new_var.data[c] += momentum * (squares / (count - 1.0).max(1.0) - new_var.data[c]);
+            }
+        }
+        let mut y = x.clone();
+        for (place, (_, _, _, c)) in indices(n, h, w, channels).enumerate() {
+            let xhat = (x.data[place] - mean.data[c]) / (var.data[c] + f64::from(EPS)).sqrt();
+            let value = gamma.data[c] * xhat + beta.data[c];
+            y.data[place] = if self.relu { value.max(0.0) } else { value };
+        }
+        if self.training { vec![y, new_mean, new_var] } else { vec![y] }
+    }
+}
+
+/// Shapes worth testing and timing; one with a mean a thousand deviations away, where naive sums cancel.
+pub fn cases() -> Vec<Case> {
+    let shapes = [[1, 2, 2, 4], [2, 3, 5, 1], [3, 4, 7, 12], [2, 16, 16, 8]];
+    let mut cases: Vec<Case> = Vec::new();
+    for training in [true, false] {
+        for relu in [false, true] {
+            cases.extend(shapes.map(|shape| case(training, relu, Shape::new(shape), Fill::Normal(0.5, 2.0))));
+        }
+    }
+    let mut offset = case(true, false, Shape::new([2, 8, 8, 4]), Fill::Normal(1000.0, 1.0)).forward_only();
+    // x itself is only good to 6e-5 there.
+    offset.tolerance = 2e-4;
+    offset.label += " far from zero";
+    cases.push(offset);
+    cases
+}
+
+fn case(training: bool, relu: bool, shape: Shape, fill: Fill) -> Case {
+    let channels = Shape::new([shape.as_nhwc()[3]]);
+    let inputs = vec![
+        CaseInput::activation(shape.clone()).filled(fill),
+        CaseInput::weight(channels.clone(), 1.0),
+        CaseInput::weight(channels.clone(), 1.0),
+        CaseInput::constant(channels.clone(), Store::State, Fill::Normal(0.0, 1.0)),
+        CaseInput::constant(channels, Store::State, Fill::Uniform(0.5, 2.0)),
+    ];
+    let mode = if training { "training" } else { "evaluation" };
+    Case::new(
+        format!("{mode}{} {shape}", if relu { " relu" } else { "" }),
+        BatchNorm { training, relu },
+        inputs,
+    )
+}
