@@ -127,7 +127,7 @@ fn overrides_have_the_last_word_in_their_order() {
         "skip=pooled",
         "use_intensity=true",
         "learning_rate=1e-4",
-        "description=a = b: c",
+        "description=a = b [c",
     ]);
     let x = config.resolve("x", &texts).unwrap();
     assert_eq!((x.training.num_epochs, x.training.batch_size), (3, 2));
@@ -136,7 +136,7 @@ fn overrides_have_the_last_word_in_their_order() {
     assert_eq!((x.model.base_channels, x.model.patch_size, x.model.skip), (8, 32, Skip::Pooled));
     assert!(x.model.use_intensity);
     assert_eq!(x.training.learning_rate, 1e-4);
-    assert_eq!(x.description, "a = b: c", "what is no YAML is text");
+    assert_eq!(x.description, "a = b [c", "what is no YAML is text");
     assert_eq!(config.resolve("x", &[]).unwrap().training.num_epochs, 7, "overrides do not stay");
 }
 
