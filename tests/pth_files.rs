@@ -9,13 +9,6 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pth").join(name)
 }
 
-fn as_f64(values: &Values) -> Vec<f64> {
-    match values {
-        Values::F32(v) => v.iter().map(|&x| x.into()).collect(),
-        Values::I64(v) => v.iter().map(|&x| x as f64).collect(),
-    }
-}
-
 #[derive(serde::Deserialize)]
 struct Expected {
     name: String,
@@ -34,7 +27,12 @@ fn checkpoints_of_pytorch_are_read_to_the_value() {
         assert_eq!(names(&tensors), expected.iter().map(|e| e.name.clone()).collect::<Vec<_>>(), "{file}");
         for (tensor, expected) in tensors.iter().zip(&expected) {
             assert_eq!(tensor.shape, expected.shape, "{file}: {}", expected.name);
-            assert_eq!(as_f64(&tensor.values), expected.values, "{file}: {}", expected.name);
+            // The JSON reader may be one f64 step off; as f32 the values are exact again.
+            let matches = match &tensor.values {
+                Values::F32(v) => *v == expected.values.iter().map(|&x| x as f32).collect::<Vec<_>>(),
+                Values::I64(v) => *v == expected.values.iter().map(|&x| x as i64).collect::<Vec<_>>(),
+            };
+            assert!(matches, "{file}: {}: {:?}", expected.name, tensor.values);
         }
     }
 }
