@@ -103,23 +103,26 @@ fn a_sound_handmade_checkpoint_is_read() {
     assert_eq!(read_pth(&path).unwrap(), [TensorData::f32("w", &[2], vec![0.0; 2])]);
 }
 
+/// Elements in the storage, offset, sizes, strides, and what is said.
+type View = (i64, i64, &'static [i64], &'static [i64], &'static str);
+
 #[test]
 fn views_that_do_not_fit_are_refused() {
     const BEYOND: &str = "tensor `w`: a view beyond its storage of 2 elements";
     const TOO_MANY: &str = "tensors with more elements than the file has bytes";
-    let huge = i64::MAX;
-    let cases: [(i64, i64, &[i64], &[i64], &str); 14] = [
+    const HUGE: i64 = i64::MAX;
+    let cases: [View; 14] = [
         (2, 1, &[2], &[1], BEYOND),
         (2, 0, &[2], &[2], BEYOND),
-        (2, huge, &[2], &[1], BEYOND),
-        (2, 0, &[2], &[huge], BEYOND),
-        (2, 0, &[2, 2], &[huge, huge], BEYOND),
+        (2, HUGE, &[2], &[1], BEYOND),
+        (2, 0, &[2], &[HUGE], BEYOND),
+        (2, 0, &[2, 2], &[HUGE, HUGE], BEYOND),
         (2, 0, &[3], &[1], BEYOND),
-        (2, 0, &[huge], &[0], TOO_MANY),
+        (2, 0, &[HUGE], &[0], TOO_MANY),
         (2, 0, &[1 << 20], &[0], TOO_MANY),
         (2, 0, &[1 << 40, 1 << 40, 0], &[0, 0, 0], TOO_MANY),
         (3, 0, &[2], &[1], "tensor `w`: 8 bytes for 3 elements of 4"),
-        (huge, 0, &[2], &[1], "tensor `w`: 8 bytes for 9223372036854775807 elements of 4"),
+        (HUGE, 0, &[2], &[1], "tensor `w`: 8 bytes for 9223372036854775807 elements of 4"),
         (2, 0, &[-1], &[1], "the size -1"),
         (2, 0, &[2], &[1, 1], "a tensor of 1 axes with 2 strides"),
         (2, 0, &[1; 17], &[1; 17], "a tensor of 17 axes"),
