@@ -85,7 +85,19 @@ fn panel(
         let line = ReferenceLine::vertical(row.epoch as f64).with_color(GREY).with_stroke_width(1.0);
         layout = layout.with_reference_line(line.with_dasharray("3 4"));
     }
+    let layout = layout.with_y_axis_min(0.0).with_y_axis_max(top_of(rows, curves));
     (plots, style(layout, title, rows, legend))
+}
+
+/// The upper end of the axis: 1 for scores, so that experiments compare at a glance; some room above a loss.
+fn top_of(rows: &[EpochRow], curves: &[Curve]) -> f64 {
+    let values = rows.iter().flat_map(|row| curves.iter().map(|(_, _, value)| value(row)));
+    let highest = values.filter(|y| y.is_finite()).fold(0.0, f64::max);
+    match curves {
+        [_] => 1.0,
+        _ if highest > 0.0 => highest * 1.1,
+        _ => 1.0,
+    }
 }
 
 fn draw(rows: &[EpochRow], (name, colour, value): Curve) -> Vec<Plot> {
@@ -119,7 +131,6 @@ fn style(layout: Layout, title: &str, rows: &[EpochRow], legend: LegendPosition)
         .with_x_axis_max(high)
         .with_x_tick_step(tick_step(high - low))
         .with_x_tick_format(TickFormat::Integer)
-        .with_y_axis_min(0.0)
         .with_legend_position(legend)
         .with_legend_box(true)
         .with_title_size(16)

@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::report::metrics::EpochRow;
 
-/// Between two plain lines within an epoch.
+/// Between two plain lines within an epoch, unless told otherwise.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The terminal's bars. One for the process: whatever else writes to the terminal must know where they are.
@@ -60,6 +60,7 @@ pub struct Progress {
     epochs_finished: usize,
     training_seconds: f64,
     last_line: Instant,
+    interval: Duration,
 }
 
 impl Progress {
@@ -80,7 +81,14 @@ impl Progress {
             epochs_finished: 0,
             training_seconds: 0.0,
             last_line: Instant::now(),
+            interval: PLAIN_INTERVAL,
         }
+    }
+
+    /// Plain lines within an epoch come at least `interval` apart.
+    pub fn every(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
     }
 
     /// Epoch `epoch`, counted from 1, starts and will take `steps` optimiser steps.
@@ -103,7 +111,7 @@ impl Progress {
                 bar.set_position(done as u64);
                 bar.set_message(state);
             }
-            (None, Mode::Plain) if self.last_line.elapsed() >= PLAIN_INTERVAL => {
+            (None, Mode::Plain) if self.last_line.elapsed() >= self.interval => {
                 self.last_line = Instant::now();
                 let (epoch, total, steps) = (self.epoch, self.total_epochs, self.steps);
                 self.line(&format!("epoch {epoch}/{total}: step {done}/{steps}, {state}"));
