@@ -145,7 +145,7 @@ impl Tissue {
             height,
             width,
             boundary: bits(plane(&edge)),
-            cells: bits(plane(&|r, c| f64::from(u8::from(r / side % 7 != 0 || c / side % 5 != 0)))),
+            cells: bits(plane(&|r, c| f64::from(u8::from((r / side % 7, c / side % 5) != (0, 0))))),
             intensity: floats(plane(&|r, c| 0.3 + 0.5 * edge(r, c) * (c as f64 / width as f64))),
             target: bits(plane(&|r, c| bump(r, c, (0.3, 0.3)) + bump(r, c, (0.7, 0.75)))),
             probability: floats(plane(&|r, c| bump(r, c, (0.34, 0.34)) + 0.3 * bump(r, c, (0.7, 0.75)))),

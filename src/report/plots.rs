@@ -36,21 +36,9 @@ pub fn write_training_plots(path: &Path, title: &str, rows: &[EpochRow]) -> Resu
     let loss: [Curve; 2] =
         [("training", BLUE, |row| row.train_loss), ("validation", VERMILION, |row| row.val_loss)];
     let panels = [
-        panel("Loss", rows, best, &loss, LegendPosition::InsideTopRight),
-        panel(
-            "IoU",
-            rows,
-            best,
-            &[("validation", VERMILION, |row| row.val_iou)],
-            LegendPosition::InsideBottomRight,
-        ),
-        panel(
-            "F1",
-            rows,
-            best,
-            &[("validation", VERMILION, |row| row.val_f1)],
-            LegendPosition::InsideBottomRight,
-        ),
+        panel("Loss", rows, best, &loss),
+        panel("IoU", rows, best, &[("validation", VERMILION, |row| row.val_iou)]),
+        panel("F1", rows, best, &[("validation", VERMILION, |row| row.val_f1)]),
     ];
     let (plots, layouts): (Vec<_>, Vec<_>) = panels.into_iter().unzip();
     let scene = Figure::new(1, 3)
@@ -69,13 +57,7 @@ pub fn write_training_plots(path: &Path, title: &str, rows: &[EpochRow]) -> Resu
 /// A name for the legend, a colour, and the value of an epoch.
 type Curve = (&'static str, &'static str, fn(&EpochRow) -> f64);
 
-fn panel(
-    title: &str,
-    rows: &[EpochRow],
-    best: Option<&EpochRow>,
-    curves: &[Curve],
-    legend: LegendPosition,
-) -> (Vec<Plot>, Layout) {
+fn panel(title: &str, rows: &[EpochRow], best: Option<&EpochRow>, curves: &[Curve]) -> (Vec<Plot>, Layout) {
     let mut plots: Vec<Plot> = curves.iter().flat_map(|curve| draw(rows, *curve)).collect();
     let mut layout = Layout::auto_from_plots(&plots);
     let (_, _, value) = curves[curves.len() - 1];
@@ -85,8 +67,25 @@ fn panel(
         let line = ReferenceLine::vertical(row.epoch as f64).with_color(GREY).with_stroke_width(1.0);
         layout = layout.with_reference_line(line.with_dasharray("3 4"));
     }
-    let layout = layout.with_y_axis_min(0.0).with_y_axis_max(top_of(rows, curves));
-    (plots, style(layout, title, rows, legend))
+    let top = top_of(rows, curves);
+    let layout = layout.with_y_axis_min(0.0).with_y_axis_max(top);
+    let layout = layout.with_legend_position(legend_place(rows, curves, top)).with_legend_box(true);
+    (plots, style(layout, title, rows))
+}
+
+/// The corner on the right that the later epochs leave free; a legend takes up to a third of the height.
+fn legend_place(rows: &[EpochRow], curves: &[Curve], top: f64) -> LegendPosition {
+    let later = &rows[(rows.len() - 1) / 2..];
+    let values = || {
+        later.iter().flat_map(|row| curves.iter().map(|(_, _, value)| value(row))).filter(|y| y.is_finite())
+    };
+    let is_taken_above = values().any(|y| y > 0.67 * top);
+    let is_free_below = values().all(|y| y > 0.33 * top);
+    if is_taken_above && is_free_below {
+        LegendPosition::InsideBottomRight
+    } else {
+        LegendPosition::InsideTopRight
+    }
 }
 
 /// The upper end of the axis: 1 for scores, so that experiments compare at a glance; some room above a loss.
@@ -118,12 +117,12 @@ fn mark_best(row: &EpochRow, value: f64) -> Plot {
     Plot::Scatter(point.with_color(GREEN).with_size(6.0).with_legend(legend))
 }
 
-fn style(layout: Layout, title: &str, rows: &[EpochRow], legend: LegendPosition) -> Layout {
+fn style(layout: Layout, title: &str, rows: &[EpochRow]) -> Layout {
     let last = rows.iter().map(|row| row.epoch).max().unwrap_or(1);
     let first = rows.iter().map(|row| row.epoch).min().unwrap_or(1);
-    // A single epoch still needs an axis with some length.
-    let (low, high) =
-        if first == last { (first as f64 - 1.0, last as f64 + 1.0) } else { (first as f64, last as f64) };
+    // Room for the marks at both ends; a single epoch still needs an axis with some length.
+    let room = (0.03 * (last - first) as f64).max(if first == last { 1.0 } else { 0.0 });
+    let (low, high) = (first as f64 - room, last as f64 + room);
     layout
         .with_title(title)
         .with_x_label("Epoch")
@@ -131,8 +130,6 @@ fn style(layout: Layout, title: &str, rows: &[EpochRow], legend: LegendPosition)
         .with_x_axis_max(high)
         .with_x_tick_step(tick_step(high - low))
         .with_x_tick_format(TickFormat::Integer)
-        .with_legend_position(legend)
-        .with_legend_box(true)
         .with_title_size(16)
         .with_label_size(14)
         .with_tick_size(12)

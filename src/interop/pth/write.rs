@@ -6,7 +6,7 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-use super::pickle::op;
+use super::op;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::interop::{TensorData, Values};
