@@ -1,1 +1,14 @@
-//! (in construction)
+//! The configuration file: `model`, `default_training` and a list of `experiments`, each of which may override any
+//! setting. A setting is the last of: the built-in default, the file's default, the experiment's own, `--override`.
+//! Mappings merge key by key, so that an experiment which sets one augmentation keeps the others.
+//!
+//! [`experiment`] is where a setting is added.
+
+pub mod experiment;
+mod file;
+mod overrides;
+mod setting;
+mod yaml;
+
+pub use experiment::{Architecture, AugmentationConfig, Experiment, ModelConfig, Skip, TrainingConfig};
+pub use file::Config;

@@ -1,0 +1,207 @@
+//! Every setting there is, each in one line: its name, type, default, the values it may take and what it means. The
+//! structures, the defaults, the parser, the range checks, the suggestions and `--override` all follow from here.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::setting::{Place, Rule, Section, Setting, choose};
+use crate::config::yaml::{Key, Node};
+use crate::error::Result;
+
+/// Declares a section of settings: `name: type = default, rule;`.
+macro_rules! section {
+    ($(#[$meta:meta])* $section:ident { $($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $rule:expr;)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        pub struct $section {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl Default for $section {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl Section for $section {
+            fn field(&mut self, name: &str) -> Option<(&mut dyn Setting, Rule)> {
+                match name {
+                    $(stringify!($name) => Some((&mut self.$name, $rule)),)*
+                    _ => None,
+                }
+            }
+
+            fn names(&self) -> Vec<String> {
+                let mut out = Vec::new();
+                $(self.$name.list(stringify!($name), &mut out);)*
+                out
+            }
+        }
+
+        impl Setting for $section {
+            fn update(&mut self, node: &Node, _: &Rule, at: &Place) -> Result<()> {
+                self.merge(node, at)
+            }
+
+            fn list(&self, name: &str, out: &mut Vec<String>) {
+                out.extend(self.names().iter().map(|inner| format!("{name}.{inner}")));
+            }
+        }
+    };
+}
+
+/// Declares a setting that is one of a few words.
+macro_rules! choice {
+    ($(#[$meta:meta])* $choice:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $choice {
+            $($(#[$doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl Setting for $choice {
+            fn update(&mut self, node: &Node, _: &Rule, at: &Place) -> Result<()> {
+                *self = choose(&[$(($word, Self::$variant)),*], node, at)?;
+                Ok(())
+            }
+        }
+    };
+}
+
+choice! {
+    /// The network.
+    Architecture {
+        /// The Attention U-Net of Oktay et al. 2018 (arXiv:1804.03999).
+        AttentionUnet = "attention_unet",
+    }
+}
+
+choice! {
+    /// Where the encoder's skip connection is taken. The state dict is the same for both, the function is not.
+    Skip {
+        /// Before pooling, at full resolution, as in the literature.
+        Full = "full",
+        /// After pooling, as in the PyTorch module of the pipeline: for weights that go back into it.
+        Pooled = "pooled",
+    }
+}
+
+section! {
+    /// What the network is.
+    ModelConfig {
+        /// The network.
+        architecture: Architecture = Architecture::AttentionUnet, Rule::any();
+        /// Adds the microscope's intensity as a third input channel to boundaries and cells.
+        use_intensity: bool = false, Rule::any();
+        /// Side of a training patch in pixels.
+        patch_size: usize = 512, Rule::within(16.0, 4096.0).multiple_of(16)
+            .because("four 2x2 poolings halve the patch four times: take 256, 384, 512, ...");
+        /// Output channels.
+        num_classes: usize = 1, Rule::within(1.0, 1.0)
+            .because("the output is one channel: rosette or not");
+        /// Channels of the first block; each deeper block doubles them.
+        base_channels: usize = 64, Rule::within(8.0, 256.0).multiple_of(8)
+            .because("64 is the published network; 8 or 16 make a small one for trials");
+        /// Where the skip connections are taken.
+        skip: Skip = Skip::Full, Rule::any();
+    }
+}
+
+section! {
+    /// How the network is trained.
+    TrainingConfig {
+        /// Passes over the training samples, at most.
+        num_epochs: usize = 100, Rule::within(1.0, 1e6);
+        /// Patches per optimiser step.
+        batch_size: usize = 4, Rule::within(1.0, 1024.0);
+        /// Step size of AdamW at the start.
+        learning_rate: f64 = 1e-3, Rule::within(0.0, 1.0).above();
+        /// Share of the samples that validate.
+        val_split: f64 = 0.2, Rule::within(0.0, 1.0).above().below();
+        /// Seed of the split, the initial weights, the patches and their augmentation.
+        seed: u32 = 42, Rule::within(0.0, u32::MAX as f64);
+        /// Epochs without a new lowest validation loss after which training stops; half of it halves the step size.
+        patience: usize = 15, Rule::within(1.0, 1e6);
+        /// Patches drawn from each training sample per epoch.
+        patches_per_sample: usize = 1, Rule::within(1.0, 10_000.0);
+        /// Decoupled weight decay of AdamW (Loshchilov and Hutter 2019).
+        weight_decay: f64 = 0.01, Rule::within(0.0, 1.0);
+        /// Share of the Dice loss in the loss; binary cross-entropy has the rest.
+        dice_weight: f64 = 0.5, Rule::within(0.0, 1.0);
+        /// Share of the training patches that are centred on a rosette, in samples that have one.
+        foreground_share: f64 = 0.7, Rule::within(0.0, 1.0);
+        /// What is done to training patches.
+        augmentation: AugmentationConfig = AugmentationConfig::default(), Rule::any();
+    }
+}
+
+/// A probability, with what to do about one that is none.
+const PROBABILITY: Rule =
+    Rule::within(0.0, 1.0).because("it is a probability: 0 switches it off, 1 applies it always");
+
+section! {
+    /// The probability with which a training patch undergoes each transform.
+    AugmentationConfig {
+        /// Mirrors left and right.
+        horizontal_flip: f64 = 0.5, PROBABILITY;
+        /// Mirrors top and bottom.
+        vertical_flip: f64 = 0.5, PROBABILITY;
+        /// Rotates by a random multiple of 90 degrees.
+        rotation: f64 = 0.5, PROBABILITY;
+        /// Displaces smoothly (Simard et al. 2003).
+        elastic_transform: f64 = 0.25, PROBABILITY;
+        /// Scales, shifts and rotates a little.
+        affine_transform: f64 = 0.5, PROBABILITY;
+        /// Blanks a few squares of the input.
+        coarse_dropout: f64 = 0.2, PROBABILITY;
+    }
+}
+
+/// An experiment with every setting resolved and checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Experiment {
+    /// Names the output directory.
+    pub name: String,
+    /// What it is for, in the user's words.
+    pub description: String,
+    /// What the network is.
+    pub model: ModelConfig,
+    /// How it is trained.
+    pub training: TrainingConfig,
+}
+
+impl Experiment {
+    /// The built-in defaults under a name.
+    pub fn defaults(name: &str) -> Self {
+        Self {
+            name: name.to_string(),
+            description: String::new(),
+            model: ModelConfig::default(),
+            training: TrainingConfig::default(),
+        }
+    }
+
+    /// Takes one key of an experiment or an override: a training setting, a model setting, or a mapping of either.
+    pub(super) fn set(&mut self, key: &Key, node: &Node, at: &Place) -> Result<()> {
+        let below = at.below(&key.name);
+        match key.name.as_str() {
+            "description" => return self.description.update(node, &Rule::any(), &below),
+            "model" => return self.model.merge(node, &below),
+            _ => {}
+        }
+        match self.training.field(&key.name).or_else(|| self.model.field(&key.name)) {
+            Some((setting, rule)) => setting.update(node, &rule, &below),
+            None => Err(at.unknown_key(key, &self.names())),
+        }
+    }
+
+    /// The dotted names of the keys that an experiment may hold, besides its own `name`.
+    pub(super) fn names(&self) -> Vec<String> {
+        let own = std::iter::once("description".to_string());
+        own.chain(self.training.names()).chain(self.model.names()).collect()
+    }
+
+    /// Input channels: boundaries, cells and, with `use_intensity`, intensity.
+    pub fn input_channels(&self) -> usize {
+        if self.model.use_intensity { 3 } else { 2 }
+    }
+}

@@ -1,0 +1,272 @@
+//! How one setting takes a YAML value: its type, its range, and what is said when either is wrong.
+
+use std::fmt::Display;
+
+use crate::config::yaml::{Key, Node, Value};
+use crate::error::{Error, Result};
+
+/// Where a value came from: the file or the argument, and the dotted path of the setting.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The configuration file, or `--override key=value`.
+    source: String,
+    /// Dotted, e.g. `default_training.augmentation.rotation`; empty at the root.
+    path: String,
+}
+
+impl Place {
+    /// The root of a file or of an argument.
+    pub fn root(source: impl Display) -> Self {
+        Self { source: source.to_string(), path: String::new() }
+    }
+
+    /// The place of `key` below this one.
+    pub fn below(&self, key: impl Display) -> Self {
+        let path = if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) };
+        Self { source: self.source.clone(), path }
+    }
+
+    /// The place of an element of a list, in brackets.
+    pub fn element(&self, label: impl Display) -> Self {
+        Self { source: self.source.clone(), path: format!("{}[{label}]", self.path) }
+    }
+
+    /// `file:line:column: path`, with the parts that are known.
+    fn show(&self, line: u64, column: u64) -> String {
+        let mut text = self.source.clone();
+        if line > 0 {
+            text += &format!(":{line}:{column}");
+        }
+        if !self.path.is_empty() {
+            text += &format!(": {}", self.path);
+        }
+        text
+    }
+
+    /// A mistake in the value `node` of this place.
+    pub fn mistake(&self, node: &Node, expected: impl Display, remedy: impl Display) -> Error {
+        Error::user(self.show(node.line, node.column), expected, node.value.describe(), remedy)
+    }
+
+    /// A key that is not known here; `known` are those that are, dotted where they belong further down.
+    pub fn unknown_key(&self, key: &Key, known: &[String]) -> Error {
+        let remedy = match misplaced(&key.name, known) {
+            Some(home) => format!("`{key}` belongs under `{home}`", key = key.name),
+            None => nearest(&key.name, &level(known)),
+        };
+        let expected = "a key that is known here";
+        let found = format!("the unknown key `{}`", key.name);
+        Error::user(self.show(key.line, key.column), expected, found, remedy)
+    }
+}
+
+/// The section in which a key of this very name is known, where that is not the one it was found in.
+fn misplaced<'a>(key: &str, known: &'a [String]) -> Option<&'a str> {
+    known.iter().filter_map(|k| k.rsplit_once('.')).find(|(_, last)| *last == key).map(|(home, _)| home)
+}
+
+/// The keys and the sections among `known`, without what is in the sections.
+fn level(known: &[String]) -> Vec<&str> {
+    let mut keys: Vec<&str> = known.iter().map(|k| k.split('.').next().unwrap_or(k)).collect();
+    keys.dedup();
+    keys
+}
+
+/// "did you mean" the most alike of `known`, or the whole list where nothing is alike.
+pub fn nearest<S: AsRef<str>>(given: &str, known: &[S]) -> String {
+    const ALIKE: f64 = 0.55;
+    let lower = given.to_lowercase();
+    let scored =
+        known.iter().map(|k| (strsim::normalized_damerau_levenshtein(&lower, k.as_ref()), k.as_ref()));
+    match scored.max_by(|a, b| a.0.total_cmp(&b.0)) {
+        Some((score, best)) if score >= ALIKE => format!("did you mean `{best}`?"),
+        _ => format!("known are: {}", known.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// The values that a number may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    min: f64,
+    max: f64,
+    min_excluded: bool,
+    max_excluded: bool,
+    multiple_of: u32,
+    why: &'static str,
+}
+
+impl Rule {
+    /// Every value of the type.
+    pub const fn any() -> Self {
+        Self::within(f64::NEG_INFINITY, f64::INFINITY)
+    }
+
+    /// Both ends included.
+    pub const fn within(min: f64, max: f64) -> Self {
+        Self { min, max, min_excluded: false, max_excluded: false, multiple_of: 1, why: "" }
+    }
+
+    /// The lower end is excluded.
+    pub const fn above(mut self) -> Self {
+        self.min_excluded = true;
+        self
+    }
+
+    /// The upper end is excluded.
+    pub const fn below(mut self) -> Self {
+        self.max_excluded = true;
+        self
+    }
+
+    /// Only multiples of `n`.
+    pub const fn multiple_of(mut self, n: u32) -> Self {
+        self.multiple_of = n;
+        self
+    }
+
+    /// What a user should know who breaks the rule.
+    pub const fn because(mut self, why: &'static str) -> Self {
+        self.why = why;
+        self
+    }
+
+    fn admits(&self, x: f64) -> bool {
+        let low = if self.min_excluded { x > self.min } else { x >= self.min };
+        let high = if self.max_excluded { x < self.max } else { x <= self.max };
+        let divides = self.multiple_of == 1 || x % f64::from(self.multiple_of) == 0.0;
+        low && high && divides && x.is_finite()
+    }
+
+    fn describe(&self, kind: &str) -> String {
+        let kind = match self.multiple_of {
+            1 => kind.to_string(),
+            n => format!("a multiple of {n}"),
+        };
+        match (self.min_excluded, self.max_excluded) {
+            (false, false) if self.min == self.max => format!("{} (nothing else is supported)", self.min),
+            (false, false) => format!("{kind} from {} to {}", self.min, self.max),
+            (true, false) => format!("{kind} above {} and at most {}", self.min, self.max),
+            (false, true) => format!("{kind} from {} to below {}", self.min, self.max),
+            (true, true) => format!("{kind} above {} and below {}", self.min, self.max),
+        }
+    }
+
+    fn remedy(&self, at: &Place) -> String {
+        match self.why {
+            "" => format!("give `{}` such a value, or leave it out for the default", at.path),
+            why => why.to_string(),
+        }
+    }
+
+    fn check(&self, x: f64, kind: &str, node: &Node, at: &Place) -> Result<()> {
+        if self.admits(x) { Ok(()) } else { Err(at.mistake(node, self.describe(kind), self.remedy(at))) }
+    }
+}
+
+/// Something that a YAML value can be put into.
+pub trait Setting {
+    /// Takes `node`, or says what is wrong with it. A mapping merges into what is there; all else replaces it.
+    fn update(&mut self, node: &Node, rule: &Rule, at: &Place) -> Result<()>;
+
+    /// Appends the dotted names of the settings in here; `name` is this one's own.
+    fn list(&self, name: &str, out: &mut Vec<String>) {
+        out.push(name.to_string());
+    }
+}
+
+macro_rules! integer_setting {
+    ($($type:ty),*) => {$(
+        impl Setting for $type {
+            fn update(&mut self, node: &Node, rule: &Rule, at: &Place) -> Result<()> {
+                const KIND: &str = "an integer";
+                let Value::Int(i) = node.value else {
+                    return Err(at.mistake(node, rule.describe(KIND), "write it without quotes and without a fraction"));
+                };
+                rule.check(i as f64, KIND, node, at)?;
+                *self = <$type>::try_from(i).map_err(|_| at.mistake(node, rule.describe(KIND), rule.remedy(at)))?;
+                Ok(())
+            }
+        }
+    )*};
+}
+integer_setting!(u32, usize);
+
+impl Setting for f64 {
+    fn update(&mut self, node: &Node, rule: &Rule, at: &Place) -> Result<()> {
+        const KIND: &str = "a number";
+        let x = match node.value {
+            Value::Int(i) => i as f64,
+            Value::Float(x) => x,
+            _ => {
+                return Err(at.mistake(
+                    node,
+                    rule.describe(KIND),
+                    "write it without quotes, e.g. 0.001 or 1e-3",
+                ));
+            }
+        };
+        rule.check(x, KIND, node, at)?;
+        *self = x;
+        Ok(())
+    }
+}
+
+impl Setting for bool {
+    fn update(&mut self, node: &Node, _: &Rule, at: &Place) -> Result<()> {
+        let Value::Bool(b) = node.value else {
+            return Err(at.mistake(node, "true or false", "write true or false, without quotes"));
+        };
+        *self = b;
+        Ok(())
+    }
+}
+
+impl Setting for String {
+    fn update(&mut self, node: &Node, _: &Rule, at: &Place) -> Result<()> {
+        let Value::Text(text) = &node.value else {
+            return Err(at.mistake(node, "text", "put it in quotes"));
+        };
+        self.clone_from(text);
+        Ok(())
+    }
+}
+
+/// Takes one of a few words.
+pub fn choose<T: Copy>(choices: &[(&str, T)], node: &Node, at: &Place) -> Result<T> {
+    let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+    let expected = words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or ");
+    let Value::Text(given) = &node.value else {
+        return Err(at.mistake(node, expected, "write one of these words"));
+    };
+    let found = choices.iter().find(|(word, _)| word == given);
+    found.map(|(_, value)| *value).ok_or_else(|| at.mistake(node, expected, nearest(given, &words)))
+}
+
+/// A mapping of settings.
+pub trait Section {
+    /// The setting of that name, with the values it may take.
+    fn field(&mut self, name: &str) -> Option<(&mut dyn Setting, Rule)>;
+
+    /// The dotted names of every setting in here.
+    fn names(&self) -> Vec<String>;
+
+    /// Merges a mapping into this section, key by key. An empty value changes nothing.
+    fn merge(&mut self, node: &Node, at: &Place) -> Result<()> {
+        for (key, value) in entries(node, at)? {
+            match self.field(&key.name) {
+                Some((setting, rule)) => setting.update(value, &rule, &at.below(&key.name))?,
+                None => return Err(at.unknown_key(key, &self.names())),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The entries of a mapping; none where nothing was written.
+pub fn entries<'a>(node: &'a Node, at: &Place) -> Result<&'a [(Key, Node)]> {
+    match &node.value {
+        Value::Map(entries) => Ok(entries),
+        Value::Null => Ok(&[]),
+        _ => Err(at.mistake(node, "a mapping of keys to values", "indent `key: value` lines below it")),
+    }
+}

@@ -1,0 +1,86 @@
+//! The safetensors format: a JSON header and raw little-endian data (<https://github.com/huggingface/safetensors>).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView, View, serialize};
+
+use super::{Element, TensorData, Values};
+use crate::error::{Error, Result};
+use crate::files;
+
+/// Writes tensors; the same tensors give the same bytes.
+///
+/// # Errors
+/// A user error where the file cannot be written.
+///
+/// # Panics
+/// Where a tensor has another number of values than its shape.
+pub fn write_safetensors(path: &Path, tensors: &[TensorData]) -> Result<()> {
+    tensors.iter().for_each(TensorData::assert_consistent);
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let bytes = serialize(tensors.iter().map(|t| (t.name.as_str(), t)), Some(metadata))
+        .map_err(|e| Error::failure(format!("{}: {e}", path.display())))?;
+    files::write_atomic(path, &bytes)
+}
+
+/// Reads tensors, sorted by name; floats of any width become `f32`, integers `i64`.
+///
+/// # Errors
+/// A user error where the file cannot be read, is damaged, or holds elements of another type.
+pub fn read_safetensors(path: &Path) -> Result<Vec<TensorData>> {
+    let bytes = files::read_bytes(path)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(path, &e))?;
+    let mut tensors: Vec<TensorData> =
+        file.iter().map(|(name, view)| read_one(path, name, &view)).collect::<Result<_>>()?;
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tensors)
+}
+
+fn damaged(path: &Path, error: &SafeTensorError) -> Error {
+    let remedy = "it may be cut off or of another format: copy or export it again";
+    Error::user(path.display(), "a safetensors file", error.to_string(), remedy)
+}
+
+fn read_one(path: &Path, name: &str, view: &TensorView) -> Result<TensorData> {
+    let element = match view.dtype() {
+        Dtype::F16 => Element::F16,
+        Dtype::BF16 => Element::BF16,
+        Dtype::F32 => Element::F32,
+        Dtype::F64 => Element::F64,
+        Dtype::I32 => Element::I32,
+        Dtype::I64 => Element::I64,
+        other => {
+            let place = format!("{}: {name}", path.display());
+            let remedy = "convert the tensor to f32 before exporting it";
+            return Err(Error::user(place, "floats or 32- or 64-bit integers", format!("{other:?}"), remedy));
+        }
+    };
+    let values = element.decode(view.data().chunks_exact(element.size_bytes()));
+    Ok(TensorData { name: name.to_string(), shape: view.shape().to_vec(), values })
+}
+
+impl View for &TensorData {
+    fn dtype(&self) -> Dtype {
+        match self.values {
+            Values::F32(_) => Dtype::F32,
+            Values::I64(_) => Dtype::I64,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.values.to_le_bytes())
+    }
+
+    fn data_len(&self) -> usize {
+        match &self.values {
+            Values::F32(v) => v.len() * 4,
+            Values::I64(v) => v.len() * 8,
+        }
+    }
+}

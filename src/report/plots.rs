@@ -1,0 +1,144 @@
+//! `training_plots.png`: loss, IoU and F1 by epoch, with the epoch whose weights were kept.
+
+use std::path::Path;
+
+use kuva::PngBackend;
+use kuva::TickFormat;
+use kuva::plot::legend::LegendPosition;
+use kuva::plot::{LinePlot, ScatterPlot};
+use kuva::render::annotations::ReferenceLine;
+use kuva::render::figure::Figure;
+use kuva::render::layout::Layout;
+use kuva::render::plots::Plot;
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::report::metrics::{EpochRow, best_epoch};
+
+/// Colours that colour-blind readers tell apart (Okabe and Ito 2008).
+const BLUE: &str = "#0072b2";
+const VERMILION: &str = "#d55e00";
+const GREEN: &str = "#009e73";
+const GREY: &str = "#7f7f7f";
+
+/// Up to so many epochs each point is marked as well.
+const MARKED_EPOCHS: usize = 30;
+
+/// Draws the three panels; nothing is drawn for values that are not finite. Without any row there is no file.
+///
+/// # Errors
+/// A user error where the file cannot be written.
+pub fn write_training_plots(path: &Path, title: &str, rows: &[EpochRow]) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let best = best_epoch(rows);
+    let loss: [Curve; 2] =
+        [("training", BLUE, |row| row.train_loss), ("validation", VERMILION, |row| row.val_loss)];
+    let panels = [
+        panel("Loss", rows, best, &loss),
+        panel("IoU", rows, best, &[("validation", VERMILION, |row| row.val_iou)]),
+        panel("F1", rows, best, &[("validation", VERMILION, |row| row.val_f1)]),
+    ];
+    let (plots, layouts): (Vec<_>, Vec<_>) = panels.into_iter().unzip();
+    let scene = Figure::new(1, 3)
+        .with_title(title)
+        .with_title_size(18)
+        .with_cell_size(460.0, 360.0)
+        .with_spacing(20.0)
+        .with_plots(plots)
+        .with_layouts(layouts)
+        .with_keep_panel_legends()
+        .render();
+    let png = PngBackend::new().with_scale(2.0).render_scene(&scene).map_err(Error::failure)?;
+    files::write_atomic(path, &png)
+}
+
+/// A name for the legend, a colour, and the value of an epoch.
+type Curve = (&'static str, &'static str, fn(&EpochRow) -> f64);
+
+fn panel(title: &str, rows: &[EpochRow], best: Option<&EpochRow>, curves: &[Curve]) -> (Vec<Plot>, Layout) {
+    let mut plots: Vec<Plot> = curves.iter().flat_map(|curve| draw(rows, *curve)).collect();
+    let mut layout = Layout::auto_from_plots(&plots);
+    let (_, _, value) = curves[curves.len() - 1];
+    if let Some(row) = best.filter(|row| value(row).is_finite()) {
+        plots.push(mark_best(row, value(row)));
+        layout = Layout::auto_from_plots(&plots);
+        let line = ReferenceLine::vertical(row.epoch as f64).with_color(GREY).with_stroke_width(1.0);
+        layout = layout.with_reference_line(line.with_dasharray("3 4"));
+    }
+    let top = top_of(rows, curves);
+    let layout = layout.with_y_axis_min(0.0).with_y_axis_max(top);
+    let layout = layout.with_legend_position(legend_place(rows, curves, top)).with_legend_box(true);
+    (plots, style(layout, title, rows))
+}
+
+/// The corner on the right that the later epochs leave free; a legend takes up to a third of the height.
+fn legend_place(rows: &[EpochRow], curves: &[Curve], top: f64) -> LegendPosition {
+    let later = &rows[(rows.len() - 1) / 2..];
+    let values = || {
+        later.iter().flat_map(|row| curves.iter().map(|(_, _, value)| value(row))).filter(|y| y.is_finite())
+    };
+    let is_taken_above = values().any(|y| y > 0.67 * top);
+    let is_free_below = values().all(|y| y > 0.33 * top);
+    if is_taken_above && is_free_below {
+        LegendPosition::InsideBottomRight
+    } else {
+        LegendPosition::InsideTopRight
+    }
+}
+
+/// The upper end of the axis: 1 for scores, so that experiments compare at a glance; some room above a loss.
+fn top_of(rows: &[EpochRow], curves: &[Curve]) -> f64 {
+    let values = rows.iter().flat_map(|row| curves.iter().map(|(_, _, value)| value(row)));
+    let highest = values.filter(|y| y.is_finite()).fold(0.0, f64::max);
+    match curves {
+        [_] => 1.0,
+        _ if highest > 0.0 => highest * 1.1,
+        _ => 1.0,
+    }
+}
+
+fn draw(rows: &[EpochRow], (name, colour, value): Curve) -> Vec<Plot> {
+    let points = rows.iter().map(|row| (row.epoch as f64, value(row))).filter(|(_, y)| y.is_finite());
+    let points: Vec<(f64, f64)> = points.collect();
+    let line =
+        LinePlot::new().with_data(points.clone()).with_color(colour).with_stroke_width(2.0).with_legend(name);
+    let mut plots = vec![Plot::Line(line)];
+    if points.len() <= MARKED_EPOCHS {
+        plots.push(Plot::Scatter(ScatterPlot::new().with_data(points).with_color(colour).with_size(3.0)));
+    }
+    plots
+}
+
+fn mark_best(row: &EpochRow, value: f64) -> Plot {
+    let legend = format!("best: {value:.3} (epoch {})", row.epoch);
+    let point = ScatterPlot::new().with_data(vec![(row.epoch as f64, value)]);
+    Plot::Scatter(point.with_color(GREEN).with_size(6.0).with_legend(legend))
+}
+
+fn style(layout: Layout, title: &str, rows: &[EpochRow]) -> Layout {
+    let last = rows.iter().map(|row| row.epoch).max().unwrap_or(1);
+    let first = rows.iter().map(|row| row.epoch).min().unwrap_or(1);
+    // Room for the marks at both ends; a single epoch still needs an axis with some length.
+    let room = (0.03 * (last - first) as f64).max(if first == last { 1.0 } else { 0.0 });
+    let (low, high) = (first as f64 - room, last as f64 + room);
+    layout
+        .with_title(title)
+        .with_x_label("Epoch")
+        .with_x_axis_min(low)
+        .with_x_axis_max(high)
+        .with_x_tick_step(tick_step(high - low))
+        .with_x_tick_format(TickFormat::Integer)
+        .with_title_size(16)
+        .with_label_size(14)
+        .with_tick_size(12)
+        .with_body_size(12)
+}
+
+/// 1, 2 or 5 times a power of ten, for at most eight ticks.
+fn tick_step(span: f64) -> f64 {
+    let rough = (span / 8.0).max(1.0);
+    let power = 10f64.powf(rough.log10().floor());
+    [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|&step| step >= rough).unwrap_or(rough)
+}
