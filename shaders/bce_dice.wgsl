@@ -88,25 +88,29 @@ fn finish_images(
     sums_out[image * 2u + 1u] = hard;
 }
 
+// Reads what it could have as read-only through the binding that wrote it: loss and sums share a buffer, and one
+// dispatch uses a buffer in one way.
+@compute @workgroup_size(1)
+fn total_loss() {
+    var bce = 0.0;
+    var dice = 0.0;
+    var pixels = 0.0;
+    for (var n = 0u; n < params.images; n++) {
+        let soft = sums_out[n * 2u];
+        bce += soft.x;
+        dice += (2.0 * soft.y + SMOOTH) / (soft.z + soft.w + SMOOTH);
+        pixels += sums_out[n * 2u + 1u].w;
+    }
+    let a = params.dice_weight;
+    loss[0] = (1.0 - a) * bce / max(pixels, 1.0) + a * (1.0 - dice / f32(params.images));
+}
+
 fn total_pixels() -> f32 {
     var pixels = 0.0;
     for (var n = 0u; n < params.images; n++) {
         pixels += sums[n * 2u + 1u].w;
     }
     return max(pixels, 1.0);
-}
-
-@compute @workgroup_size(1)
-fn total_loss() {
-    var bce = 0.0;
-    var dice = 0.0;
-    for (var n = 0u; n < params.images; n++) {
-        let soft = sums[n * 2u];
-        bce += soft.x;
-        dice += (2.0 * soft.y + SMOOTH) / (soft.z + soft.w + SMOOTH);
-    }
-    let a = params.dice_weight;
-    loss[0] = (1.0 - a) * bce / total_pixels() + a * (1.0 - dice / f32(params.images));
 }
 
 @compute @workgroup_size(64)

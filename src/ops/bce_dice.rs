@@ -80,7 +80,7 @@ impl Op for BceDice {
         }
         let finish = tape.dispatch(kernel("finish_images")).tensor(part).tensor(*sums);
         finish.params(&whole).invocations(count);
-        tape.dispatch(kernel("total_loss")).tensor(*loss).tensor(*sums).params(&whole).groups(1);
+        tape.dispatch(kernel("total_loss")).tensor(*sums).tensor(*loss).params(&whole).groups(1);
         Vec::new()
     }
 
