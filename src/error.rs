@@ -64,12 +64,7 @@ impl Error {
             std::io::ErrorKind::StorageFull => "free some space on that disk",
             _ => "check the path and the disk",
         };
-        Self::user(
-            path.display(),
-            format!("to {doing} it"),
-            source.to_string().to_lowercase(),
-            remedy,
-        )
+        Self::user(path.display(), format!("to {doing} it"), source.to_string().to_lowercase(), remedy)
     }
 
     /// 2 for a mistake by the user, 1 for a failure of the machine.

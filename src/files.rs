@@ -11,10 +11,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = parent(path);
     create_dir(dir)?;
     let fail = |e: &std::io::Error| Error::io(path, "write", e);
-    let mut file = tempfile::Builder::new()
-        .prefix(".rosette-")
-        .tempfile_in(dir)
-        .map_err(|e| fail(&e))?;
+    let mut file = tempfile::Builder::new().prefix(".rosette-").tempfile_in(dir).map_err(|e| fail(&e))?;
     file.write_all(bytes).map_err(|e| fail(&e))?;
     set_default_mode(file.as_file()).map_err(|e| fail(&e))?;
     file.as_file().sync_all().map_err(|e| fail(&e))?;

@@ -124,8 +124,9 @@ pub struct Batch {
 
 /// The order of an epoch: (sample, draw) for each patch. Depends on the seed, the epoch and the counts alone.
 pub fn epoch_order(samples: usize, plan: &PatchPlan) -> Vec<(usize, usize)> {
-    let mut order: Vec<(usize, usize)> =
-        (0..samples).flat_map(|sample| (0..plan.patches_per_sample).map(move |draw| (sample, draw))).collect();
+    let mut order: Vec<(usize, usize)> = (0..samples)
+        .flat_map(|sample| (0..plan.patches_per_sample).map(move |draw| (sample, draw)))
+        .collect();
     order.shuffle(&mut generator(Purpose::Shuffle, plan.seed, [plan.epoch, 0, 0]));
     order
 }
@@ -142,7 +143,8 @@ impl TrainBatches {
     pub fn start(dataset: Arc<Dataset>, plan: PatchPlan, first: usize) -> Self {
         assert!(plan.patch_px > 0 && plan.batch_size > 0 && plan.patches_per_sample > 0, "{plan:?}");
         let order = epoch_order(dataset.samples.len(), &plan);
-        let entries: Vec<Entry> = order.into_iter().map(|(sample, draw)| Entry::Patch { sample, draw }).collect();
+        let entries: Vec<Entry> =
+            order.into_iter().map(|(sample, draw)| Entry::Patch { sample, draw }).collect();
         Self(Ahead::start(dataset, plan, entries, first))
     }
 
@@ -201,8 +203,7 @@ impl Entry {
         match self {
             Self::Patch { sample, draw } => {
                 let image = &dataset.samples[sample];
-                let crop =
-                    draw_crop(image, plan.patch_px, plan.seed, plan.epoch, sample as u64, draw as u64);
+                let crop = draw_crop(image, plan.patch_px, plan.seed, plan.epoch, sample as u64, draw as u64);
                 write_patch(image, crop, plan.patch_px, x, y);
                 (sample, crop)
             }

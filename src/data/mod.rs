@@ -12,5 +12,5 @@ pub mod patches;
 pub mod random;
 pub mod sample;
 pub mod split;
-//pub mod synth;
+pub mod synth;
 pub mod tiles;

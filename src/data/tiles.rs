@@ -50,7 +50,10 @@ pub fn tiles(height: usize, width: usize, patch_px: usize) -> Vec<Tile> {
             width: column.owned_len,
         },
     };
-    spans(height, patch_px).iter().flat_map(|row| columns.iter().map(move |column| tile(row, column))).collect()
+    spans(height, patch_px)
+        .iter()
+        .flat_map(|row| columns.iter().map(move |column| tile(row, column)))
+        .collect()
 }
 
 fn spans(length: usize, patch_px: usize) -> Vec<Span> {

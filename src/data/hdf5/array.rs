@@ -66,7 +66,8 @@ impl Array {
             self.shape.remove(0);
         }
         if self.shape.len() != rank || self.bytes.is_empty() {
-            let expected = format!("a {rank}-D array that is not empty (leading axes of length 1 are dropped)");
+            let expected =
+                format!("a {rank}-D array that is not empty (leading axes of length 1 are dropped)");
             let remedy = "store one image per file";
             return Err(Error::user(&self.place, expected, format!("shape {stored:?}"), remedy));
         }

@@ -9,8 +9,8 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use hdf5_reader::filters::FilterRegistry;
 use hdf5_reader::error::Error as ReadError;
+use hdf5_reader::filters::FilterRegistry;
 use hdf5_reader::group::Group;
 use hdf5_reader::{Dataset, Hdf5File, OpenOptions};
 
