@@ -24,6 +24,8 @@ const RELAXATIONS: usize = 2;
 const RELAX_STEP_PX: f64 = 2.0;
 /// How often an image shows the tissue's edge, and how often segmentation missed a cell.
 const EDGE_PROBABILITY: f64 = 0.3;
+/// Smaller images show no edge: a rosette might find no room beside it.
+const EDGE_MIN_PX: usize = 256;
 const MISSED_PROBABILITY: f64 = 0.006;
 /// Tries to place a rosette clear of the others.
 const TRIES: usize = 200;
@@ -72,7 +74,8 @@ struct Edge {
 impl Cells {
     pub(super) fn place(warp: &Warp, height: usize, width: usize, rng: &mut impl Rng) -> Self {
         let spacing_px = rng.random_range(SPACING_PX);
-        let edge = rng.random_bool(EDGE_PROBABILITY).then(|| Edge::draw(height, width, rng));
+        let edge = rng.random_bool(EDGE_PROBABILITY) && height.min(width) >= EDGE_MIN_PX;
+        let edge = edge.then(|| Edge::draw(height, width, rng));
         let meetings = place_meetings(warp, height, width, spacing_px, edge.as_ref(), rng);
         let mut seeds = lattice(warp, height, width, spacing_px, rng);
         seeds.retain(|seed| meetings.iter().all(|m| m.clear_of(seed.at, spacing_px)));
