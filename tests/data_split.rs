@@ -119,6 +119,24 @@ fn the_hash_tells_sets_apart_and_not_orders() {
     assert_eq!(hash(&names(2), 1), expected);
 }
 
+#[derive(clap::Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: SplitArgs,
+}
+
+#[test]
+fn the_documented_command_line_parses() {
+    let line = "split --samples T1_1 T1_2 T2_1 T2_2 --config-dir ../../results/model_training \
+                --config-file config.yaml --experiment-name baseline_test \
+                --output-name split_manifest_baseline_test.json";
+    let parsed = <Cli as clap::Parser>::try_parse_from(line.split_whitespace()).unwrap().args;
+    assert_eq!(parsed.samples, names(4));
+    assert_eq!((parsed.test_size, parsed.random_state), (None, None));
+    let manifest = "../../results/model_training/split_manifest_baseline_test.json";
+    assert_eq!(parsed.manifest_path(), PathBuf::from(manifest));
+}
+
 /// A manifest as the Python pipeline may have written it, after `change`.
 fn manifest_error(change: impl FnOnce(&mut serde_json::Value)) -> String {
     let mut json = serde_json::to_value(Manifest::create(&names(8), 0.25, 7).unwrap()).unwrap();

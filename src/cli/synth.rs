@@ -14,7 +14,7 @@ pub struct SynthArgs {
     /// How many samples to make (T1_1, T1_2, T2_1 ...).
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub samples: usize,
-    /// Side of an image, in pixels.
+    /// Side of an image, in pixels: 128 to 8192.
     #[arg(long, value_name = "PX", default_value_t = 512)]
     pub size: usize,
     /// Seed: the same arguments give the same bytes.

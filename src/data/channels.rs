@@ -92,6 +92,7 @@ mod tests {
     #[test]
     fn intensity_is_divided_only_above_one() {
         assert_eq!(normalise(vec![0.0, 0.25, 1.0]), [0.0, 0.25, 1.0]);
+        assert_eq!(normalise(vec![0.0, 0.25, 0.5]), [0.0, 0.25, 0.5]);
         assert_eq!(normalise(vec![0.0, 1.0, 4.0]), [0.0, 0.25, 1.0]);
         assert_eq!(normalise(vec![-2.0, 2.0]), [-1.0, 1.0]);
     }

@@ -114,9 +114,9 @@ pub struct Batch {
     pub x: Vec<f32>,
     /// Target [count, P, P] f32: 0, 1, or (validation) -1 where nothing is to be scored.
     pub y: Vec<f32>,
-    /// Each patch's sample, as an index into [`Dataset::samples`]: [count].
+    /// Each patch's sample, as an index into [`Dataset::samples`]: `[count]`.
     pub samples: Vec<usize>,
-    /// Where each patch was cut: [count].
+    /// Where each patch was cut: `[count]`.
     pub crops: Vec<Crop>,
     /// How many patches there are: the batch size, or less in the last batch.
     pub count: usize,

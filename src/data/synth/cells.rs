@@ -82,8 +82,8 @@ impl Cells {
         for (index, meeting) in meetings.iter().enumerate() {
             let ring = meeting.ring(spacing_px, rng);
             seeds.extend(ring.into_iter().filter(|s| {
-                let others = meetings.iter().enumerate().filter(|&(other, _)| other != index);
-                others.into_iter().all(|(_, m)| m.clear_of(s.at, 0.0))
+                let mut others = meetings.iter().enumerate().filter(|&(other, _)| other != index);
+                others.all(|(_, m)| m.clear_of(s.at, 0.0))
             }));
             seeds.extend(meeting.points(rng));
         }

@@ -5,6 +5,15 @@ use std::f64::consts::{PI, TAU};
 
 use rand::{Rng, RngExt};
 
+/// Waves of either kind; their lengths, and by how many px per px each may shift the tissue.
+const WAVES: usize = 4;
+const LONG_PX: std::ops::Range<f64> = 130.0..260.0;
+const LONG_SLOPE: f64 = 0.10;
+const SHORT_PX: std::ops::Range<f64> = 26.0..48.0;
+const SHORT_SLOPE: f64 = 0.07;
+/// The most that cells are stretched: long side to short.
+const STRETCH: std::ops::Range<f64> = 1.0..1.25;
+
 /// A point of the tissue's plane, in px.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Point {
@@ -44,18 +53,18 @@ pub(super) struct Warp {
 
 impl Warp {
     pub(super) fn draw(height: usize, width: usize, rng: &mut impl Rng) -> Self {
-        let (angle, ratio) = (rng.random_range(0.0..PI), rng.random_range(1.0..1.25_f64).sqrt());
+        let (angle, ratio) = (rng.random_range(0.0..PI), rng.random_range(STRETCH).sqrt());
         let (c, s) = (angle.cos(), angle.sin());
         let off = c * s * (ratio - 1.0 / ratio);
         let stretch = [
             Point { x: c * c * ratio + s * s / ratio, y: off },
             Point { x: off, y: s * s * ratio + c * c / ratio },
         ];
-        let long = (0..4).map(|_| (rng.random_range(130.0..260.0), 0.10));
-        let lengths: Vec<(f64, f64)> = long.collect();
-        let short: Vec<(f64, f64)> = (0..4).map(|_| (rng.random_range(26.0..48.0), 0.07)).collect();
-        let waves =
-            lengths.into_iter().chain(short).map(|(length, slope)| wave(length, slope, rng)).collect();
+        let mut waves = Vec::new();
+        for _ in 0..WAVES {
+            waves.push(wave(rng.random_range(LONG_PX), LONG_SLOPE, rng));
+            waves.push(wave(rng.random_range(SHORT_PX), SHORT_SLOPE, rng));
+        }
         Self { centre: Point { x: width as f64 / 2.0, y: height as f64 / 2.0 }, stretch, waves }
     }
 
