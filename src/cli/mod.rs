@@ -1,5 +1,8 @@
 //! The command line: one file per subcommand, each a thin layer over the library.
 
+pub mod split;
+pub mod synth;
+
 use std::process::ExitCode;
 
 /// Parses the arguments, runs the subcommand and turns its result into an exit code:

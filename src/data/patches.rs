@@ -1,7 +1,7 @@
 //! Training patches: where they are cut and how they are written into a batch.
 //!
-//! With probability 0.3, or in an image without rosettes, a crop is uniform; else it is centred on a uniformly drawn
-//! rosette pixel and clamped to the image. Images smaller than a patch are padded with 0 at the bottom and the right.
+//! With probability 1 - `foreground_share` (0.3 by default), or in an image without rosettes, a crop is uniform; else
+//! it is centred on a uniformly drawn rosette pixel and clamped to the image. Images smaller than a patch are padded with 0 at the bottom and the right.
 
 use rand::{Rng, RngExt};
 
@@ -10,8 +10,6 @@ use crate::data::random::{Purpose, generator};
 
 /// Channels of a batch in memory: the planes in use, then zeros. A multiple of 4, for the shaders' vector loads.
 pub const CHANNELS: usize = 4;
-/// How often a crop ignores the rosettes.
-const UNIFORM_PROBABILITY: f64 = 0.3;
 
 /// The upper left corner of a patch, in pixels of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -15,8 +15,6 @@ use crate::ops::project::Project;
 use crate::ops::resize::Resize;
 use crate::tape::{Layout, Store, Tape, TensorId};
 
-/// Channels of the input on the device: two or three, and zeros up to four.
-pub const INPUT_CHANNELS: usize = 4;
 
 /// What tells one network from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +78,11 @@ impl AttentionUNet {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         self.parameters
             .iter()
-            .map(|p| NamedTensor { name: p.name.clone(), shape: p.kind.torch_shape(), values: p.draw(&mut random) })
+            .map(|p| NamedTensor {
+                name: p.name.clone(),
+                shape: p.kind.torch_shape(),
+                values: p.draw(&mut random),
+            })
             .collect()
     }
 
