@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, each a thin layer over the library.
 
+pub mod bench;
 pub mod demo;
 pub mod devices;
 pub mod split;
@@ -27,6 +28,7 @@ enum Command {
     Split(split::SplitArgs),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Parses the arguments, runs the subcommand and turns its result into an exit code:
@@ -48,6 +50,7 @@ fn run(command: Command) -> Result<()> {
         Command::Train(args) => train::run(&args),
         Command::Split(args) => split::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
     }
 }

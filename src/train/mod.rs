@@ -1,5 +1,6 @@
 //! Training: one step on the device, the schedule, the metrics, and the loop that composes them.
 
+mod bench;
 mod demo;
 mod metrics;
 mod predict;
@@ -9,6 +10,7 @@ mod session;
 mod step;
 mod weights;
 
+pub use bench::{KernelTime, StepBench, StepTimes, bench_step};
 pub use demo::{DemoPlan, demo};
 pub use metrics::{Metrics, Tally};
 pub use predict::{Probability, probabilities};

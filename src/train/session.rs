@@ -216,6 +216,11 @@ impl Session {
         Ok(&self.programs[&(training, batch)].loaded)
     }
 
+    /// A program that has been prepared.
+    pub fn loaded(&self, training: bool, batch: usize) -> Option<&Loaded> {
+        self.programs.get(&(training, batch)).map(|step| &step.loaded)
+    }
+
     /// Fills transient memory with NaN, so that a test sees what reads before it is written.
     pub fn poison(&self) {
         self.pool.poison(&self.gpu);
