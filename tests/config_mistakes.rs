@@ -201,7 +201,7 @@ const OVERRIDES: &[(&str, [&str; 3])] = &[
     ("augmentation.rotation=2", ["a number from 0 to 1", "the integer 2", "it is a probability"]),
     ("augmentation.rotate=0", ["a key that is known here", "`rotate`", "did you mean `rotation`?"]),
     ("rotation=0", ["a key that is known here", "`rotation`", "`rotation` belongs under `augmentation`"]),
-    ("augmentation=0", ["a mapping of keys to values", "the integer 0", "indent"]),
+    ("augmentation=0", ["a key of this section", "the integer 0", "augmentation.KEY=VALUE"]),
     ("num_epochs.x=3", ["an integer from 1 to 1000000", "a mapping of 1 keys", "without quotes"]),
     ("model.skip=half", ["\"full\" or \"pooled\"", "the text \"half\"", "known are: full, pooled"]),
     (
