@@ -118,42 +118,50 @@ fn nothing_is_read_before_it_is_written() {
     }
 }
 
+/// What is wrong with an argument of a dispatch on a device with those limits, if anything.
+fn fault(program: &Program, limits: &Limits, arg: &Arg, kind: BindingKind) -> Option<String> {
+    let info = program.tensor(arg.tensor);
+    let most = match kind {
+        BindingKind::Uniform => limits.uniform_binding_bytes,
+        BindingKind::Read | BindingKind::ReadWrite => limits.storage_binding_bytes,
+    };
+    let faults = [
+        (arg.size_bytes > most, "more than a binding holds"),
+        (arg.size_bytes == 0, "nothing"),
+        (!arg.offset_bytes.is_multiple_of(limits.offset_alignment_bytes), "an offset that is not aligned"),
+        (arg.offset_bytes + arg.size_bytes > info.shape.bytes(), "bytes beyond its end"),
+    ];
+    let (_, what) = faults.into_iter().find(|(wrong, _)| *wrong)?;
+    Some(format!("{} {}: {what}: {} bytes at {}", info.name, info.shape, arg.size_bytes, arg.offset_bytes))
+}
+
 #[test]
 fn bindings_keep_to_the_limits() {
-    let mut sliced = 0;
+    let mut slices = 0;
     for (settings, most) in [
         (Settings::new(8, 64, 4, Skip::Full), 1 << 20),
         (Settings::new(8, 128, 4, Skip::Full), 1 << 20),
         (Settings::new(8, 128, 4, Skip::Pooled), 1 << 20),
         (Settings::pipeline(), 128 << 20),
+        // Twelve slices, and a partial sum of the weights' gradients from each.
+        (Settings { batch: 24, ..Settings::pipeline() }, 128 << 20),
     ] {
         for limits in limits(most) {
             let program = settings.record(limits);
             for dispatch in &program.dispatches {
                 for (arg, kind) in uses(dispatch) {
-                    let info = program.tensor(arg.tensor);
-                    let at = format!(
-                        "{settings:?} {limits:?}: {} of {}: {}",
-                        dispatch.kernel, dispatch.node, info.name
-                    );
-                    let largest = match kind {
-                        BindingKind::Uniform => limits.uniform_binding_bytes,
-                        _ => limits.storage_binding_bytes,
-                    };
-                    assert!(arg.size_bytes <= largest, "{at} binds {} bytes", arg.size_bytes);
+                    let fault = fault(&program, &limits, arg, kind);
                     assert_eq!(
-                        arg.offset_bytes % limits.offset_alignment_bytes,
-                        0,
-                        "{at} at {}",
-                        arg.offset_bytes
+                        fault, None,
+                        "{settings:?} {limits:?}: {} of {}",
+                        dispatch.kernel, dispatch.node
                     );
-                    assert!(arg.offset_bytes + arg.size_bytes <= info.shape.bytes(), "{at} ends beyond it");
-                    sliced += usize::from(arg.offset_bytes > 0 && kind == BindingKind::ReadWrite);
+                    slices += usize::from(arg.offset_bytes > 0 && kind == BindingKind::ReadWrite);
                 }
             }
         }
     }
-    assert!(sliced > 100, "the limits cut the batch: {sliced} slices");
+    assert!(slices > 100, "the limits cut the batch: {slices} slices");
 }
 
 #[test]
