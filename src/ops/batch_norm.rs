@@ -51,7 +51,7 @@ impl Cut {
         let [_, h, w, channels] = tape.shape(tensors[0]).as_nhwc();
         let groups = channels / vector(channels).0;
         let slices = tape.image_slices(tensors);
-        let splits = splits_for(tape, slices[0].len() * h * w, groups, 32);
+        let splits = splits_for(tape, slices[0].len() * h * w, groups, 32, slices.len() * 2 * channels);
         Self { slices, splits, image_pixels: h * w, groups, channels }
     }
 }

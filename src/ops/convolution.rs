@@ -250,8 +250,8 @@ impl Convolution {
         let tap_row_count = self.kernel / tap_rows;
         let slices = tape.image_slices(&[x, dy]);
         let lanes = cx / 4 * blocks * tap_row_count;
-        let splits = splits_for(tape, slices[0].len() * h, lanes, 1);
         let unit = self.taps() * 32;
+        let splits = splits_for(tape, slices[0].len() * h, lanes, 1, slices.len() * blocks * cx / 4 * unit);
         let part = tape.transient("weight part", Shape::new([splits * slices.len(), blocks, cx / 4, unit]));
         let variant = Variant::new()
             .with("K", u(self.kernel))

@@ -37,7 +37,7 @@ fn params(tape: &Tape, x: TensorId, images: &Range<usize>) -> ProjectParams {
 fn weight_gradient(tape: &mut Tape, x: TensorId, dy: TensorId, weight: TensorId) {
     let [_, h, w, c] = tape.shape(x).as_nhwc();
     let slices = tape.image_slices(&[x, dy]);
-    let splits = splits_for(tape, slices[0].len() * h * w, c / 4, 32);
+    let splits = splits_for(tape, slices[0].len() * h * w, c / 4, 32, slices.len() * c);
     let part = tape.transient("weight part", Shape::new([splits * slices.len(), c]));
     for (place, images) in slices.iter().enumerate() {
         let plain = params(tape, x, images);

@@ -231,7 +231,8 @@ impl Tape {
         gradient
     }
 
-    /// The batch in as many parts as it takes for one part of each tensor to fit a storage binding.
+    /// The batch in as many parts as it takes for one part of each tensor to fit a storage binding: all of one length
+    /// but for the last, which may be shorter.
     ///
     /// # Panics
     /// Where a single image does not fit; [`Tape::check_images`] tells the user before.
@@ -246,8 +247,8 @@ impl Tape {
             most
         };
         let most = tensors.iter().map(fits).min().expect("at least one tensor").min(count);
-        let parts = count.div_ceil(most);
-        (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
+        let step = count.div_ceil(count.div_ceil(most));
+        (0..count).step_by(step).map(|start| start..(start + step).min(count)).collect()
     }
 
     /// Starts a dispatch of `kernel`.
