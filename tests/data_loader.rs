@@ -21,7 +21,14 @@ fn tissue() -> (tempfile::TempDir, Vec<String>) {
 }
 
 fn plan() -> PatchPlan {
-    PatchPlan { patch_px: PATCH_PX, batch_size: 4, patches_per_sample: 3, seed: 9, epoch: 2 }
+    PatchPlan {
+        patch_px: PATCH_PX,
+        batch_size: 4,
+        patches_per_sample: 3,
+        foreground_share: 0.7,
+        seed: 9,
+        epoch: 2,
+    }
 }
 
 fn dataset() -> Arc<Dataset> {
@@ -75,7 +82,7 @@ fn an_epoch_gives_each_sample_its_patches() {
         assert_eq!((batch.x.len(), batch.y.len()), (batch.count * pixels * 4, batch.count * pixels));
         for (place, &(sample, draw)) in entries.iter().enumerate() {
             let image = &dataset.samples()[sample];
-            let crop = draw_crop(image, PATCH_PX, 9, 2, sample as u64, draw as u64);
+            let crop = draw_crop(image, PATCH_PX, 0.7, 9, [2, sample as u64, draw as u64]);
             let (mut x, mut y) = (vec![0.0; pixels * 4], vec![0.0; pixels]);
             write_patch(image, crop, PATCH_PX, &mut x, &mut y);
             assert_eq!((batch.samples[place], batch.crops[place]), (sample, crop));

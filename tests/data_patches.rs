@@ -26,7 +26,7 @@ fn image(height: usize, width: usize, rosettes: &[(usize, usize)]) -> Prepared {
 }
 
 fn draws(image: &Prepared, patch_px: usize, count: u64) -> Vec<Crop> {
-    (0..count).map(|draw| draw_crop(image, patch_px, 42, 0, 0, draw)).collect()
+    (0..count).map(|draw| draw_crop(image, patch_px, 0.7, 42, [0, 0, draw])).collect()
 }
 
 /// Five standard deviations of a count of `n` trials.
@@ -70,7 +70,7 @@ fn crops_are_clamped_to_the_image() {
 #[test]
 fn a_draw_depends_on_its_numbers_alone() {
     let image = image(300, 300, &[]);
-    let crop = |seed, epoch, sample, draw| draw_crop(&image, 16, seed, epoch, sample, draw);
+    let crop = |seed, epoch, sample, draw| draw_crop(&image, 16, 0.7, seed, [epoch, sample, draw]);
     assert_eq!(crop(1, 2, 3, 4), crop(1, 2, 3, 4));
     let others = [crop(0, 2, 3, 4), crop(1, 0, 3, 4), crop(1, 2, 0, 4), crop(1, 2, 3, 0), crop(2, 1, 3, 4)];
     assert!(others.iter().all(|&other| other != crop(1, 2, 3, 4)), "{others:?}");
@@ -106,9 +106,9 @@ fn a_patch_holds_the_image_and_zeros_beyond_it() {
     let large = image(12, 9, &[(3, 4), (11, 8)]);
     check_patch(&large, Crop { top: 4, left: 1 }, 8);
     let small = image(5, 3, &[(4, 2)]);
-    check_patch(&small, draw_crop(&small, 8, 1, 0, 0, 0), 8);
+    check_patch(&small, draw_crop(&small, 8, 0.7, 1, [0, 0, 0]), 8);
     let narrow = image(20, 3, &[(19, 2)]);
-    check_patch(&narrow, draw_crop(&narrow, 8, 1, 0, 0, 0), 8);
+    check_patch(&narrow, draw_crop(&narrow, 8, 0.7, 1, [0, 0, 0]), 8);
     let mut two_channels = image(12, 9, &[(3, 4)]);
     two_channels.intensity = None;
     check_patch(&two_channels, Crop { top: 2, left: 1 }, 8);

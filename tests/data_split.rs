@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rosette::cli::split::{SplitArgs, run};
+use rosette::cli::split::{SplitArgs, split as split_into};
 use rosette::data::mt19937::Mt19937;
 use rosette::data::split::{Manifest, split};
 
@@ -199,11 +199,11 @@ fn the_command_writes_where_it_is_told_and_arguments_win() {
         test_size: None,
         random_state: None,
     };
-    run(&args, 0.2, 42).unwrap();
+    split_into(&args, 0.2, 42).unwrap();
     let read = || Manifest::read(&dir.path().join("split_manifest_baseline_test.json")).unwrap();
     assert_eq!((read().val_samples, read().random_state, read().test_size), (2, 42, 0.2));
     (args.test_size, args.random_state) = (Some(0.5), Some(3));
-    run(&args, 0.2, 42).unwrap();
+    split_into(&args, 0.2, 42).unwrap();
     assert_eq!((read().val_samples, read().random_state, read().test_size), (5, 3, 0.5));
     // The configuration: as given, else beside the manifests.
     assert_eq!(args.config_path(), PathBuf::from("config.yaml"));

@@ -1,12 +1,56 @@
 //! The command line: one file per subcommand, each a thin layer over the library.
 
+pub mod bench;
+pub mod demo;
+pub mod devices;
 pub mod split;
 pub mod synth;
+pub mod train;
 
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+
+/// Train the Attention U-Net that finds multicellular rosettes, on any GPU.
+#[derive(Debug, Parser)]
+#[command(name = "rosette", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::DemoArgs),
+    Train(Box<train::TrainArgs>),
+    Split(split::SplitArgs),
+    Synth(synth::SynthArgs),
+    Devices(devices::DevicesArgs),
+    Bench(bench::BenchArgs),
+}
 
 /// Parses the arguments, runs the subcommand and turns its result into an exit code:
 /// 0 done, 1 a failure of the machine, 2 a mistake in what the user gave.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    // clap itself exits with 2 on arguments that it does not understand.
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Split(args) => split::run(&args),
+        Command::Synth(args) => synth::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Devices(args) => devices::run(&args),
+    }
 }

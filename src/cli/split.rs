@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::config::Config;
 use crate::data::split::Manifest;
 use crate::error::Result;
 
@@ -47,8 +48,17 @@ impl SplitArgs {
 /// Splits by the experiment's `val_split` and `seed`, unless the arguments say otherwise, and writes the manifest.
 ///
 /// # Errors
+/// A user error where the configuration is wrong, the samples cannot be split so, or the manifest cannot be written.
+pub fn run(args: &SplitArgs) -> Result<()> {
+    let experiment = Config::load(&args.config_path())?.resolve(&args.experiment_name, &[])?;
+    split(args, experiment.training.val_split, u64::from(experiment.training.seed))
+}
+
+/// [`run`] with what the experiment says.
+///
+/// # Errors
 /// A user error where the samples cannot be split so, or the manifest cannot be written.
-pub fn run(args: &SplitArgs, val_split: f64, seed: u64) -> Result<()> {
+pub fn split(args: &SplitArgs, val_split: f64, seed: u64) -> Result<()> {
     let test_size = args.test_size.unwrap_or(val_split);
     let manifest = Manifest::create(&args.samples, test_size, args.random_state.unwrap_or(seed))?;
     let path = args.manifest_path();

@@ -156,6 +156,21 @@ section! {
     }
 }
 
+impl AugmentationConfig {
+    /// Some transform has a chance.
+    pub fn any(&self) -> bool {
+        let all = [
+            self.horizontal_flip,
+            self.vertical_flip,
+            self.rotation,
+            self.elastic_transform,
+            self.affine_transform,
+            self.coarse_dropout,
+        ];
+        all.iter().any(|probability| *probability > 0.0)
+    }
+}
+
 /// An experiment with every setting resolved and checked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Experiment {

@@ -93,7 +93,7 @@ fn warnings(samples: &[Prepared]) -> Vec<String> {
 }
 
 /// What an epoch of training patches is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PatchPlan {
     /// Side of a patch, P.
     pub patch_px: usize,
@@ -101,6 +101,8 @@ pub struct PatchPlan {
     pub batch_size: usize,
     /// How many patches each sample gives in an epoch.
     pub patches_per_sample: usize,
+    /// Share of the crops that are centred on a rosette pixel, 0 to 1.
+    pub foreground_share: f64,
     /// The run's seed.
     pub seed: u64,
     /// The epoch.
@@ -178,7 +180,14 @@ impl ValBatches {
             all.into_iter().map(move |tile| Entry::Tile { sample, tile })
         };
         let entries = dataset.samples.iter().enumerate().flat_map(of_sample).collect();
-        let plan = PatchPlan { patch_px, batch_size, patches_per_sample: 1, seed: 0, epoch: 0 };
+        let plan = PatchPlan {
+            patch_px,
+            batch_size,
+            patches_per_sample: 1,
+            foreground_share: 0.0,
+            seed: 0,
+            epoch: 0,
+        };
         Self(Ahead::start(dataset, plan, entries, 0))
     }
 }
@@ -203,7 +212,13 @@ impl Entry {
         match self {
             Self::Patch { sample, draw } => {
                 let image = &dataset.samples[sample];
-                let crop = draw_crop(image, plan.patch_px, plan.seed, plan.epoch, sample as u64, draw as u64);
+                let crop = draw_crop(
+                    image,
+                    plan.patch_px,
+                    plan.foreground_share,
+                    plan.seed,
+                    [plan.epoch, sample as u64, draw as u64],
+                );
                 write_patch(image, crop, plan.patch_px, x, y);
                 (sample, crop)
             }

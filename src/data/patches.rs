@@ -22,14 +22,20 @@ pub struct Crop {
 
 /// Draws crop number `draw` of image number `sample` in `epoch`: the same arguments give the same crop, whatever else
 /// was drawn before.
-pub fn draw_crop(image: &Prepared, patch_px: usize, seed: u64, epoch: u64, sample: u64, draw: u64) -> Crop {
-    crop_with(image, patch_px, &mut generator(Purpose::Patch, seed, [epoch, sample, draw]))
+pub fn draw_crop(
+    image: &Prepared,
+    patch_px: usize,
+    foreground_share: f64,
+    seed: u64,
+    [epoch, sample, draw]: [u64; 3],
+) -> Crop {
+    crop_with(image, patch_px, foreground_share, &mut generator(Purpose::Patch, seed, [epoch, sample, draw]))
 }
 
-fn crop_with(image: &Prepared, patch_px: usize, rng: &mut impl Rng) -> Crop {
+fn crop_with(image: &Prepared, patch_px: usize, foreground_share: f64, rng: &mut impl Rng) -> Crop {
     let top_max = image.height.saturating_sub(patch_px);
     let left_max = image.width.saturating_sub(patch_px);
-    if image.rosette_pixels.is_empty() || rng.random_bool(UNIFORM_PROBABILITY) {
+    if image.rosette_pixels.is_empty() || !rng.random_bool(foreground_share) {
         return Crop { top: uniform(rng, top_max), left: uniform(rng, left_max) };
     }
     let drawn = uniform(rng, image.rosette_pixels.len() - 1);

@@ -51,8 +51,10 @@ pub struct Limits {
     pub buffer_bytes: u64,
     /// Offsets of bindings are multiples of this.
     pub offset_alignment_bytes: u64,
-    /// Shaders run on the processor: loads cost more than arithmetic, and weights come through `uniform` bindings.
+    /// Shaders run on the processor: loads cost more than arithmetic, and few long invocations beat many short ones.
     pub software: bool,
+    /// Lanes that every subgroup has at least; 0 where shaders have no subgroup operations.
+    pub subgroup_lanes: u32,
 }
 
 impl Limits {
@@ -63,6 +65,7 @@ impl Limits {
         buffer_bytes: 256 << 20,
         offset_alignment_bytes: 256,
         software: false,
+        subgroup_lanes: 0,
     };
 }
 
@@ -118,11 +121,13 @@ fn summarise(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         matrix_units: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
-        limits: limits_of(&adapter.limits(), software),
+        limits: limits_of(adapter),
     }
 }
 
-fn limits_of(limits: &wgpu::Limits, software: bool) -> Limits {
+fn limits_of(adapter: &wgpu::Adapter) -> Limits {
+    let (limits, info) = (adapter.limits(), adapter.get_info());
+    let subgroups = adapter.features().contains(wgpu::Features::SUBGROUP);
     let alignment =
         limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment);
     Limits {
@@ -131,7 +136,8 @@ fn limits_of(limits: &wgpu::Limits, software: bool) -> Limits {
         buffer_bytes: limits.max_buffer_size,
         // 256 everywhere: one plan then fits every device.
         offset_alignment_bytes: u64::from(alignment).max(256),
-        software,
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        subgroup_lanes: if subgroups { info.subgroup_min_size } else { 0 },
     }
 }
 

@@ -65,6 +65,7 @@ struct LoadedCommand {
 /// A copy from the device that is under way.
 pub struct PendingRead {
     staging: wgpu::Buffer,
+    submission: wgpu::SubmissionIndex,
     ready: mpsc::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
 }
 
@@ -123,13 +124,13 @@ impl Gpu {
         });
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&buffer.0, range.start, &staging, 0, size);
-        self.queue.submit([encoder.finish()]);
+        let submission = self.queue.submit([encoder.finish()]);
         let (sender, ready) = mpsc::channel();
         staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
             // The receiver is gone only where nobody waits any more.
             let _ = sender.send(outcome);
         });
-        PendingRead { staging, ready }
+        PendingRead { staging, submission, ready }
     }
 
     /// Waits for a copy that [`Gpu::start_read`] began.
@@ -137,7 +138,7 @@ impl Gpu {
     /// # Errors
     /// Where the device was lost.
     pub fn finish_read(&self, pending: PendingRead) -> Result<Vec<u8>> {
-        self.wait()?;
+        self.wait_for(Some(pending.submission.clone()))?;
         match pending.ready.recv() {
             Ok(Ok(())) => {}
             outcome => {
@@ -166,8 +167,12 @@ impl Gpu {
     /// # Errors
     /// Where the device was lost.
     pub fn wait(&self) -> Result<()> {
+        self.wait_for(None)
+    }
+
+    fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
         self.device
-            .poll(wgpu::PollType::Wait { submission_index: None, timeout: None })
+            .poll(wgpu::PollType::Wait { submission_index, timeout: None })
             .map(|_| ())
             .map_err(|e| Error::failure(format!("the device was lost: {e}")))
     }

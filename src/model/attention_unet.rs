@@ -15,7 +15,6 @@ use crate::ops::project::Project;
 use crate::ops::resize::Resize;
 use crate::tape::{Layout, Store, Tape, TensorId};
 
-
 /// What tells one network from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {

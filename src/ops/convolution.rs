@@ -5,8 +5,6 @@
 //! A transposed 2x2 convolution with stride 2 is a 1x1 convolution to four times the channels whose result is seen as
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
-use std::ops::Range;
-
 use super::common::{Scatter, split_sum, splits_for, u};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -21,16 +19,10 @@ const GRADIENT: ShaderSource = ShaderSource {
     text: include_str!("../../shaders/conv2d_weight_gradient.wgsl"),
 };
 
-/// Bytes of 4 input x 8 output channels of one tap, the packed weight's unit.
-const UNIT_BYTES: usize = 128;
-/// Bindings start on multiples of this.
-const BINDING_ALIGNMENT: usize = 256;
-
 params! {
     struct DirectParams {
-        images: u32, height: u32, width: u32, x_groups: u32, x_first: u32, slice_groups: u32, out_channels: u32,
-        block_first: u32, tile_rows: u32, tile_cols: u32, groups_per_block: u32, blocks: u32,
-        weight_skip: u32, start_from: u32,
+        images: u32, height: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32, blocks: u32,
+        out_channels: u32, tile_rows: u32, tile_cols: u32, groups_per_block: u32, start_from: u32,
     }
 }
 
@@ -51,14 +43,15 @@ params! {
 /// Which kernels compute the convolution. All give the same result up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Register tiles, weights through uniform bindings: where loads cost more than arithmetic.
+    /// Large register tiles, weights broadcast within subgroups of at least 8 lanes: where loads cost more than
+    /// arithmetic.
     Direct,
     /// Implicit matrix product with tiles in workgroup memory: where arithmetic units wait for memory.
     Tiled,
 }
 
 /// The packed layout of a convolution's weight: [CO/8][CI/4][K*K][4][8], output channels innermost, zeros where CO or
-/// CI is rounded up. A slice of input channels of one block is contiguous, so that it can be a uniform binding.
+/// CI is rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packing {
     /// Output channels.
@@ -122,21 +115,6 @@ pub(super) enum Start {
     Zero = 2,
 }
 
-/// A part of the packed weights that fits a uniform binding.
-#[derive(Debug, PartialEq, Eq)]
-struct WeightSlice {
-    /// First block of 8 output channels.
-    block: usize,
-    /// Blocks.
-    blocks: usize,
-    /// First group of 4 channels among those of the weight.
-    first: usize,
-    /// Groups of 4 channels.
-    groups: usize,
-    /// First group among those of the source.
-    from: usize,
-}
-
 /// `[N, H, W, C]` of a tensor, or of its 2x2 squares as [N, H/2, W/2, 4 C].
 fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
     let [n, h, w, c] = tape.shape(id).as_nhwc();
@@ -145,7 +123,9 @@ fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
 
 impl Convolution {
     fn form(&self, tape: &Tape) -> Form {
-        self.form.unwrap_or(if tape.limits().software { Form::Direct } else { Form::Tiled })
+        let limits = tape.limits();
+        let direct = limits.software && limits.subgroup_lanes >= 8;
+        self.form.unwrap_or(if direct { Form::Direct } else { Form::Tiled })
     }
 
     fn taps(&self) -> usize {
@@ -201,84 +181,38 @@ impl Convolution {
     }
 
     fn convolve_direct(&self, tape: &mut Tape, call: Call) {
-        let cx = seen(tape, call.x, call.x_squares)[3];
-        let blocks = tape.shape(call.weight).dims()[0];
-        for images in tape.image_slices(&[call.x, call.y]) {
-            for slice in self.weight_slices(tape, call.weight, call.first, cx / 4, blocks) {
-                self.dispatch_direct(tape, &call, &images, &slice);
-            }
-        }
-    }
-
-    /// Cuts a source's weights into what fits a uniform binding: several blocks of output channels with all of the
-    /// channels, or one block with a part of them.
-    fn weight_slices(
-        &self,
-        tape: &Tape,
-        weight: TensorId,
-        first: usize,
-        groups: usize,
-        blocks: usize,
-    ) -> Vec<WeightSlice> {
-        let limit = tape.limits().uniform_binding_bytes as usize - BINDING_ALIGNMENT;
-        let row_bytes = groups * self.taps() * UNIT_BYTES;
-        let whole_rows = tape.shape(weight).dims()[1] == groups;
-        let (step, part) = if whole_rows && row_bytes <= limit {
-            (limit / row_bytes, groups)
-        } else {
-            (1, groups.div_ceil(row_bytes.div_ceil(limit)))
-        };
-        (0..blocks)
-            .step_by(step)
-            .flat_map(|block| (0..groups).step_by(part).map(move |from| (block, from)))
-            .map(|(block, from)| WeightSlice {
-                block,
-                blocks: step.min(blocks - block),
-                first: first + from,
-                groups: part.min(groups - from),
-                from,
-            })
-            .collect()
-    }
-
-    fn dispatch_direct(&self, tape: &mut Tape, call: &Call, images: &Range<usize>, slice: &WeightSlice) {
         let (rows, cols) = if self.kernel == 3 { (2, 4) } else { (1, 8) };
         let [_, h, w, cx] = seen(tape, call.x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
-        let row_groups = tape.shape(call.weight).dims()[1];
-        let group_bytes = self.taps() * UNIT_BYTES;
-        let start = (slice.block * row_groups + slice.first) * group_bytes;
-        let skip = start % BINDING_ALIGNMENT;
-        let slice_bytes = skip + slice.blocks * slice.groups * group_bytes;
-        let variant =
-            self.variant(call).with("ROWS", u(rows)).with("COLS", u(cols)).with("SLICE", u(slice_bytes / 16));
+        let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
+        let variant = self.variant(&call).with("ROWS", u(rows)).with("COLS", u(cols));
+        let kernel = Kernel::new(DIRECT, "forward", variant);
         let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
-        let groups_per_block = (images.len() * tile_rows * tile_cols).div_ceil(64);
-        let params = DirectParams {
-            images: images.len() as u32,
-            height: h as u32,
-            width: w as u32,
-            x_groups: (cx / 4) as u32,
-            x_first: slice.from as u32,
-            slice_groups: slice.groups as u32,
-            out_channels: co as u32,
-            block_first: slice.block as u32,
-            tile_rows: tile_rows as u32,
-            tile_cols: tile_cols as u32,
-            groups_per_block: groups_per_block as u32,
-            blocks: slice.blocks as u32,
-            weight_skip: (skip / 16) as u32,
-            start_from: if slice.from > 0 { Start::Y } else { call.start } as u32,
-        };
-        let outputs = (slice.blocks * 8).min(co - slice.block * 8);
-        tape.dispatch(Kernel::new(DIRECT, "forward", variant))
-            .images(call.x, images)
-            .range(call.weight, (start - skip) as u64, slice_bytes as u64)
-            .tensor(call.bias)
-            .images(call.y, images)
-            .params(&params)
-            .flops(2 * images.len() * h * w * slice.groups * 4 * outputs * self.taps())
-            .groups(groups_per_block * slice.blocks);
+        for images in tape.image_slices(&[call.x, call.y]) {
+            let groups_per_block = (images.len() * tile_rows * tile_cols).div_ceil(64);
+            let params = DirectParams {
+                images: images.len() as u32,
+                height: h as u32,
+                width: w as u32,
+                x_groups: (cx / 4) as u32,
+                weight_groups: weight_groups as u32,
+                weight_first: call.first as u32,
+                blocks: blocks as u32,
+                out_channels: co as u32,
+                tile_rows: tile_rows as u32,
+                tile_cols: tile_cols as u32,
+                groups_per_block: groups_per_block as u32,
+                start_from: call.start as u32,
+            };
+            tape.dispatch(kernel.clone())
+                .images(call.x, &images)
+                .tensor(call.weight)
+                .tensor(call.bias)
+                .images(call.y, &images)
+                .params(&params)
+                .flops(2 * images.len() * h * w * cx * co * self.taps())
+                .groups(groups_per_block * blocks);
+        }
     }
 
     /// Weights of the input gradient for one source: flipped, with input and output channels exchanged.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::tensor::{TensorId, TensorInfo};
+use super::tensor::{Home, TensorId, TensorInfo};
 use crate::gpu::Kernel;
 
 /// The part of a step that a dispatch belongs to.
@@ -65,6 +65,16 @@ impl Program {
     /// The tensor's record.
     pub fn tensor(&self, id: TensorId) -> &TensorInfo {
         &self.tensors[id.0 as usize]
+    }
+
+    /// The byte range of a stored tensor within its flat buffer.
+    ///
+    /// # Panics
+    /// Where the tensor is transient.
+    pub fn stored_range(&self, id: TensorId) -> Range<u64> {
+        let info = self.tensor(id);
+        let Home::Stored { offset_bytes, .. } = info.home else { panic!("{} is transient", info.name) };
+        offset_bytes..offset_bytes + info.shape.bytes()
     }
 
     /// Floating-point operations of the whole program.

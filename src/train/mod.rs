@@ -1,1 +1,21 @@
-//! (in construction)
+//! Training: one step on the device, the schedule, the metrics, and the loop that composes them.
+
+mod bench;
+mod demo;
+mod metrics;
+mod predict;
+mod run;
+mod schedule;
+mod session;
+mod step;
+mod weights;
+
+pub use bench::{KernelTime, StepBench, StepTimes, bench_step};
+pub use demo::{DemoPlan, demo};
+pub use metrics::{Metrics, Tally};
+pub use predict::{Probability, probabilities};
+pub use run::{Outcome, TrainRun, describe_plan, train};
+pub use schedule::{EarlyStopping, Plateau};
+pub use session::{PendingStep, Session, StepResult};
+pub use step::{Recorded, StepSettings, record_evaluation, record_training};
+pub use weights::{load_weights, save_weights, state_dict};

@@ -34,6 +34,7 @@ def write_net(skip):
     noise = net_cases.f32_noise(truth, single)
     attributes = {
         "skip": skip, "base_channels": net_cases.BASE, "channels": net_cases.CHANNELS, "lr": net_cases.LR,
+        "slow_lr": net_cases.SLOW_LR,
         "weight_decay": net_cases.WEIGHT_DECAY, "steps": net_cases.STEPS,
     }
     metadata = {"attributes": json.dumps(attributes), "f32_noise": json.dumps(noise)}

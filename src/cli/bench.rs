@@ -1,0 +1,101 @@
+//! `rosette bench`: how fast this machine trains.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::config::Skip;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::train::{StepBench, StepTimes, bench_step};
+
+/// Measure a training step on this device, whole and by kernel.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BenchArgs {
+    /// Measure a whole training step.
+    #[arg(long, required = true)]
+    pub step: bool,
+    /// base_channels
+    #[arg(long, value_name = "CHANNELS", default_value_t = 16)]
+    pub base: usize,
+    /// patch_size
+    #[arg(long, value_name = "PX", default_value_t = 128)]
+    pub patch: usize,
+    /// batch_size
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub batch: usize,
+    /// Steps to time, after one to warm up.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub repeats: usize,
+    /// Take the skips after pooling.
+    #[arg(long)]
+    pub pooled: bool,
+    /// Number or part of the name of the adapter (see `rosette devices`).
+    #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
+    pub adapter: Option<String>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// A user error where the sizes are impossible; a failure where the device lacks memory.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    check("--patch", args.patch, 16)?;
+    check("--base", args.base, 8)?;
+    check("--batch", args.batch, 1)?;
+    let bench = StepBench {
+        base_channels: args.base,
+        patch_px: args.patch,
+        batch_size: args.batch,
+        skip: if args.pooled { Skip::Pooled } else { Skip::Full },
+        repeats: args.repeats,
+    };
+    let times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&times).expect("numbers and text"));
+    } else {
+        print_table(&times);
+    }
+    Ok(())
+}
+
+fn check(flag: &str, value: usize, multiple: usize) -> Result<()> {
+    if value > 0 && value.is_multiple_of(multiple) {
+        return Ok(());
+    }
+    let expected = format!("a positive multiple of {multiple}");
+    Err(Error::user(flag, expected, value, format!("try {}", value.next_multiple_of(multiple).max(multiple))))
+}
+
+fn print_table(times: &StepTimes) {
+    println!("{}: base {}, {} px, batch {}", times.device, times.base, times.patch, times.batch);
+    println!(
+        "step {:.1} ms (best {:.1}), {:.1} GFLOP/s, {:.2} patches/s; first step {:.1} s; host {:.1} ms; {:.1} MiB planned",
+        times.step_ms_median,
+        times.step_ms_best,
+        times.gflop / times.step_ms_median * 1e3,
+        times.batch as f64 / times.step_ms_median * 1e3,
+        times.first_step_ms / 1e3,
+        times.submit_ms_median,
+        times.planned_bytes as f64 / f64::from(1 << 20)
+    );
+    let total: f64 = times.kernels.iter().map(|k| k.ms).sum();
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["kernel", "dispatches", "ms", "%", "GFLOP/s"]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for kernel in &times.kernels {
+        let rate = kernel.gflop / kernel.ms * 1e3;
+        table.add_row([
+            kernel.kernel.clone(),
+            kernel.dispatches.to_string(),
+            format!("{:.2}", kernel.ms),
+            format!("{:.1}", 100.0 * kernel.ms / total),
+            if kernel.gflop > 0.0 { format!("{rate:.1}") } else { String::new() },
+        ]);
+    }
+    println!("{table}");
+}

@@ -1,0 +1,53 @@
+//! `rosette demo`: from nothing to a trained model and pictures.
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::report::Mode;
+use crate::train::{DemoPlan, demo};
+
+/// Make synthetic tissue, train a small network on it, and show what it finds.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// Where to put data, configuration, model and pictures.
+    #[arg(long, value_name = "DIR", default_value = "demo")]
+    pub output_dir: PathBuf,
+    /// Number or part of the name of the adapter (see `rosette devices`).
+    #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
+    pub adapter: Option<String>,
+    /// Change a setting, e.g. num_epochs=2; repeatable.
+    #[arg(long = "override", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// No progress.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// Runs the demonstration and says where everything is.
+///
+/// # Errors
+/// Those of making the data and of training.
+pub fn run(args: &DemoArgs) -> Result<()> {
+    let plan = DemoPlan {
+        output_dir: args.output_dir.clone(),
+        adapter: args.adapter.clone(),
+        overrides: args.overrides.clone(),
+        mode: Mode::detect(args.quiet),
+    };
+    let outcome = demo(&plan, |stage| eprintln!("{stage}"))?;
+    let (dir, best) = (outcome.output_dir.display(), &outcome.best);
+    println!(
+        "best of {} epochs: {}, validation F1 {:.3}, IoU {:.3}",
+        outcome.epochs, best.epoch, best.val_f1, best.val_iou
+    );
+    println!("predictions beside the truth: {dir}/predictions.png");
+    println!("curves:                       {dir}/training_plots.png");
+    println!("weights, PyTorch loads them:  {dir}/best_model.pth");
+    let root = args.output_dir.display();
+    println!("\nto train again after a change of {root}/config.yaml:");
+    println!(
+        "  rosette train --config {root}/config.yaml --experiment-name demo --data-dir {root}/data \\\n    \
+         --split-manifest {root}/split_manifest_demo.json --output-dir {root}/again --no-timestamp"
+    );
+    Ok(())
+}

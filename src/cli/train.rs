@@ -1,0 +1,98 @@
+//! `rosette train`: one experiment, with the pipeline's flags.
+
+use std::path::PathBuf;
+
+use crate::config::{Config, Experiment};
+use crate::error::Result;
+use crate::gpu::{Gpu, Limits};
+use crate::report::{Mode, config_json};
+use crate::train::{TrainRun, describe_plan, train};
+
+/// Train one experiment of a configuration.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TrainArgs {
+    /// The manifest that `rosette split` wrote.
+    #[arg(long, value_name = "FILE", required_unless_present = "plan")]
+    pub split_manifest: Option<PathBuf>,
+    /// Directory of the samples: <DIR>/<sample>/processed_data_<sample>.h5.
+    #[arg(long, value_name = "DIR", required_unless_present = "plan")]
+    pub data_dir: Option<PathBuf>,
+    /// Where to write model, metrics, plots and log.
+    #[arg(long, value_name = "DIR", required_unless_present = "plan")]
+    pub output_dir: Option<PathBuf>,
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The experiment within it.
+    #[arg(long, value_name = "NAME")]
+    pub experiment_name: String,
+    /// Write into --output-dir itself rather than into run_<approach>_<time> below it.
+    #[arg(long)]
+    pub no_timestamp: bool,
+    /// A second place for the log.
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Change a setting, e.g. num_epochs=1 or augmentation.rotation=0; repeatable.
+    #[arg(long = "override", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Start from these weights (.pth from PyTorch or from here, or .safetensors).
+    #[arg(long, value_name = "FILE")]
+    pub init_weights: Option<PathBuf>,
+    /// Number or part of the name of the adapter (see `rosette devices`).
+    #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
+    pub adapter: Option<String>,
+    /// Print the memory plan and stop.
+    #[arg(long)]
+    pub plan: bool,
+    /// No progress.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// Trains, or prints the plan.
+///
+/// # Errors
+/// Those of the configuration, the data and the training.
+pub fn run(args: &TrainArgs) -> Result<()> {
+    let experiment = Config::load(&args.config)?.resolve(&args.experiment_name, &args.overrides)?;
+    let (Some(split_manifest), Some(data_dir), Some(output_dir), false) =
+        (&args.split_manifest, &args.data_dir, &args.output_dir, args.plan)
+    else {
+        print!("{}", describe_plan(&experiment, limits(args.adapter.as_deref())?)?);
+        return Ok(());
+    };
+    let output_dir = match args.no_timestamp {
+        true => output_dir.clone(),
+        false => output_dir.join(run_name(&experiment)),
+    };
+    let outcome = train(&TrainRun {
+        experiment,
+        split_manifest: split_manifest.clone(),
+        data_dir: data_dir.clone(),
+        output_dir,
+        log_file: args.log_file.clone(),
+        init_weights: args.init_weights.clone(),
+        adapter: args.adapter.clone(),
+        mode: Mode::detect(args.quiet),
+    })?;
+    let best = &outcome.best;
+    println!(
+        "best epoch {} of {}: validation loss {:.4}, F1 {:.4}, IoU {:.4}: {}",
+        best.epoch,
+        outcome.epochs,
+        best.val_loss,
+        best.val_f1,
+        best.val_iou,
+        outcome.output_dir.display()
+    );
+    Ok(())
+}
+
+fn limits(adapter: Option<&str>) -> Result<Limits> {
+    Ok(Gpu::open(adapter)?.limits())
+}
+
+fn run_name(experiment: &Experiment) -> String {
+    let time = jiff::Zoned::now().strftime("%Y%m%d_%H%M%S");
+    format!("run_{}_{time}", config_json::approach(&experiment.model))
+}

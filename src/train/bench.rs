@@ -1,0 +1,151 @@
+//! The time of a training step: whole steps by the clock, then one split by kernel with device timestamps.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::session::Session;
+use super::step::StepSettings;
+use crate::config::Skip;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::model::{AttentionUNet, Spec};
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct StepBench {
+    /// Width of the first block.
+    pub base_channels: usize,
+    /// Side of a patch.
+    pub patch_px: usize,
+    /// Patches a step.
+    pub batch_size: usize,
+    /// Where skips are taken.
+    pub skip: Skip,
+    /// Steps timed, after one to warm up.
+    pub repeats: usize,
+}
+
+/// Times of a training step.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepTimes {
+    /// The adapter.
+    pub device: String,
+    /// Width of the first block.
+    pub base: usize,
+    /// Side of a patch.
+    pub patch: usize,
+    /// Patches a step.
+    pub batch: usize,
+    /// Median of the steps.
+    pub step_ms_median: f64,
+    /// Fastest step.
+    pub step_ms_best: f64,
+    /// From nothing to the end of the first step, shader compilation included.
+    pub first_step_ms: f64,
+    /// Host time to submit a step, median.
+    pub submit_ms_median: f64,
+    /// Floating-point operations a step.
+    pub gflop: f64,
+    /// Peak memory of the plan: everything persistent and every slot.
+    pub planned_bytes: u64,
+    /// Device time by kernel, longest first; empty without timestamps.
+    pub kernels: Vec<KernelTime>,
+}
+
+/// Device time of all dispatches of a kernel in one step.
+#[derive(Debug, Clone, Serialize)]
+pub struct KernelTime {
+    /// `shader/entry` and the part of the step.
+    pub kernel: String,
+    /// Dispatches.
+    pub dispatches: usize,
+    /// Time.
+    pub ms: f64,
+    /// Floating-point operations.
+    pub gflop: f64,
+}
+
+/// Measures training steps on random data.
+///
+/// # Errors
+/// Where the device fails or lacks memory.
+pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
+    let net =
+        AttentionUNet::new(Spec { in_channels: 2, base_channels: bench.base_channels, skip: bench.skip });
+    let settings = StepSettings { patch_px: bench.patch_px, dice_weight: 0.5, weight_decay: 0.01 };
+    let device = gpu.summary().to_string();
+    let started = Instant::now();
+    let persistent = 4 * net.weights().total_bytes() + net.state().total_bytes();
+    let initial = net.initial(1);
+    let mut session = Session::new(gpu, net, settings)?;
+    session.set_tensors(&initial);
+    let (x, target) = data(bench);
+    let first = session.start_training_step(&x, &target, 1e-3)?;
+    session.finish(first)?;
+    let first_step_ms = started.elapsed().as_secs_f64() * 1e3;
+    let (mut steps_ms, mut submits_ms) = (Vec::new(), Vec::new());
+    for _ in 0..bench.repeats.max(1) {
+        let started = Instant::now();
+        let pending = session.start_training_step(&x, &target, 1e-3)?;
+        submits_ms.push(started.elapsed().as_secs_f64() * 1e3);
+        session.finish(pending)?;
+        steps_ms.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    let kernels = kernel_times(&mut session, bench)?;
+    let loaded = session.prepare(true, bench.batch_size)?;
+    let transfer = loaded.program.input_bytes + loaded.program.output_bytes;
+    Ok(StepTimes {
+        device,
+        base: bench.base_channels,
+        patch: bench.patch_px,
+        batch: bench.batch_size,
+        step_ms_best: steps_ms.iter().copied().fold(f64::INFINITY, f64::min),
+        step_ms_median: median(steps_ms),
+        first_step_ms,
+        submit_ms_median: median(submits_ms),
+        gflop: loaded.program.flops() as f64 / 1e9,
+        planned_bytes: persistent + transfer + loaded.plan.slot_bytes(),
+        kernels,
+    })
+}
+
+/// Channels and targets without meaning, the same every time.
+fn data(bench: &StepBench) -> (Vec<f32>, Vec<f32>) {
+    let pixels = bench.batch_size * bench.patch_px * bench.patch_px;
+    let hash = |i: usize| (i.wrapping_mul(0x9E37_79B9) >> 7) % 256;
+    let x = (0..4 * pixels).map(|i| if i % 4 < 2 { hash(i) as f32 / 255.0 } else { 0.0 }).collect();
+    let target = (0..pixels).map(|i| f32::from(u8::from(hash(i) > 204))).collect();
+    (x, target)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn kernel_times(session: &mut Session, bench: &StepBench) -> Result<Vec<KernelTime>> {
+    if !session.gpu().summary().timestamps {
+        return Ok(Vec::new());
+    }
+    session.prepare(true, bench.batch_size)?;
+    let loaded = session.loaded(true, bench.batch_size).expect("just prepared");
+    let times_ms = session.gpu().run_profiled(&loaded.executable)?;
+    let mut by_kernel: HashMap<String, KernelTime> = HashMap::new();
+    for (dispatch, ms) in loaded.program.dispatches.iter().zip(times_ms) {
+        let kernel = format!("{} {:?}", dispatch.kernel.name(), dispatch.phase).to_lowercase();
+        let entry = by_kernel.entry(kernel.clone()).or_insert(KernelTime {
+            kernel,
+            dispatches: 0,
+            ms: 0.0,
+            gflop: 0.0,
+        });
+        entry.dispatches += 1;
+        entry.ms += ms;
+        entry.gflop += dispatch.flops as f64 / 1e9;
+    }
+    let mut kernels: Vec<KernelTime> = by_kernel.into_values().collect();
+    kernels.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    Ok(kernels)
+}

@@ -1,0 +1,347 @@
+//! A training from its inputs to its outputs: the loop one can read.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::metrics::{Metrics, Tally};
+use super::predict::probabilities;
+use super::schedule::{EarlyStopping, Plateau};
+use super::session::Session;
+use super::step::{StepSettings, record_evaluation, record_training};
+use super::weights::{load_weights, save_weights};
+use crate::config::Experiment;
+use crate::data::loader::{Dataset, PatchPlan, TrainBatches, ValBatches};
+use crate::data::split::Manifest;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Limits};
+use crate::model::{AttentionUNet, NamedTensor, Spec};
+use crate::report::{BestEpoch, EpochRow, MetricsLog, Mode, Prediction, Progress, RunRecord};
+use crate::report::{logging, overlay, plots};
+use crate::tape::MemoryPlan;
+
+/// Validation images in `predictions.png`.
+const PICTURED: usize = 4;
+/// While a training runs, its plots are drawn anew at most this often.
+const PLOTS_EVERY: Duration = Duration::from_secs(30);
+
+/// What a training is given.
+#[derive(Debug, Clone)]
+pub struct TrainRun {
+    /// Every setting.
+    pub experiment: Experiment,
+    /// The split.
+    pub split_manifest: PathBuf,
+    /// Where the samples lie.
+    pub data_dir: PathBuf,
+    /// Where everything is written.
+    pub output_dir: PathBuf,
+    /// A second log file.
+    pub log_file: Option<PathBuf>,
+    /// Weights to start from, instead of random ones.
+    pub init_weights: Option<PathBuf>,
+    /// Number or name of the adapter.
+    pub adapter: Option<String>,
+    /// How progress is shown.
+    pub mode: Mode,
+}
+
+/// What a training came to.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The epoch whose weights were kept.
+    pub best: BestEpoch,
+    /// Epochs trained.
+    pub epochs: usize,
+    /// Where everything was written.
+    pub output_dir: PathBuf,
+}
+
+/// The network of an experiment.
+pub fn network(experiment: &Experiment) -> AttentionUNet {
+    AttentionUNet::new(Spec {
+        in_channels: experiment.input_channels(),
+        base_channels: experiment.model.base_channels,
+        skip: experiment.model.skip,
+    })
+}
+
+fn settings(experiment: &Experiment) -> StepSettings {
+    StepSettings {
+        patch_px: experiment.model.patch_size,
+        dice_weight: experiment.training.dice_weight as f32,
+        weight_decay: experiment.training.weight_decay as f32,
+    }
+}
+
+/// Trains, validates after every epoch, and writes weights, metrics, plots, log and record.
+///
+/// # Errors
+/// A user error where an input is wrong; a failure where the device or the disk fails or the loss is no number.
+pub fn train(run: &TrainRun) -> Result<Outcome> {
+    let training = &run.experiment.training;
+    let manifest = Manifest::read(&run.split_manifest)?;
+    let train_set = load(run, &manifest.train_sample_list)?;
+    let val_set = load(run, &manifest.val_sample_list)?;
+    let net = network(&run.experiment);
+    let (initial, tracked) = initial_tensors(run, &net)?;
+    let gpu = Gpu::open(run.adapter.as_deref())?;
+    check_patch_fits(&run.experiment, &net, gpu.limits())?;
+
+    let log_path = run.output_dir.join("training.log");
+    let logs: Vec<&Path> = std::iter::once(log_path.as_path()).chain(run.log_file.as_deref()).collect();
+    let _log = logging::start(&logs)?;
+    let mut record =
+        RunRecord::new(&run.experiment, net.parameter_count() as u64, &gpu.summary().to_string());
+    log_start(run, &record, &gpu, &train_set, &val_set);
+    record.write(&run.output_dir.join("config.json"))?;
+    let mut metrics_log = MetricsLog::create(&run.output_dir.join("metrics.csv"))?;
+
+    let mut session = Session::new(gpu, net, settings(&run.experiment))?;
+    session.set_tensors(&initial);
+    let mut plateau = Plateau::new(training.learning_rate, training.patience / 2);
+    let mut stopping = EarlyStopping::new(training.patience);
+    let mut progress = Progress::new(run.mode, training.num_epochs);
+    let mut best: Option<(BestEpoch, Vec<NamedTensor>)> = None;
+    let mut plotted = Instant::now();
+
+    for epoch in 1..=training.num_epochs {
+        let learning_rate = plateau.learning_rate();
+        let started = Instant::now();
+        let (train_loss, patches) =
+            train_epoch(run, &mut session, &train_set, epoch, learning_rate, &mut progress)?;
+        let train_seconds = started.elapsed().as_secs_f64();
+        let metrics = validate(&mut session, &val_set, training.batch_size, training.dice_weight)?;
+        let row = EpochRow {
+            epoch,
+            train_loss,
+            val_loss: metrics.loss,
+            val_iou: metrics.iou,
+            val_f1: metrics.f1,
+            val_precision: metrics.precision,
+            val_recall: metrics.recall,
+            learning_rate,
+            seconds: started.elapsed().as_secs_f64(),
+            patches_per_second: patches as f64 / train_seconds,
+        };
+        let is_best = stopping.step(row.val_loss);
+        if is_best {
+            let tensors = session.tensors()?;
+            save_weights(&run.output_dir.join("best_model.pth"), &tensors, tracked + session.steps())?;
+            best = Some((BestEpoch::from(&row), tensors));
+        }
+        progress.epoch_finished(&row, is_best);
+        log_epoch(&row, &metrics, is_best);
+        metrics_log.push(row)?;
+        plateau.step(metrics.loss);
+        let last = epoch == training.num_epochs || stopping.should_stop();
+        if last || plotted.elapsed() > PLOTS_EVERY {
+            let title = &run.experiment.name;
+            plots::write_training_plots(
+                &run.output_dir.join("training_plots.png"),
+                title,
+                metrics_log.rows(),
+            )?;
+            plotted = Instant::now();
+        }
+        if last {
+            record.epochs_trained = epoch;
+            break;
+        }
+    }
+    let (best, tensors) = best.ok_or_else(|| Error::failure("the validation loss was never a number"))?;
+    record.best = Some(best.clone());
+    record.write(&run.output_dir.join("config.json"))?;
+    session.set_tensors(&tensors);
+    write_pictures(run, &mut session, &val_set)?;
+    tracing::info!("best epoch {}: validation loss {:.4}, F1 {:.4}", best.epoch, best.val_loss, best.val_f1);
+    Ok(Outcome { best, epochs: record.epochs_trained, output_dir: run.output_dir.clone() })
+}
+
+fn load(run: &TrainRun, names: &[String]) -> Result<Arc<Dataset>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let use_intensity = run.experiment.model.use_intensity;
+    Ok(Arc::new(Dataset::load(&run.data_dir, names, use_intensity, threads)?))
+}
+
+fn initial_tensors(run: &TrainRun, net: &AttentionUNet) -> Result<(Vec<NamedTensor>, u64)> {
+    match &run.init_weights {
+        Some(path) => load_weights(path, net),
+        None => Ok((net.initial(u64::from(run.experiment.training.seed)), 0)),
+    }
+}
+
+/// One image of the widest activation must fit a binding: there is nothing smaller to cut a batch into.
+fn check_patch_fits(experiment: &Experiment, net: &AttentionUNet, limits: Limits) -> Result<()> {
+    let side = experiment.model.patch_size as u64;
+    let image_bytes = side * side * net.spec().base_channels as u64 * 4;
+    if image_bytes <= limits.storage_binding_bytes {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes / (1 << 20);
+    Err(Error::user(
+        "patch_size and base_channels",
+        format!(
+            "an activation of at most {} MiB for one patch on this adapter",
+            mib(limits.storage_binding_bytes)
+        ),
+        format!("{} MiB ({side} x {side} x {} x 4 bytes)", mib(image_bytes), net.spec().base_channels),
+        "reduce patch_size or base_channels, or take another adapter (`rosette devices`)",
+    ))
+}
+
+fn log_start(run: &TrainRun, record: &RunRecord, gpu: &Gpu, train_set: &Dataset, val_set: &Dataset) {
+    let training = &run.experiment.training;
+    tracing::info!(
+        "rosette {}, experiment '{}' on {}",
+        record.version,
+        record.experiment_name,
+        gpu.summary()
+    );
+    tracing::info!("settings: {}", serde_json::to_string(record).expect("a record is numbers and text"));
+    let (train, val) = (train_set.samples().len(), val_set.samples().len());
+    tracing::info!("{train} training and {val} validation samples, {} parameters", record.total_parameters);
+    for (set, samples) in [("training", train_set), ("validation", val_set)] {
+        samples.warnings().iter().for_each(|warning| tracing::warn!("{set} samples: {warning}"));
+    }
+    if training.augmentation.any() {
+        tracing::info!("augmentation is off: this version trains on plain crops");
+    }
+}
+
+fn log_epoch(row: &EpochRow, metrics: &Metrics, is_best: bool) {
+    tracing::info!(
+        "epoch {}: train loss {:.4}, validation loss {:.4}, IoU {:.4}, F1 {:.4}, precision {:.4}, recall {:.4}, \
+         pooled IoU {:.4}, pooled F1 {:.4}, learning rate {:e}, {:.1} s, {:.2} patches/s{}",
+        row.epoch,
+        row.train_loss,
+        row.val_loss,
+        row.val_iou,
+        row.val_f1,
+        row.val_precision,
+        row.val_recall,
+        metrics.pooled_iou,
+        metrics.pooled_f1,
+        row.learning_rate,
+        row.seconds,
+        row.patches_per_second,
+        if is_best { ", best so far" } else { "" }
+    );
+}
+
+/// One pass over the training patches: the mean loss and the number of patches. Losses are read a step late, so that
+/// the device never waits for the host.
+fn train_epoch(
+    run: &TrainRun,
+    session: &mut Session,
+    dataset: &Arc<Dataset>,
+    epoch: usize,
+    learning_rate: f64,
+    progress: &mut Progress,
+) -> Result<(f64, usize)> {
+    let training = &run.experiment.training;
+    let plan = PatchPlan {
+        patch_px: run.experiment.model.patch_size,
+        batch_size: training.batch_size,
+        patches_per_sample: training.patches_per_sample,
+        foreground_share: training.foreground_share,
+        seed: u64::from(training.seed),
+        epoch: epoch as u64,
+    };
+    progress.epoch_started(epoch, TrainBatches::batches_per_epoch(dataset.samples().len(), &plan));
+    let started = Instant::now();
+    let (mut total, mut patches, mut done) = (0.0, 0, 0);
+    let mut before = None;
+    for batch in TrainBatches::start(dataset.clone(), plan, 0).map(Some).chain([None]) {
+        let next = match &batch {
+            Some(batch) => {
+                let pending = session.start_training_step(&batch.x, &batch.y, learning_rate)?;
+                Some((pending, batch.count))
+            }
+            None => None,
+        };
+        if let Some((pending, count)) = std::mem::replace(&mut before, next) {
+            let loss = f64::from(session.finish(pending)?.loss);
+            if !loss.is_finite() {
+                return Err(diverged(epoch, done + 1, loss));
+            }
+            total += loss * count as f64;
+            (patches, done) = (patches + count, done + 1);
+            progress.step(done, loss, patches as f64 / started.elapsed().as_secs_f64());
+        }
+    }
+    Ok((total / patches as f64, patches))
+}
+
+fn diverged(epoch: usize, batch: usize, loss: f64) -> Error {
+    Error::failure(format!(
+        "the training loss of epoch {epoch}, batch {batch} is {loss}: the training diverged; reduce learning_rate"
+    ))
+}
+
+/// Every validation image in full with the running statistics.
+fn validate(
+    session: &mut Session,
+    dataset: &Arc<Dataset>,
+    batch_size: usize,
+    dice_weight: f64,
+) -> Result<Metrics> {
+    let mut tally = Tally::new(dataset.samples().len());
+    for batch in ValBatches::start(dataset.clone(), session.settings().patch_px, batch_size) {
+        let pending = session.start_evaluation(&batch.x, &batch.y, false)?;
+        let result = session.finish(pending)?;
+        batch.samples.iter().zip(&result.sums).for_each(|(sample, sums)| tally.add(*sample, sums));
+    }
+    Ok(tally.metrics(dice_weight))
+}
+
+fn write_pictures(run: &TrainRun, session: &mut Session, val_set: &Arc<Dataset>) -> Result<()> {
+    let few: Vec<_> = val_set.samples().iter().take(PICTURED).cloned().collect();
+    let few = Arc::new(Dataset::new(few));
+    let probabilities = probabilities(session, &few, run.experiment.training.batch_size)?;
+    let pictures: Vec<Prediction> = few
+        .samples()
+        .iter()
+        .zip(&probabilities)
+        .map(|(sample, probability)| Prediction {
+            name: &sample.name,
+            height: sample.height,
+            width: sample.width,
+            boundary: &sample.boundary,
+            cells: &sample.cells,
+            intensity: sample.intensity.as_deref(),
+            target: &sample.target,
+            probability,
+        })
+        .collect();
+    overlay::write_predictions(&run.output_dir.join("predictions.png"), &pictures, PICTURED)
+}
+
+/// The memory plan of an experiment's training step in words and numbers, without allocating anything.
+pub fn describe_plan(experiment: &Experiment, limits: Limits) -> Result<String> {
+    let net = network(experiment);
+    check_patch_fits(experiment, &net, limits)?;
+    let (settings, batch) = (settings(experiment), experiment.training.batch_size);
+    let step = record_training(&net, limits, &settings, batch).program;
+    let plan = MemoryPlan::new(&step);
+    let evaluation = record_evaluation(&net, limits, &settings, batch).program;
+    let evaluation_bytes = evaluation.input_bytes + evaluation.output_bytes;
+    let persistent = 4 * net.weights().total_bytes() + net.state().total_bytes();
+    let transfer = step.input_bytes + step.output_bytes + evaluation_bytes;
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let evaluation_slots = MemoryPlan::new(&evaluation).slot_bytes();
+    Ok(format!(
+        "{}\ntraining step: {} dispatches, {:.1} GFLOP\n\
+         weights, gradients, two moments, statistics: {:.3} GiB\ninputs and outputs: {:.3} GiB\n\
+         activations and their gradients: {:.3} GiB (evaluation needs {:.3} GiB, in the same slots)\n\
+         total: {:.3} GiB\n",
+        plan.table(&step),
+        step.dispatches.len(),
+        step.flops() as f64 / 1e9,
+        gib(persistent),
+        gib(transfer),
+        gib(plan.slot_bytes()),
+        gib(evaluation_slots),
+        gib(persistent + transfer + plan.slot_bytes()),
+    ))
+}

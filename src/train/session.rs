@@ -1,0 +1,237 @@
+//! A network on a device: its flat buffers, and the programs of each batch size, recorded when first needed.
+
+use std::collections::HashMap;
+
+use super::step::{Recorded, StepSettings, record_evaluation, record_training};
+use crate::error::Result;
+use crate::gpu::{Gpu, PendingRead, SharedBuffer};
+use crate::model::{AttentionUNet, NamedTensor};
+use crate::ops::adamw::step_sizes;
+use crate::ops::bce_dice::SUMS;
+use crate::tape::{Loaded, SlotPool, Store, Stores, TensorId};
+
+/// A network on a device.
+pub struct Session {
+    gpu: Gpu,
+    net: AttentionUNet,
+    settings: StepSettings,
+    stores: Stores,
+    pool: SlotPool,
+    programs: HashMap<(bool, usize), Step>,
+    steps: u64,
+}
+
+/// A loaded program and where its inputs and outputs lie.
+struct Step {
+    loaded: Loaded,
+    recorded: Ids,
+    staging: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+struct Ids {
+    x: TensorId,
+    target: TensorId,
+    scalars: Option<(TensorId, TensorId)>,
+    loss: TensorId,
+    sums: TensorId,
+    logits: TensorId,
+}
+
+/// What a step gives back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepResult {
+    /// The loss of the batch.
+    pub loss: f32,
+    /// For each patch: BCE, p t, p, t, true positives, false positives, false negatives, pixels.
+    pub sums: Vec<[f32; SUMS]>,
+    /// Logits [N, P, P], where they were asked for.
+    pub logits: Option<Vec<f32>>,
+}
+
+/// A step that was submitted; its result comes with [`Session::finish`].
+pub struct PendingStep {
+    read: PendingRead,
+    key: (bool, usize),
+    with_logits: bool,
+}
+
+impl Session {
+    /// Makes the flat buffers of a network, all zero.
+    ///
+    /// # Errors
+    /// Where the device lacks the memory.
+    pub fn new(gpu: Gpu, net: AttentionUNet, settings: StepSettings) -> Result<Self> {
+        let mut stores = Stores::new();
+        let weight_bytes = net.weights().total_bytes();
+        for store in [Store::Weights, Store::Gradients, Store::Moment1, Store::Moment2] {
+            stores.insert(store, gpu.buffer(&format!("{store:?}").to_lowercase(), weight_bytes)?);
+        }
+        stores.insert(Store::State, gpu.buffer("running statistics", net.state().total_bytes())?);
+        let (pool, programs) = (SlotPool::default(), HashMap::new());
+        Ok(Self { gpu, net, settings, stores, pool, programs, steps: 0 })
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The network.
+    pub fn net(&self) -> &AttentionUNet {
+        &self.net
+    }
+
+    /// What shapes the programs.
+    pub fn settings(&self) -> StepSettings {
+        self.settings
+    }
+
+    /// Training steps so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Uploads weights and running statistics, given in the network's order.
+    pub fn set_tensors(&mut self, tensors: &[NamedTensor]) {
+        let (weights, state) = self.net.pack(tensors);
+        self.gpu.write(self.store(Store::Weights), 0, bytemuck::cast_slice(&weights));
+        self.gpu.write(self.store(Store::State), 0, bytemuck::cast_slice(&state));
+    }
+
+    /// Reads weights and running statistics back, in the network's order.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
+        Ok(self.net.unpack(&self.read_store(Store::Weights)?, &self.read_store(Store::State)?))
+    }
+
+    /// Reads the gradients of the last step back, by the names of their weights.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn gradients(&self) -> Result<Vec<NamedTensor>> {
+        let state = vec![0.0; (self.net.state().total_bytes() / 4) as usize];
+        let mut all = self.net.unpack(&self.read_store(Store::Gradients)?, &state);
+        let trained: Vec<bool> = self.net.parameters().iter().map(|p| p.trained).collect();
+        let mut keep = trained.iter();
+        all.retain(|_| *keep.next().expect("one flag a parameter"));
+        Ok(all)
+    }
+
+    fn store(&self, store: Store) -> &SharedBuffer {
+        &self.stores[&store]
+    }
+
+    fn read_store(&self, store: Store) -> Result<Vec<f32>> {
+        let buffer = self.store(store);
+        let bytes = self.gpu.read(buffer, 0..buffer.size_bytes())?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// Submits a training step on a batch, `x` [N, P, P, 4] and `target` [N, P, P], and returns at once.
+    ///
+    /// # Errors
+    /// Where the device lacks memory for the program.
+    pub fn start_training_step(
+        &mut self,
+        x: &[f32],
+        target: &[f32],
+        learning_rate: f64,
+    ) -> Result<PendingStep> {
+        self.steps += 1;
+        let sizes = step_sizes(learning_rate, self.steps);
+        self.start(true, x, target, Some(sizes), false)
+    }
+
+    /// Submits an evaluation of a batch and returns at once.
+    ///
+    /// # Errors
+    /// Where the device lacks memory for the program.
+    pub fn start_evaluation(&mut self, x: &[f32], target: &[f32], with_logits: bool) -> Result<PendingStep> {
+        self.start(false, x, target, None, with_logits)
+    }
+
+    fn start(
+        &mut self,
+        training: bool,
+        x: &[f32],
+        target: &[f32],
+        sizes: Option<[f32; 4]>,
+        with_logits: bool,
+    ) -> Result<PendingStep> {
+        let batch = target.len() / (self.settings.patch_px * self.settings.patch_px);
+        let key = (training, batch);
+        self.prepare(training, batch)?;
+        let step = self.programs.get_mut(&key).expect("just prepared");
+        step.stage(step.recorded.x, x);
+        step.stage(step.recorded.target, target);
+        if let (Some((dloss, step_sizes)), Some(sizes)) = (step.recorded.scalars, sizes) {
+            step.stage(dloss, &[1.0]);
+            step.stage(step_sizes, &sizes);
+        }
+        self.gpu.write(step.loaded.inputs(), 0, &step.staging);
+        self.gpu.run(&step.loaded.executable);
+        let ids = &step.recorded;
+        let last = if with_logits { ids.logits } else { ids.sums };
+        let end = step.loaded.program.stored_range(last).end;
+        let read = self.gpu.start_read(step.loaded.outputs(), 0..end);
+        Ok(PendingStep { read, key, with_logits })
+    }
+
+    /// Waits for a step's result.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn finish(&self, pending: PendingStep) -> Result<StepResult> {
+        let bytes = self.gpu.finish_read(pending.read)?;
+        let step = &self.programs[&pending.key];
+        let values = |id: TensorId| -> Vec<f32> {
+            let range = step.loaded.program.stored_range(id);
+            bytemuck::pod_collect_to_vec(&bytes[range.start as usize..range.end as usize])
+        };
+        let sums = values(step.recorded.sums)
+            .chunks_exact(SUMS)
+            .map(|row| row.try_into().expect("rows of that length"))
+            .collect();
+        let logits = pending.with_logits.then(|| values(step.recorded.logits));
+        Ok(StepResult { loss: values(step.recorded.loss)[0], sums, logits })
+    }
+
+    /// Records, plans and loads the program of a batch size, where that has not been done.
+    ///
+    /// # Errors
+    /// Where the device lacks the memory.
+    pub fn prepare(&mut self, training: bool, batch: usize) -> Result<&Loaded> {
+        if !self.programs.contains_key(&(training, batch)) {
+            let record = if training { record_training } else { record_evaluation };
+            let recorded = record(&self.net, self.gpu.limits(), &self.settings, batch);
+            let Recorded { program, x, target, scalars, loss, sums, logits } = recorded;
+            let loaded = Loaded::new(&self.gpu, program, &self.stores, &mut self.pool)?;
+            let staging = vec![0; loaded.program.input_bytes as usize];
+            let recorded = Ids { x, target, scalars, loss, sums, logits };
+            self.programs.insert((training, batch), Step { loaded, recorded, staging });
+        }
+        Ok(&self.programs[&(training, batch)].loaded)
+    }
+
+    /// A program that has been prepared.
+    pub fn loaded(&self, training: bool, batch: usize) -> Option<&Loaded> {
+        self.programs.get(&(training, batch)).map(|step| &step.loaded)
+    }
+
+    /// Fills transient memory with NaN, so that a test sees what reads before it is written.
+    pub fn poison(&self) {
+        self.pool.poison(&self.gpu);
+    }
+}
+
+impl Step {
+    fn stage(&mut self, id: TensorId, values: &[f32]) {
+        let range = self.loaded.program.stored_range(id);
+        let bytes = bytemuck::cast_slice(values);
+        assert_eq!(bytes.len() as u64, range.end - range.start, "the size of {:?}", id);
+        self.staging[range.start as usize..range.end as usize].copy_from_slice(bytes);
+    }
+}

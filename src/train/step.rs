@@ -1,0 +1,102 @@
+//! What one step is, as programs: forward, loss, backward and optimiser for training; forward and counts for
+//! evaluation.
+
+use crate::gpu::Limits;
+use crate::model::AttentionUNet;
+use crate::ops::activation;
+use crate::ops::adamw::AdamW;
+use crate::ops::bce_dice::{BceDice, SUMS};
+use crate::tape::{Mode, Phase, Program, Shape, Store, Tape, TensorId};
+
+/// What shapes a program, besides the network.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepSettings {
+    /// Side of a patch, a multiple of 16.
+    pub patch_px: usize,
+    /// Share of the Dice term in the loss.
+    pub dice_weight: f32,
+    /// AdamW's weight decay.
+    pub weight_decay: f32,
+}
+
+/// A recorded step with its inputs and outputs.
+pub struct Recorded {
+    /// The recording.
+    pub program: Program,
+    /// Channels [N, P, P, 4], uploaded.
+    pub x: TensorId,
+    /// Target [N, P, P, 1], uploaded: 0, 1, or below 0 to ignore.
+    pub target: TensorId,
+    /// Gradient of the loss [1] and the optimiser's step sizes [4], uploaded; training only.
+    pub scalars: Option<(TensorId, TensorId)>,
+    /// The loss [1], read back.
+    pub loss: TensorId,
+    /// Sums of each image [N, 8], read back (see [`crate::ops::bce_dice`]).
+    pub sums: TensorId,
+    /// Logits [N, P, P, 1], read back.
+    pub logits: TensorId,
+}
+
+/// Records a training step of `batch` patches: forward, loss, backward, AdamW over the flat buffers.
+pub fn record_training(
+    net: &AttentionUNet,
+    limits: Limits,
+    settings: &StepSettings,
+    batch: usize,
+) -> Recorded {
+    let mut tape = Tape::new(limits, Mode::Train { accumulate: false });
+    let mut recorded = record_forward(&mut tape, net, settings, batch, true);
+    let dloss = tape.input("dloss", Shape::new([1]));
+    let sizes = tape.input("step sizes", Shape::new([4]));
+    tape.backward(recorded.loss, dloss, activation::add);
+    tape.set_phase(Phase::Optimiser);
+    let shape = Shape::new([(net.weights().total_bytes() / 4) as usize]);
+    let flat = |name, store| (name, store);
+    let mut inputs: Vec<TensorId> = [
+        flat("weights", Store::Weights),
+        flat("gradients", Store::Gradients),
+        flat("first moments", Store::Moment1),
+        flat("second moments", Store::Moment2),
+    ]
+    .into_iter()
+    .map(|(name, store)| tape.stored(name, shape.clone(), store, 0, false))
+    .collect();
+    inputs.push(sizes);
+    tape.apply("adamw", AdamW { weight_decay: settings.weight_decay }, &inputs);
+    recorded.scalars = Some((dloss, sizes));
+    recorded.program = tape.finish();
+    recorded
+}
+
+/// Records an evaluation of `batch` tiles with the running statistics: logits, loss and sums.
+pub fn record_evaluation(
+    net: &AttentionUNet,
+    limits: Limits,
+    settings: &StepSettings,
+    batch: usize,
+) -> Recorded {
+    let mut tape = Tape::new(limits, Mode::Evaluate);
+    let recorded = record_forward(&mut tape, net, settings, batch, false);
+    Recorded { program: tape.finish(), ..recorded }
+}
+
+fn record_forward(
+    tape: &mut Tape,
+    net: &AttentionUNet,
+    settings: &StepSettings,
+    batch: usize,
+    training: bool,
+) -> Recorded {
+    let side = settings.patch_px;
+    let x = tape.input("x", Shape::nhwc(batch, side, side, 4));
+    let plane = Shape::nhwc(batch, side, side, 1);
+    let target = tape.input("target", plane.clone());
+    let loss = tape.output("loss", Shape::new([1]));
+    let sums = tape.output("sums", Shape::new([batch, SUMS]));
+    let logits = tape.output("logits", plane);
+    net.logits(tape, x, training, Some(logits));
+    let op = BceDice { dice_weight: settings.dice_weight };
+    tape.apply_into("loss", op, &[logits, target], &[loss, sums]);
+    let program = Tape::new(tape.limits(), tape.mode()).finish();
+    Recorded { program, x, target, scalars: None, loss, sums, logits }
+}
