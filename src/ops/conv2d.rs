@@ -7,7 +7,7 @@
 //! Nothing is saved but the inputs. The input gradient is the same convolution with flipped, transposed weights.
 
 use super::common::{bias_gradient, indices};
-use super::convolution::{Call, Convolution, Start};
+use super::convolution::{Call, Convolution};
 pub use super::convolution::{Form, Packing};
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
@@ -69,11 +69,9 @@ impl Op for Conv2d {
 
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
         let (weight, bias, y) = (inputs[inputs.len() - 2], inputs[inputs.len() - 1], outputs[0]);
-        for (x, first) in sources(tape, inputs) {
-            let start = if first == 0 { Start::Bias } else { Start::Y };
-            let call = Call { x, weight, first, bias, y, start, x_squares: false, y_squares: false };
-            self.kernels().convolve(tape, call);
-        }
+        let sources = sources(tape, inputs);
+        let call = Call { sources, weight, bias: Some(bias), y, x_squares: false, y_squares: false };
+        self.kernels().convolve(tape, &call);
         Vec::new()
     }
 
@@ -150,9 +148,10 @@ pub fn cases() -> Vec<Case> {
         ([2, 5, 3], &[8, 8], 8, 1),
         ([1, 9, 2], &[20], 4, 1),
         ([1, 4, 4], &[64], 72, 3),
+        ([2, 9, 13], &[8], 24, 3),
     ];
     let mut cases = Vec::new();
-    for form in [Form::Direct, Form::Tiled] {
+    for form in [Form::Direct, Form::Winograd, Form::Tiled] {
         for ([n, h, w], sources, out_channels, kernel) in shapes.iter().copied() {
             cases.push(case(form, [n, h, w], sources, out_channels, kernel));
         }

@@ -8,7 +8,7 @@
 
 use super::common::{bias_gradient, indices};
 use super::conv2d::{Form, Packing};
-use super::convolution::{Call, Convolution, Start};
+use super::convolution::{Call, Convolution};
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
 /// The transposed convolution.
@@ -65,16 +65,14 @@ impl Op for ConvTranspose2d {
 
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
         let call = Call {
-            x: inputs[0],
+            sources: vec![(inputs[0], 0)],
             weight: inputs[1],
-            first: 0,
-            bias: inputs[2],
+            bias: Some(inputs[2]),
             y: outputs[0],
-            start: Start::Bias,
             x_squares: false,
             y_squares: true,
         };
-        self.kernels().convolve(tape, call);
+        self.kernels().convolve(tape, &call);
         Vec::new()
     }
 

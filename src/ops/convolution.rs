@@ -6,6 +6,7 @@
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
 use super::common::{Scatter, split_sum, splits_for, u};
+use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Shape, Tape, TensorId};
@@ -46,6 +47,9 @@ pub enum Form {
     /// Large register tiles, weights broadcast within subgroups of at least 8 lanes: where loads cost more than
     /// arithmetic.
     Direct,
+    /// Winograd's F(4x4, 3x3), four times fewer multiplications, within subgroups likewise; direct where it does not
+    /// fit.
+    Winograd,
     /// Implicit matrix product with tiles in workgroup memory: where arithmetic units wait for memory.
     Tiled,
 }
@@ -93,18 +97,24 @@ pub(super) struct Convolution {
     pub squares: bool,
 }
 
-/// One source of a convolution.
+/// One convolution: the sources, each with its place among the weight's groups of channels, and the rest.
 pub(super) struct Call {
-    pub x: TensorId,
+    pub sources: Vec<(TensorId, usize)>,
     pub weight: TensorId,
-    pub first: usize,
-    pub bias: TensorId,
+    pub bias: Option<TensorId>,
     pub y: TensorId,
-    pub start: Start,
     /// `x` is [N, 2 H, 2 W, C] seen as [N, H, W, 4 C].
     pub x_squares: bool,
     /// The same of `y`.
     pub y_squares: bool,
+}
+
+/// One source of a convolution.
+#[derive(Clone, Copy)]
+struct Source {
+    x: TensorId,
+    first: usize,
+    start: Start,
 }
 
 /// What the sums are added to, as the shaders number it.
@@ -122,10 +132,13 @@ fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
 }
 
 impl Convolution {
-    fn form(&self, tape: &Tape) -> Form {
+    /// The form asked for, or the device's; one that does not fit the convolution gives way to the next.
+    fn form(&self, tape: &Tape, call: &Call) -> Form {
         let limits = tape.limits();
-        let direct = limits.software && limits.subgroup_lanes >= 8;
-        self.form.unwrap_or(if direct { Form::Direct } else { Form::Tiled })
+        let lanes = limits.software && limits.subgroup_lanes >= 8;
+        let form = self.form.unwrap_or(if lanes { Form::Winograd } else { Form::Tiled });
+        let is_winograd = form == Form::Winograd;
+        if is_winograd && !(self.kernel == 3 && winograd::fits(tape, call)) { Form::Direct } else { form }
     }
 
     fn taps(&self) -> usize {
@@ -139,23 +152,31 @@ impl Convolution {
             .with("Y_SQUARES", call.y_squares)
     }
 
-    /// `y = conv(x, weight) + bias`, for the channels of one source; `first` is its place among the weight's channel
-    /// groups.
-    pub(super) fn convolve(&self, tape: &mut Tape, call: Call) {
-        match self.form(tape) {
-            Form::Direct => self.convolve_direct(tape, call),
-            Form::Tiled => self.convolve_tiled(tape, call),
+    /// `y = conv(sources, weight) + bias`.
+    pub(super) fn convolve(&self, tape: &mut Tape, call: &Call) {
+        let form = self.form(tape, call);
+        if form == Form::Winograd {
+            return winograd::convolve(tape, call);
+        }
+        let first_start = if call.bias.is_some() { Start::Bias } else { Start::Zero };
+        for (place, (x, first)) in call.sources.iter().enumerate() {
+            let start = if place == 0 { first_start } else { Start::Y };
+            let source = Source { x: *x, first: *first, start };
+            match form {
+                Form::Direct => self.convolve_direct(tape, call, source),
+                _ => self.convolve_tiled(tape, call, source),
+            }
         }
     }
 
-    fn convolve_tiled(&self, tape: &mut Tape, call: Call) {
+    fn convolve_tiled(&self, tape: &mut Tape, call: &Call, source: Source) {
         const TILE_PIXELS: usize = 128;
         const TILE_BLOCKS: usize = 8;
-        let [_, h, w, cx] = seen(tape, call.x, call.x_squares);
+        let [_, h, w, cx] = seen(tape, source.x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
-        let kernel = Kernel::new(TILED, "forward", self.variant(&call));
-        for images in tape.image_slices(&[call.x, call.y]) {
+        let kernel = Kernel::new(TILED, "forward", self.variant(call));
+        for images in tape.image_slices(&[source.x, call.y]) {
             let pixels = images.len() * h * w;
             let params = TiledParams {
                 pixels: pixels as u32,
@@ -163,16 +184,16 @@ impl Convolution {
                 width: w as u32,
                 x_groups: (cx / 4) as u32,
                 weight_groups: weight_groups as u32,
-                weight_first: call.first as u32,
+                weight_first: source.first as u32,
                 blocks: blocks as u32,
                 out_groups: (co / 4) as u32,
                 pixel_tiles: pixels.div_ceil(TILE_PIXELS) as u32,
-                start_from: call.start as u32,
+                start_from: source.start as u32,
             };
             tape.dispatch(kernel.clone())
-                .images(call.x, &images)
+                .images(source.x, &images)
                 .tensor(call.weight)
-                .tensor(call.bias)
+                .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
                 .params(&params)
                 .flops(2 * pixels * cx * co * self.taps())
@@ -180,15 +201,15 @@ impl Convolution {
         }
     }
 
-    fn convolve_direct(&self, tape: &mut Tape, call: Call) {
+    fn convolve_direct(&self, tape: &mut Tape, call: &Call, source: Source) {
         let (rows, cols) = if self.kernel == 3 { (2, 4) } else { (1, 8) };
-        let [_, h, w, cx] = seen(tape, call.x, call.x_squares);
+        let [_, h, w, cx] = seen(tape, source.x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
-        let variant = self.variant(&call).with("ROWS", u(rows)).with("COLS", u(cols));
+        let variant = self.variant(call).with("ROWS", u(rows)).with("COLS", u(cols));
         let kernel = Kernel::new(DIRECT, "forward", variant);
         let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
-        for images in tape.image_slices(&[call.x, call.y]) {
+        for images in tape.image_slices(&[source.x, call.y]) {
             let groups_per_block = (images.len() * tile_rows * tile_cols).div_ceil(64);
             let params = DirectParams {
                 images: images.len() as u32,
@@ -196,18 +217,18 @@ impl Convolution {
                 width: w as u32,
                 x_groups: (cx / 4) as u32,
                 weight_groups: weight_groups as u32,
-                weight_first: call.first as u32,
+                weight_first: source.first as u32,
                 blocks: blocks as u32,
                 out_channels: co as u32,
                 tile_rows: tile_rows as u32,
                 tile_cols: tile_cols as u32,
                 groups_per_block: groups_per_block as u32,
-                start_from: call.start as u32,
+                start_from: source.start as u32,
             };
             tape.dispatch(kernel.clone())
-                .images(call.x, &images)
+                .images(source.x, &images)
                 .tensor(call.weight)
-                .tensor(call.bias)
+                .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
                 .params(&params)
                 .flops(2 * images.len() * h * w * cx * co * self.taps())
@@ -298,20 +319,15 @@ impl Convolution {
         let cx = shape.as_nhwc()[3];
         let flipped = self.flipped_weight(tape, weight, first, cx);
         let dx = tape.transient("dx", shape);
-        // The bias is bound but not read.
-        self.convolve(
-            tape,
-            Call {
-                x: dy,
-                weight: flipped,
-                first: 0,
-                bias: flipped,
-                y: dx,
-                start: Start::Zero,
-                x_squares: self.squares,
-                y_squares: false,
-            },
-        );
+        let call = Call {
+            sources: vec![(dy, 0)],
+            weight: flipped,
+            bias: None,
+            y: dx,
+            x_squares: self.squares,
+            y_squares: false,
+        };
+        self.convolve(tape, &call);
         dx
     }
 }
