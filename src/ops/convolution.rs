@@ -136,7 +136,12 @@ impl Convolution {
     fn form(&self, tape: &Tape, call: &Call) -> Form {
         let limits = tape.limits();
         let lanes = limits.software && limits.subgroup_lanes >= 8;
-        let form = self.form.unwrap_or(if lanes { Form::Winograd } else { Form::Tiled });
+        let usual = match (lanes, tape.exact()) {
+            (false, _) => Form::Tiled,
+            (true, true) => Form::Direct,
+            (true, false) => Form::Winograd,
+        };
+        let form = self.form.unwrap_or(usual);
         let is_winograd = form == Form::Winograd;
         if is_winograd && !(self.kernel == 3 && winograd::fits(tape, call)) { Form::Direct } else { form }
     }

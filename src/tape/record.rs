@@ -24,6 +24,7 @@ pub enum Mode {
 pub struct Tape {
     limits: Limits,
     mode: Mode,
+    exact: bool,
     tensors: Vec<TensorInfo>,
     nodes: Vec<Node>,
     dispatches: Vec<Dispatch>,
@@ -41,6 +42,7 @@ impl Tape {
         Self {
             limits,
             mode,
+            exact: false,
             tensors: Vec::new(),
             nodes: Vec::new(),
             dispatches: Vec::new(),
@@ -61,6 +63,16 @@ impl Tape {
     /// What the program is for.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether operations must pass over kernels that round more than plain sums do.
+    pub fn exact(&self) -> bool {
+        self.exact
+    }
+
+    /// Sets [`Tape::exact`], for what is recorded from here on.
+    pub fn set_exact(&mut self, exact: bool) {
+        self.exact = exact;
     }
 
     /// Gradients of weights are added to what is there (1) or written over it (0), as kernels take it.

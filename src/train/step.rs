@@ -17,6 +17,8 @@ pub struct StepSettings {
     pub dice_weight: f32,
     /// AdamW's weight decay.
     pub weight_decay: f32,
+    /// Winograd's convolutions may be used.
+    pub winograd: bool,
 }
 
 /// A recorded step with its inputs and outputs.
@@ -87,6 +89,7 @@ fn record_forward(
     batch: usize,
     training: bool,
 ) -> Recorded {
+    tape.set_exact(!settings.winograd);
     let side = settings.patch_px;
     let x = tape.input("x", Shape::nhwc(batch, side, side, 4));
     let plane = Shape::nhwc(batch, side, side, 1);
