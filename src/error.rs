@@ -56,15 +56,23 @@ impl Error {
         Self::Failure(what.to_string())
     }
 
-    /// A file that could not be read or written, with the operating system's reason.
-    pub fn io(path: &Path, doing: &str, source: &std::io::Error) -> Self {
+    /// A path that was not `wanted` ("a file to read", "a directory to make"), with the operating system's reason.
+    pub fn io(path: &Path, wanted: &str, source: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
         let remedy = match source.kind() {
-            std::io::ErrorKind::NotFound => "check the path",
-            std::io::ErrorKind::PermissionDenied => "check the owner and the mode of the path",
-            std::io::ErrorKind::StorageFull => "free some space on that disk",
+            ErrorKind::NotFound => "check the path",
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                "check the owner and the mode of the path"
+            }
+            ErrorKind::IsADirectory => "give the path of a file",
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                "a file stands where a directory should be: give another path"
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space on that disk",
+            ErrorKind::InvalidData => "give a text file in UTF-8",
             _ => "check the path and the disk",
         };
-        Self::user(path.display(), format!("to {doing} it"), source.to_string().to_lowercase(), remedy)
+        Self::user(path.display(), wanted, reason(source), remedy)
     }
 
     /// 2 for a mistake by the user, 1 for a failure of the machine.
@@ -74,4 +82,10 @@ impl Error {
             Self::Failure(_) => 1,
         }
     }
+}
+
+/// The operating system's words without its number.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string().to_lowercase();
+    text.split(" (os error").next().unwrap_or_default().to_string()
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = parent(path);
     create_dir(dir)?;
-    let fail = |e: &std::io::Error| Error::io(path, "write", e);
+    let fail = |e: &std::io::Error| Error::io(path, "a file to write", e);
     let mut file = tempfile::Builder::new().prefix(".rosette-").tempfile_in(dir).map_err(|e| fail(&e))?;
     file.write_all(bytes).map_err(|e| fail(&e))?;
     set_default_mode(file.as_file()).map_err(|e| fail(&e))?;
@@ -22,17 +22,17 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Makes a directory and its parents.
 pub fn create_dir(dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "make the directory", &e))
+    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "a directory to make", &e))
 }
 
 /// Reads a whole text file.
 pub fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", &e))
+    std::fs::read_to_string(path).map_err(|e| Error::io(path, "a file to read", &e))
 }
 
 /// Reads a whole file.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io(path, "read", &e))
+    std::fs::read(path).map_err(|e| Error::io(path, "a file to read", &e))
 }
 
 fn parent(path: &Path) -> &Path {

@@ -242,5 +242,5 @@ fn an_unknown_experiment_is_told_with_the_nearest_name() {
 #[test]
 fn an_absent_file_is_told_with_its_path() {
     let error = Config::load(Path::new("no/such/config.yaml")).unwrap_err();
-    assert!(error.to_string().starts_with("no/such/config.yaml: expected to read it"), "{error}");
+    assert!(error.to_string().starts_with("no/such/config.yaml: expected a file to read"), "{error}");
 }

@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::say;
 use crate::config::Skip;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -41,9 +42,10 @@ pub struct BenchArgs {
 /// # Errors
 /// A user error where the sizes are impossible; a failure where the device lacks memory.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    check("--patch", args.patch, 16)?;
-    check("--base", args.base, 8)?;
-    check("--batch", args.batch, 1)?;
+    check("--patch", args.patch, 16, 4096)?;
+    check("--base", args.base, 8, 256)?;
+    check("--batch", args.batch, 1, 1024)?;
+    check("--repeats", args.repeats, 1, 1_000_000)?;
     let bench = StepBench {
         base_channels: args.base,
         patch_px: args.patch,
@@ -52,25 +54,28 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         repeats: args.repeats,
     };
     let times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;
-    if args.json {
-        println!("{}", serde_json::to_string(&times).expect("numbers and text"));
-    } else {
-        print_table(&times);
+    match args.json {
+        true => say(serde_json::to_string(&times).expect("numbers and text")),
+        false => print_table(&times),
     }
-    Ok(())
 }
 
-fn check(flag: &str, value: usize, multiple: usize) -> Result<()> {
-    if value > 0 && value.is_multiple_of(multiple) {
+/// A multiple of `step` from `step` to `most`, or what the nearest one is.
+fn check(flag: &str, value: usize, step: usize, most: usize) -> Result<()> {
+    if (step..=most).contains(&value) && value.is_multiple_of(step) {
         return Ok(());
     }
-    let expected = format!("a positive multiple of {multiple}");
-    Err(Error::user(flag, expected, value, format!("try {}", value.next_multiple_of(multiple).max(multiple))))
+    let expected = match step {
+        1 => format!("a number from 1 to {most}"),
+        _ => format!("a multiple of {step} from {step} to {most}"),
+    };
+    let nearest = value.clamp(step, most).next_multiple_of(step);
+    Err(Error::user(flag, expected, value, format!("try {nearest}")))
 }
 
-fn print_table(times: &StepTimes) {
-    println!("{}: base {}, {} px, batch {}", times.device, times.base, times.patch, times.batch);
-    println!(
+fn print_table(times: &StepTimes) -> Result<()> {
+    say(format!("{}: base {}, {} px, batch {}", times.device, times.base, times.patch, times.batch))?;
+    say(format!(
         "step {:.1} ms (best {:.1}), {:.1} GFLOP/s, {:.2} patches/s; first step {:.1} s; host {:.1} ms; {:.1} MiB planned",
         times.step_ms_median,
         times.step_ms_best,
@@ -79,7 +84,7 @@ fn print_table(times: &StepTimes) {
         times.first_step_ms / 1e3,
         times.submit_ms_median,
         times.planned_bytes as f64 / f64::from(1 << 20)
-    );
+    ))?;
     let total: f64 = times.kernels.iter().map(|k| k.ms).sum();
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
@@ -97,5 +102,5 @@ fn print_table(times: &StepTimes) {
             if kernel.gflop > 0.0 { format!("{rate:.1}") } else { String::new() },
         ]);
     }
-    println!("{table}");
+    say(table)
 }

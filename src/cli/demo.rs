@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::say;
 use crate::error::Result;
-use crate::report::Mode;
+use crate::report::{Mode, progress};
 use crate::train::{DemoPlan, demo};
 
 /// Make synthetic tissue, train a small network on it, and show what it finds.
@@ -34,20 +35,19 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         overrides: args.overrides.clone(),
         mode: Mode::detect(args.quiet),
     };
-    let outcome = demo(&plan, |stage| eprintln!("{stage}"))?;
+    let outcome = demo(&plan, progress::print_line)?;
     let (dir, best) = (outcome.output_dir.display(), &outcome.best);
-    println!(
+    say(format!(
         "best of {} epochs: {}, validation F1 {:.3}, IoU {:.3}",
         outcome.epochs, best.epoch, best.val_f1, best.val_iou
-    );
-    println!("predictions beside the truth: {dir}/predictions.png");
-    println!("curves:                       {dir}/training_plots.png");
-    println!("weights, PyTorch loads them:  {dir}/best_model.pth");
+    ))?;
+    say(format!("predictions beside the truth: {dir}/predictions.png"))?;
+    say(format!("curves:                       {dir}/training_plots.png"))?;
+    say(format!("weights, PyTorch loads them:  {dir}/best_model.pth"))?;
     let root = args.output_dir.display();
-    println!("\nto train again after a change of {root}/config.yaml:");
-    println!(
+    say(format!("\nto train again after a change of {root}/config.yaml:"))?;
+    say(format!(
         "  rosette train --config {root}/config.yaml --experiment-name demo --data-dir {root}/data \\\n    \
          --split-manifest {root}/split_manifest_demo.json --output-dir {root}/again --no-timestamp"
-    );
-    Ok(())
+    ))
 }

@@ -2,6 +2,7 @@
 
 use comfy_table::{Table, presets};
 
+use super::say;
 use crate::error::Result;
 use crate::gpu::{AdapterSummary, list_adapters};
 
@@ -12,15 +13,14 @@ pub struct DevicesArgs {}
 /// Prints a table of the adapters.
 ///
 /// # Errors
-/// None at present; without an adapter the table is empty and says what to install.
+/// A failure where standard output cannot be written. Without an adapter it says what to install.
 pub fn run(_: &DevicesArgs) -> Result<()> {
     let adapters = list_adapters();
     if adapters.is_empty() {
-        println!(
-            "no adapter speaks Vulkan, Metal or DX12 here: install the GPU's driver, or on Debian and Ubuntu"
+        return say(
+            "no adapter speaks Vulkan, Metal or DX12 here: install the GPU's driver, or on Debian and Ubuntu\n\
+             the software adapter: apt-get install mesa-vulkan-drivers libvulkan1",
         );
-        println!("the software adapter: apt-get install mesa-vulkan-drivers libvulkan1");
-        return Ok(());
     }
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
@@ -39,8 +39,7 @@ pub fn run(_: &DevicesArgs) -> Result<()> {
             features(adapter),
         ]);
     }
-    println!("{table}");
-    Ok(())
+    say(table)
 }
 
 fn features(adapter: &AdapterSummary) -> String {

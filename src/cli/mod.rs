@@ -7,11 +7,14 @@ pub mod split;
 pub mod synth;
 pub mod train;
 
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::report::progress;
 
 /// Train the Attention U-Net that finds multicellular rosettes, on any GPU.
 #[derive(Debug, Parser)]
@@ -38,7 +41,7 @@ pub fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            progress::print_line(&format!("error: {error}"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -52,5 +55,19 @@ fn run(command: Command) -> Result<()> {
         Command::Synth(args) => synth::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
+    }
+}
+
+/// Writes a line to standard output. A reader that has left (`| head`) has seen enough: that is no error.
+///
+/// # Errors
+/// A failure where standard output takes no more, e.g. because it is a file on a full disk.
+fn say(line: impl Display) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::failure(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::say;
 use crate::config::Config;
 use crate::data::split::Manifest;
 use crate::error::Result;
@@ -25,10 +26,10 @@ pub struct SplitArgs {
     #[arg(long, value_name = "FILE")]
     pub output_name: PathBuf,
     /// Share of the samples that validates, in place of the experiment's val_split.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub test_size: Option<f64>,
     /// Seed, in place of the experiment's.
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", allow_negative_numbers = true)]
     pub random_state: Option<u64>,
 }
 
@@ -64,6 +65,5 @@ pub fn split(args: &SplitArgs, val_split: f64, seed: u64) -> Result<()> {
     let path = args.manifest_path();
     manifest.write(&path)?;
     let Manifest { train_samples, val_samples, .. } = manifest;
-    println!("{train_samples} samples train, {val_samples} validate: {}", path.display());
-    Ok(())
+    say(format!("{train_samples} samples train, {val_samples} validate: {}", path.display()))
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::say;
 use crate::data::synth::{Layout, SynthPlan, write_samples};
 use crate::error::Result;
 
@@ -41,6 +42,5 @@ pub fn run(args: &SynthArgs) -> Result<()> {
         layout: args.layout,
     };
     let paths = write_samples(&args.output_dir, &plan)?;
-    println!("{} samples in {}", paths.len(), args.output_dir.display());
-    Ok(())
+    say(format!("{} samples in {}", paths.len(), args.output_dir.display()))
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::say;
 use crate::config::{Config, Experiment};
 use crate::error::Result;
 use crate::gpu::{Gpu, Limits};
@@ -58,8 +59,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let (Some(split_manifest), Some(data_dir), Some(output_dir), false) =
         (&args.split_manifest, &args.data_dir, &args.output_dir, args.plan)
     else {
-        print!("{}", describe_plan(&experiment, limits(args.adapter.as_deref())?)?);
-        return Ok(());
+        return say(describe_plan(&experiment, limits(args.adapter.as_deref())?)?);
     };
     let output_dir = match args.no_timestamp {
         true => output_dir.clone(),
@@ -76,7 +76,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         mode: Mode::detect(args.quiet),
     })?;
     let best = &outcome.best;
-    println!(
+    say(format!(
         "best epoch {} of {}: validation loss {:.4}, F1 {:.4}, IoU {:.4}: {}",
         best.epoch,
         outcome.epochs,
@@ -84,8 +84,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         best.val_f1,
         best.val_iou,
         outcome.output_dir.display()
-    );
-    Ok(())
+    ))
 }
 
 fn limits(adapter: Option<&str>) -> Result<Limits> {

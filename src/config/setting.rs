@@ -267,6 +267,10 @@ pub fn entries<'a>(node: &'a Node, at: &Place) -> Result<&'a [(Key, Node)]> {
     match &node.value {
         Value::Map(entries) => Ok(entries),
         Value::Null => Ok(&[]),
+        _ if node.line == 0 => {
+            let remedy = format!("name a key in it: {}.KEY=VALUE", at.path);
+            Err(at.mistake(node, "a key of this section", remedy))
+        }
         _ => Err(at.mistake(node, "a mapping of keys to values", "indent `key: value` lines below it")),
     }
 }

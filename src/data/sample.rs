@@ -48,7 +48,7 @@ pub fn sample_path(data_dir: &Path, name: &str) -> PathBuf {
 /// # Errors
 /// A user error where the directory cannot be read or holds no sample.
 pub fn discover(data_dir: &Path) -> Result<Vec<String>> {
-    let fail = |e: std::io::Error| Error::io(data_dir, "list", &e);
+    let fail = |e: std::io::Error| Error::io(data_dir, "a directory of samples", &e);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(data_dir).map_err(fail)? {
         let name = entry.map_err(fail)?.file_name();
@@ -71,11 +71,15 @@ impl Sample {
     /// cannot be what they should be; also where intensity is wanted and the file has none.
     pub fn load(data_dir: &Path, name: &str, with_intensity: bool) -> Result<Self> {
         let path = sample_path(data_dir, name);
+        if !data_dir.is_dir() {
+            let found = if data_dir.exists() { "a file" } else { "no such directory" };
+            let remedy = "give the output directory of training_data_preparation";
+            return Err(Error::user(data_dir.display(), "a directory of samples", found, remedy));
+        }
         if !path.is_file() {
             let remedy = format!("run training_data_preparation for '{name}', or take it out of the split");
-            let found = if data_dir.is_dir() { "no such file" } else { "no such data directory" };
             let expected = format!("the file of sample '{name}'");
-            return Err(Error::user(path.display(), expected, found, remedy));
+            return Err(Error::user(path.display(), expected, "no such file", remedy));
         }
         Self::from_file(&File::open(&path)?, name, with_intensity)
     }

@@ -26,7 +26,7 @@ pub struct Split {
 /// Splits `names` so that `ceil(test_size * n)` of them validate. The order of `names` does not matter.
 ///
 /// # Errors
-/// A user error where there are less than two names, one of them twice or empty, where `test_size` is not between 0
+/// A user error where there are less than two names, one of them twice, empty or a path, where `test_size` is not between 0
 /// and 1 or leaves no training sample, or where `seed` is no 32-bit number (numpy takes no other).
 pub fn split(names: &[String], test_size: f64, seed: u64) -> Result<Split> {
     let names = sorted_unique(names)?;
@@ -52,6 +52,10 @@ fn sorted_unique(names: &[String]) -> Result<Vec<String>> {
     }
     if names.iter().any(|name| name.trim().is_empty()) {
         return Err(Error::user(place, "sample names", "an empty name", "take it out of the list"));
+    }
+    if let Some(path) = names.iter().find(|name| name.contains(['/', '\\'])) {
+        let remedy = "give the names of the samples' directories without what leads to them";
+        return Err(Error::user(place, "sample names", format!("the path '{path}'"), remedy));
     }
     let mut sorted = names.to_vec();
     sorted.sort();
@@ -156,6 +160,10 @@ impl Manifest {
     /// its lists are empty, repeat a sample, share one, or are not as long as it says.
     pub fn read(path: &Path) -> Result<Self> {
         let place = &path.display();
+        if !path.exists() {
+            let remedy = "check the path, or make the manifest with 'rosette split'";
+            return Err(Error::user(place, "a split manifest", "no such file", remedy));
+        }
         let value: serde_json::Value = serde_json::from_str(&read_text(path)?)
             .map_err(|e| Error::user(place, "a split manifest in JSON", e, REMEDY_MANIFEST))?;
         let Some(object) = value.as_object() else {

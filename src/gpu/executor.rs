@@ -73,9 +73,15 @@ impl Gpu {
     /// A zeroed buffer for storage and uniform bindings, of at least 4 bytes.
     ///
     /// # Errors
-    /// Where the device has no memory for it.
+    /// A user error where the adapter makes no buffer so large; a failure where the device has no memory for it.
     pub fn buffer(&self, label: &str, size_bytes: u64) -> Result<SharedBuffer> {
         let size = size_bytes.max(4).next_multiple_of(4);
+        let (most_mib, size_mib) = (self.limits().buffer_bytes >> 20, size as f64 / f64::from(1 << 20));
+        if size > self.limits().buffer_bytes {
+            let expected = format!("buffers of at most {most_mib} MiB on this adapter");
+            let remedy = "reduce batch_size, patch_size or base_channels, and see `rosette train --plan`";
+            return Err(Error::user(label, expected, format!("{size_mib:.1} MiB"), remedy));
+        }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
@@ -89,9 +95,8 @@ impl Gpu {
         match pollster::block_on(scope.pop()) {
             None => Ok(SharedBuffer(buffer)),
             Some(error) => Err(Error::failure(format!(
-                "the device has no memory for {label} ({:.1} MiB): {error}; \
-                 reduce batch_size, patch_size or base_channels, and see `rosette train --plan`",
-                size as f64 / 1048576.0
+                "the device has no memory for {label} ({size_mib:.1} MiB): {error}; \
+                 reduce batch_size, patch_size or base_channels, and see `rosette train --plan`"
             ))),
         }
     }

@@ -4,6 +4,7 @@
 //! The subscriber of the process is installed once; files come and go with their [`LogGuard`], so that one process
 //! can run several trainings one after the other, each with a log of its own.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
@@ -31,17 +32,33 @@ pub struct LogGuard {
 }
 
 /// Logs into these files from now on, appending to what they hold, until the guard is dropped. Missing directories
-/// are made.
+/// are made; a file that is given twice is written once.
 ///
 /// # Errors
-/// A user error where a file cannot be opened.
+/// A user error where a file cannot be opened; those that were made for it before are removed again.
 pub fn start(paths: &[&Path]) -> Result<LogGuard> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     install();
-    let opened: Vec<File> = paths.iter().map(|path| open(path)).collect::<Result<_>>()?;
+    let opened = open_all(paths)?;
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     with_files(|files| files.extend(opened.into_iter().map(|file| (number, Arc::new(file)))));
     Ok(LogGuard { number })
+}
+
+/// All or none.
+fn open_all(paths: &[&Path]) -> Result<Vec<File>> {
+    let (mut opened, mut places, mut made) = (Vec::new(), HashSet::new(), Vec::new());
+    for &path in paths {
+        let is_new = !path.exists();
+        let file = open(path).inspect_err(|_| {
+            made.iter().for_each(|path: &&Path| drop(std::fs::remove_file(path)));
+        })?;
+        made.extend(is_new.then_some(path));
+        if places.insert(path.canonicalize().unwrap_or_else(|_| path.to_path_buf())) {
+            opened.push(file);
+        }
+    }
+    Ok(opened)
 }
 
 impl Drop for LogGuard {
@@ -54,7 +71,7 @@ fn open(path: &Path) -> Result<File> {
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         files::create_dir(dir)?;
     }
-    File::options().create(true).append(true).open(path).map_err(|e| Error::io(path, "write", &e))
+    File::options().create(true).append(true).open(path).map_err(|e| Error::io(path, "a file to write", &e))
 }
 
 /// A panic of another thread while it logged leaves the list as it was.

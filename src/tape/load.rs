@@ -71,8 +71,9 @@ impl Loaded {
     /// inputs and the outputs, which are its own.
     ///
     /// # Errors
-    /// Where the device lacks the memory.
+    /// Where the device lacks the memory, or binds no ranges as large as the program's.
     pub fn new(gpu: &Gpu, program: Program, stores: &Stores, pool: &mut SlotPool) -> Result<Self> {
+        program.check_bindings(gpu.limits())?;
         let plan = MemoryPlan::new(&program);
         let mut buffers = pool.take(gpu, &plan.slots)?;
         let inputs = gpu.buffer("inputs", program.input_bytes)?;

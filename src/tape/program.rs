@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::tensor::{Home, TensorId, TensorInfo};
-use crate::gpu::Kernel;
+use crate::error::{Error, Result};
+use crate::gpu::{Kernel, Limits};
 
 /// The part of a step that a dispatch belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,6 +76,21 @@ impl Program {
         let info = self.tensor(id);
         let Home::Stored { offset_bytes, .. } = info.home else { panic!("{} is transient", info.name) };
         offset_bytes..offset_bytes + info.shape.bytes()
+    }
+
+    /// Whether the device can show every dispatch what it binds.
+    ///
+    /// # Errors
+    /// A user error with the sizes where a range is larger than a binding may be.
+    pub fn check_bindings(&self, limits: Limits) -> Result<()> {
+        let most = limits.storage_binding_bytes;
+        let mut args = self.dispatches.iter().flat_map(|dispatch| &dispatch.args);
+        let Some(arg) = args.find(|arg| arg.size_bytes > most) else { return Ok(()) };
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let expected = format!("tensors that bind in parts of at most {:.0} MiB on this adapter", mib(most));
+        let found = format!("{:.1} MiB", mib(arg.size_bytes));
+        let remedy = "reduce base_channels or patch_size, or take another adapter (`rosette devices`)";
+        Err(Error::user(&self.tensor(arg.tensor).name, expected, found, remedy))
     }
 
     /// Floating-point operations of the whole program.

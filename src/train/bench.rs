@@ -82,6 +82,7 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
     let initial = net.initial(1);
     let mut session = Session::new(gpu, net, settings)?;
     session.set_tensors(&initial);
+    session.prepare(true, bench.batch_size)?;
     let (x, target) = data(bench);
     let first = session.start_training_step(&x, &target, 1e-3)?;
     session.finish(first)?;

@@ -3,12 +3,13 @@
 
 use std::path::PathBuf;
 
-use super::run::{Outcome, TrainRun, train};
+use super::run::{Outcome, TrainRun, describe_plan, train};
 use crate::config::Config;
 use crate::data::split::Manifest;
 use crate::data::synth::{Layout, SynthPlan, sample_name, write_samples};
 use crate::error::Result;
 use crate::files;
+use crate::gpu::Gpu;
 use crate::report::Mode;
 
 /// The demonstration's configuration, also left in its directory.
@@ -38,8 +39,10 @@ pub struct DemoPlan {
 pub fn demo(plan: &DemoPlan, say: impl Fn(&str)) -> Result<Outcome> {
     let dir = &plan.output_dir;
     let config_path = dir.join("config.yaml");
+    let experiment = Config::parse(&config_path, CONFIG)?.resolve(EXPERIMENT, &plan.overrides)?;
+    // What is wrong with the arguments is told before anything is made.
+    describe_plan(&experiment, Gpu::open(plan.adapter.as_deref())?.limits())?;
     files::write_atomic(&config_path, CONFIG.as_bytes())?;
-    let experiment = Config::load(&config_path)?.resolve(EXPERIMENT, &plan.overrides)?;
 
     let data_dir = dir.join("data");
     say(&format!("making {SAMPLES} samples of synthetic tissue in {}", data_dir.display()));

@@ -87,19 +87,21 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let net = network(&run.experiment);
     let (initial, tracked) = initial_tensors(run, &net)?;
     let gpu = Gpu::open(run.adapter.as_deref())?;
-    check_patch_fits(&run.experiment, &net, gpu.limits())?;
+    let mut session = Session::new(gpu, net, settings(&run.experiment))?;
+    session.set_tensors(&initial);
+    // What the device refuses, it refuses before anything is written.
+    session
+        .prepare(true, training.batch_size.min(train_set.samples().len() * training.patches_per_sample))?;
 
     let log_path = run.output_dir.join("training.log");
     let logs: Vec<&Path> = std::iter::once(log_path.as_path()).chain(run.log_file.as_deref()).collect();
     let _log = logging::start(&logs)?;
-    let mut record =
-        RunRecord::new(&run.experiment, net.parameter_count() as u64, &gpu.summary().to_string());
-    log_start(run, &record, &gpu, &train_set, &val_set);
+    let (parameters, device) = (session.net().parameter_count() as u64, session.gpu().summary().to_string());
+    let mut record = RunRecord::new(&run.experiment, parameters, &device);
+    log_start(run, &record, &train_set, &val_set);
     record.write(&run.output_dir.join("config.json"))?;
     let mut metrics_log = MetricsLog::create(&run.output_dir.join("metrics.csv"))?;
 
-    let mut session = Session::new(gpu, net, settings(&run.experiment))?;
-    session.set_tensors(&initial);
     let mut plateau = Plateau::new(training.learning_rate, training.patience / 2);
     let mut stopping = EarlyStopping::new(training.patience);
     let mut progress = Progress::new(run.mode, training.num_epochs);
@@ -172,32 +174,13 @@ fn initial_tensors(run: &TrainRun, net: &AttentionUNet) -> Result<(Vec<NamedTens
     }
 }
 
-/// One image of the widest activation must fit a binding: there is nothing smaller to cut a batch into.
-fn check_patch_fits(experiment: &Experiment, net: &AttentionUNet, limits: Limits) -> Result<()> {
-    let side = experiment.model.patch_size as u64;
-    let image_bytes = side * side * net.spec().base_channels as u64 * 4;
-    if image_bytes <= limits.storage_binding_bytes {
-        return Ok(());
-    }
-    let mib = |bytes: u64| bytes / (1 << 20);
-    Err(Error::user(
-        "patch_size and base_channels",
-        format!(
-            "an activation of at most {} MiB for one patch on this adapter",
-            mib(limits.storage_binding_bytes)
-        ),
-        format!("{} MiB ({side} x {side} x {} x 4 bytes)", mib(image_bytes), net.spec().base_channels),
-        "reduce patch_size or base_channels, or take another adapter (`rosette devices`)",
-    ))
-}
-
-fn log_start(run: &TrainRun, record: &RunRecord, gpu: &Gpu, train_set: &Dataset, val_set: &Dataset) {
+fn log_start(run: &TrainRun, record: &RunRecord, train_set: &Dataset, val_set: &Dataset) {
     let training = &run.experiment.training;
     tracing::info!(
         "rosette {}, experiment '{}' on {}",
         record.version,
         record.experiment_name,
-        gpu.summary()
+        record.device
     );
     tracing::info!("settings: {}", serde_json::to_string(record).expect("a record is numbers and text"));
     let (train, val) = (train_set.samples().len(), val_set.samples().len());
@@ -319,11 +302,15 @@ fn write_pictures(run: &TrainRun, session: &mut Session, val_set: &Arc<Dataset>)
 }
 
 /// The memory plan of an experiment's training step in words and numbers, without allocating anything.
+///
+/// # Errors
+/// A user error where a device with these limits cannot hold one patch, or one weight.
 pub fn describe_plan(experiment: &Experiment, limits: Limits) -> Result<String> {
     let net = network(experiment);
-    check_patch_fits(experiment, &net, limits)?;
     let (settings, batch) = (settings(experiment), experiment.training.batch_size);
+    settings.check_patch_fits(&net, limits)?;
     let step = record_training(&net, limits, &settings, batch).program;
+    step.check_bindings(limits)?;
     let plan = MemoryPlan::new(&step);
     let evaluation = record_evaluation(&net, limits, &settings, batch).program;
     let evaluation_bytes = evaluation.input_bytes + evaluation.output_bytes;

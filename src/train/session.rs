@@ -202,9 +202,10 @@ impl Session {
     /// Records, plans and loads the program of a batch size, where that has not been done.
     ///
     /// # Errors
-    /// Where the device lacks the memory.
+    /// A user error where the device cannot hold one patch; else where it lacks the memory.
     pub fn prepare(&mut self, training: bool, batch: usize) -> Result<&Loaded> {
         if !self.programs.contains_key(&(training, batch)) {
+            self.settings.check_patch_fits(&self.net, self.gpu.limits())?;
             let record = if training { record_training } else { record_evaluation };
             let recorded = record(&self.net, self.gpu.limits(), &self.settings, batch);
             let Recorded { program, x, target, scalars, loss, sums, logits } = recorded;

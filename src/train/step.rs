@@ -1,6 +1,7 @@
 //! What one step is, as programs: forward, loss, backward and optimiser for training; forward and counts for
 //! evaluation.
 
+use crate::error::{Error, Result};
 use crate::gpu::Limits;
 use crate::model::AttentionUNet;
 use crate::ops::activation;
@@ -19,6 +20,28 @@ pub struct StepSettings {
     pub weight_decay: f32,
     /// Winograd's convolutions may be used.
     pub winograd: bool,
+}
+
+impl StepSettings {
+    /// One image of the widest activation must fit a binding: there is nothing smaller to cut a batch into.
+    ///
+    /// # Errors
+    /// A user error with the sizes where it does not.
+    pub fn check_patch_fits(&self, net: &AttentionUNet, limits: Limits) -> Result<()> {
+        let (side, channels) = (self.patch_px as u64, net.spec().base_channels as u64);
+        let image_bytes = side * side * channels * 4;
+        if image_bytes <= limits.storage_binding_bytes {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes / (1 << 20);
+        let most = mib(limits.storage_binding_bytes);
+        Err(Error::user(
+            "patch_size and base_channels",
+            format!("an activation of at most {most} MiB for one patch on this adapter"),
+            format!("{} MiB ({side} x {side} x {channels} x 4 bytes)", mib(image_bytes)),
+            "reduce patch_size or base_channels, or take another adapter (`rosette devices`)",
+        ))
+    }
 }
 
 /// A recorded step with its inputs and outputs.

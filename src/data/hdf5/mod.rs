@@ -129,7 +129,7 @@ impl File {
 }
 
 fn file_length(path: &Path) -> Result<u64> {
-    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
+    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "a file to read", &e))?;
     if meta.is_dir() {
         return Err(Error::user(path.display(), "an HDF5 file", "a directory", "check the path"));
     }
@@ -181,7 +181,7 @@ fn root_cause(error: &ReadError) -> &ReadError {
 
 fn open_error(path: &Path, length: u64, error: &ReadError) -> Error {
     match root_cause(error) {
-        ReadError::Io(source) => Error::io(path, "read", source),
+        ReadError::Io(source) => Error::io(path, "a file to read", source),
         _ if length == 0 => Error::user(path.display(), "an HDF5 file", "an empty file", REMEDY_DAMAGED),
         ReadError::InvalidMagic => {
             let remedy = "give the .h5 file that training_data_preparation wrote";
