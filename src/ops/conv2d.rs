@@ -86,13 +86,12 @@ impl Op for Conv2d {
         let count = node.inputs.len();
         let (weight, bias) = (node.inputs[count - 2], node.inputs[count - 1]);
         let mut gradients = vec![None; count];
-        for (place, (x, first)) in sources(tape, &node.inputs).into_iter().enumerate() {
-            if needs[count - 2] {
-                self.kernels().weight_gradient(tape, x, dy, weight, first);
-            }
-            if needs[place] {
-                gradients[place] = Some(self.kernels().input_gradient(tape, dy, weight, first, x));
-            }
+        let sources = sources(tape, &node.inputs);
+        if needs[count - 2] {
+            self.kernels().weight_gradient(tape, &sources, dy, weight);
+        }
+        for (place, (x, first)) in sources.into_iter().enumerate().filter(|(place, _)| needs[*place]) {
+            gradients[place] = Some(self.kernels().input_gradient(tape, dy, weight, first, x));
         }
         if needs[count - 1] {
             bias_gradient(tape, dy, bias);

@@ -86,7 +86,7 @@ impl Op for ConvTranspose2d {
         let dy = dy[0].expect("one output");
         let [x, weight, bias] = node.inputs[..] else { unreachable!("three inputs") };
         if needs[1] {
-            self.kernels().weight_gradient(tape, x, dy, weight, 0);
+            self.kernels().weight_gradient(tape, &[(x, 0)], dy, weight);
         }
         if needs[2] {
             bias_gradient(tape, dy, bias);

@@ -132,8 +132,8 @@ fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
 }
 
 impl Convolution {
-    /// The form asked for, or the device's; one that does not fit the convolution gives way to the next.
-    fn form(&self, tape: &Tape, call: &Call) -> Form {
+    /// The form asked for, or the device's.
+    fn preferred_form(&self, tape: &Tape) -> Form {
         let limits = tape.limits();
         let lanes = limits.software && limits.subgroup_lanes >= 8;
         let usual = match (lanes, tape.exact()) {
@@ -141,7 +141,12 @@ impl Convolution {
             (true, true) => Form::Direct,
             (true, false) => Form::Winograd,
         };
-        let form = self.form.unwrap_or(usual);
+        self.form.unwrap_or(usual)
+    }
+
+    /// The preferred form; one that does not fit the convolution gives way to the next.
+    fn form(&self, tape: &Tape, call: &Call) -> Form {
+        let form = self.preferred_form(tape);
         let is_winograd = form == Form::Winograd;
         if is_winograd && !(self.kernel == 3 && winograd::fits(tape, call)) { Form::Direct } else { form }
     }
@@ -260,7 +265,24 @@ impl Convolution {
         flipped
     }
 
+    /// Records the weight's gradient, for all sources.
     pub(super) fn weight_gradient(
+        &self,
+        tape: &mut Tape,
+        sources: &[(TensorId, usize)],
+        dy: TensorId,
+        weight: TensorId,
+    ) {
+        let by_winograd = self.preferred_form(tape) == Form::Winograd && self.kernel == 3 && !self.squares;
+        if by_winograd && winograd::gradient_fits(tape, dy, weight) {
+            return winograd::weight_gradient(tape, sources, dy, weight);
+        }
+        for (x, first) in sources {
+            self.direct_weight_gradient(tape, *x, dy, weight, *first);
+        }
+    }
+
+    fn direct_weight_gradient(
         &self,
         tape: &mut Tape,
         x: TensorId,
