@@ -61,7 +61,10 @@ impl Op for Conv2d {
             in_channels += c;
         }
         let packing = Packing { out_channels: self.out_channels, in_channels, kernel: self.kernel };
-        if **weight != packing.shape() || bias.len() != self.out_channels || self.out_channels % 4 != 0 {
+        if **weight != packing.shape()
+            || bias.len() != self.out_channels
+            || !self.out_channels.is_multiple_of(4)
+        {
             return Err(format!("weight {weight}, bias {bias}: expected {}", packing.shape()));
         }
         Ok(vec![Shape::nhwc(n, h, w, self.out_channels)])

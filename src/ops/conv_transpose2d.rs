@@ -56,7 +56,10 @@ impl Op for ConvTranspose2d {
         let [x, weight, bias] = inputs else { return Err("takes x, weight, bias".into()) };
         let [n, h, w, c] = x.as_nhwc();
         let expected = packing(c, self.out_channels).shape();
-        if **weight != expected || bias.len() != self.out_channels || c % 4 != 0 || self.out_channels % 4 != 0
+        if **weight != expected
+            || bias.len() != self.out_channels
+            || c % 4 != 0
+            || !self.out_channels.is_multiple_of(4)
         {
             return Err(format!("weight {weight}, bias {bias}: expected {expected}"));
         }
