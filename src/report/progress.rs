@@ -95,10 +95,11 @@ impl Progress {
     pub fn epoch_started(&mut self, epoch: usize, steps: usize) {
         (self.epoch, self.steps, self.last_line) = (epoch, steps, Instant::now());
         if self.mode == Mode::Bar {
-            let style = "{prefix} {wide_bar} {pos}/{len} steps, {eta} left, {msg}";
+            let style = "{prefix} {wide_bar} {pos}/{len} steps, {msg}";
             let style = ProgressStyle::with_template(style).expect("the template is well-formed");
             let bar = BARS.add(ProgressBar::new(steps as u64).with_style(style));
             bar.set_prefix(format!("epoch {epoch}/{}", self.total_epochs));
+            bar.set_message("first step");
             self.bar = Some(bar);
         }
     }
@@ -108,8 +109,11 @@ impl Progress {
         let state = format!("loss {loss:.4}, {patches_per_second:.1} patches/s");
         match (&self.bar, self.mode) {
             (Some(bar), _) => {
+                let steps_left = self.steps.saturating_sub(done) as f64;
+                let seconds_left = bar.elapsed().as_secs_f64() / done.max(1) as f64 * steps_left;
+                // The message first: every change of the position is a chance to draw both.
+                bar.set_message(format!("{} left, {state}", duration(seconds_left)));
                 bar.set_position(done as u64);
-                bar.set_message(state);
             }
             (None, Mode::Plain) if self.last_line.elapsed() >= self.interval => {
                 self.last_line = Instant::now();
@@ -117,6 +121,13 @@ impl Progress {
                 self.line(&format!("epoch {epoch}/{total}: step {done}/{steps}, {state}"));
             }
             _ => {}
+        }
+    }
+
+    /// The epoch's steps are done, the validation starts.
+    pub fn validation_started(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_message("validating");
         }
     }
 
@@ -133,7 +144,7 @@ impl Progress {
         }
     }
 
-    /// Something to be told between the epochs.
+    /// Something to be told before or between the epochs.
     pub fn message(&self, text: &str) {
         if self.mode != Mode::Quiet {
             self.line(text);

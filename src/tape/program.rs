@@ -87,7 +87,7 @@ impl Program {
         let mut args = self.dispatches.iter().flat_map(|dispatch| &dispatch.args);
         let Some(arg) = args.find(|arg| arg.size_bytes > most) else { return Ok(()) };
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let expected = format!("tensors that bind in parts of at most {:.0} MiB on this adapter", mib(most));
+        let expected = format!("at most {:.0} MiB in one binding on this adapter", mib(most));
         let found = format!("{:.1} MiB", mib(arg.size_bytes));
         let remedy = "reduce base_channels or patch_size, or take another adapter (`rosette devices`)";
         Err(Error::user(&self.tensor(arg.tensor).name, expected, found, remedy))

@@ -79,10 +79,9 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
     let device = gpu.summary().to_string();
     let started = Instant::now();
     let persistent = 4 * net.weights().total_bytes() + net.state().total_bytes();
-    let initial = net.initial(1);
     let mut session = Session::new(gpu, net, settings)?;
-    session.set_tensors(&initial);
     session.prepare(true, bench.batch_size)?;
+    session.set_tensors(&session.net().initial(1));
     let (x, target) = data(bench);
     let first = session.start_training_step(&x, &target, 1e-3)?;
     session.finish(first)?;

@@ -13,6 +13,7 @@ use super::weights::{load_weights, save_weights};
 use crate::config::Experiment;
 use crate::data::loader::{Dataset, PatchPlan, TrainBatches, ValBatches};
 use crate::data::split::Manifest;
+use crate::data::tiles::tiles;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Limits};
 use crate::model::{AttentionUNet, NamedTensor, Spec};
@@ -89,22 +90,20 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let gpu = Gpu::open(run.adapter.as_deref())?;
     let mut session = Session::new(gpu, net, settings(&run.experiment))?;
     session.set_tensors(&initial);
-    // What the device refuses, it refuses before anything is written.
-    session
-        .prepare(true, training.batch_size.min(train_set.samples().len() * training.patches_per_sample))?;
+    prepare(run, &mut session, &train_set, &val_set)?;
 
     let log_path = run.output_dir.join("training.log");
     let logs: Vec<&Path> = std::iter::once(log_path.as_path()).chain(run.log_file.as_deref()).collect();
     let _log = logging::start(&logs)?;
     let (parameters, device) = (session.net().parameter_count() as u64, session.gpu().summary().to_string());
     let mut record = RunRecord::new(&run.experiment, parameters, &device);
-    log_start(run, &record, &train_set, &val_set);
+    let mut progress = Progress::new(run.mode, training.num_epochs);
+    progress.message(&log_start(run, &record, &train_set, &val_set));
     record.write(&run.output_dir.join("config.json"))?;
     let mut metrics_log = MetricsLog::create(&run.output_dir.join("metrics.csv"))?;
 
     let mut plateau = Plateau::new(training.learning_rate, training.patience / 2);
     let mut stopping = EarlyStopping::new(training.patience);
-    let mut progress = Progress::new(run.mode, training.num_epochs);
     let mut best: Option<(BestEpoch, Vec<NamedTensor>)> = None;
     let mut plotted = Instant::now();
 
@@ -114,6 +113,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
         let (train_loss, patches) =
             train_epoch(run, &mut session, &train_set, epoch, learning_rate, &mut progress)?;
         let train_seconds = started.elapsed().as_secs_f64();
+        progress.validation_started();
         let metrics = validate(&mut session, &val_set, training.batch_size, training.dice_weight)?;
         let row = EpochRow {
             epoch,
@@ -167,6 +167,16 @@ fn load(run: &TrainRun, names: &[String]) -> Result<Arc<Dataset>> {
     Ok(Arc::new(Dataset::load(&run.data_dir, names, use_intensity, threads)?))
 }
 
+/// Loads the programs of a full batch: what the device refuses, it refuses before anything is written.
+fn prepare(run: &TrainRun, session: &mut Session, train_set: &Dataset, val_set: &Dataset) -> Result<()> {
+    let (training, patch_px) = (&run.experiment.training, run.experiment.model.patch_size);
+    let patches = train_set.samples().len() * training.patches_per_sample;
+    let tiles = val_set.samples().iter().map(|s| tiles(s.height, s.width, patch_px).len()).sum();
+    session.prepare(true, training.batch_size.min(patches))?;
+    session.prepare(false, training.batch_size.min(tiles))?;
+    Ok(())
+}
+
 fn initial_tensors(run: &TrainRun, net: &AttentionUNet) -> Result<(Vec<NamedTensor>, u64)> {
     match &run.init_weights {
         Some(path) => load_weights(path, net),
@@ -174,23 +184,23 @@ fn initial_tensors(run: &TrainRun, net: &AttentionUNet) -> Result<(Vec<NamedTens
     }
 }
 
-fn log_start(run: &TrainRun, record: &RunRecord, train_set: &Dataset, val_set: &Dataset) {
+/// Logs what is about to run, and returns the line of it that a person wants to see.
+fn log_start(run: &TrainRun, record: &RunRecord, train_set: &Dataset, val_set: &Dataset) -> String {
     let training = &run.experiment.training;
-    tracing::info!(
-        "rosette {}, experiment '{}' on {}",
-        record.version,
-        record.experiment_name,
-        record.device
-    );
-    tracing::info!("settings: {}", serde_json::to_string(record).expect("a record is numbers and text"));
     let (train, val) = (train_set.samples().len(), val_set.samples().len());
-    tracing::info!("{train} training and {val} validation samples, {} parameters", record.total_parameters);
+    let summary = format!(
+        "experiment '{}' on {}: {train} training and {val} validation samples, {} parameters",
+        record.experiment_name, record.device, record.total_parameters
+    );
+    tracing::info!("rosette {}, {summary}", record.version);
+    tracing::info!("settings: {}", serde_json::to_string(record).expect("a record is numbers and text"));
     for (set, samples) in [("training", train_set), ("validation", val_set)] {
         samples.warnings().iter().for_each(|warning| tracing::warn!("{set} samples: {warning}"));
     }
     if training.augmentation.any() {
         tracing::info!("augmentation is off: this version trains on plain crops");
     }
+    summary
 }
 
 fn log_epoch(row: &EpochRow, metrics: &Metrics, is_best: bool) {
@@ -251,7 +261,7 @@ fn train_epoch(
             }
             total += loss * count as f64;
             (patches, done) = (patches + count, done + 1);
-            progress.step(done, loss, patches as f64 / started.elapsed().as_secs_f64());
+            progress.step(done, total / patches as f64, patches as f64 / started.elapsed().as_secs_f64());
         }
     }
     Ok((total / patches as f64, patches))
@@ -308,7 +318,7 @@ fn write_pictures(run: &TrainRun, session: &mut Session, val_set: &Arc<Dataset>)
 pub fn describe_plan(experiment: &Experiment, limits: Limits) -> Result<String> {
     let net = network(experiment);
     let (settings, batch) = (settings(experiment), experiment.training.batch_size);
-    settings.check_patch_fits(&net, limits)?;
+    settings.check_fits(&net, batch, limits)?;
     let step = record_training(&net, limits, &settings, batch).program;
     step.check_bindings(limits)?;
     let plan = MemoryPlan::new(&step);

@@ -205,7 +205,7 @@ impl Session {
     /// A user error where the device cannot hold one patch; else where it lacks the memory.
     pub fn prepare(&mut self, training: bool, batch: usize) -> Result<&Loaded> {
         if !self.programs.contains_key(&(training, batch)) {
-            self.settings.check_patch_fits(&self.net, self.gpu.limits())?;
+            self.settings.check_fits(&self.net, batch, self.gpu.limits())?;
             let record = if training { record_training } else { record_evaluation };
             let recorded = record(&self.net, self.gpu.limits(), &self.settings, batch);
             let Recorded { program, x, target, scalars, loss, sums, logits } = recorded;

@@ -23,24 +23,26 @@ pub struct StepSettings {
 }
 
 impl StepSettings {
-    /// One image of the widest activation must fit a binding: there is nothing smaller to cut a batch into.
+    /// One image of the widest activation must fit a binding, and so must the logits of the whole batch: there is
+    /// nothing smaller to cut these into.
     ///
     /// # Errors
-    /// A user error with the sizes where it does not.
-    pub fn check_patch_fits(&self, net: &AttentionUNet, limits: Limits) -> Result<()> {
-        let (side, channels) = (self.patch_px as u64, net.spec().base_channels as u64);
-        let image_bytes = side * side * channels * 4;
-        if image_bytes <= limits.storage_binding_bytes {
-            return Ok(());
-        }
-        let mib = |bytes: u64| bytes / (1 << 20);
-        let most = mib(limits.storage_binding_bytes);
-        Err(Error::user(
-            "patch_size and base_channels",
-            format!("an activation of at most {most} MiB for one patch on this adapter"),
-            format!("{} MiB ({side} x {side} x {channels} x 4 bytes)", mib(image_bytes)),
-            "reduce patch_size or base_channels, or take another adapter (`rosette devices`)",
-        ))
+    /// A user error with the sizes where one does not.
+    pub fn check_fits(&self, net: &AttentionUNet, batch: usize, limits: Limits) -> Result<()> {
+        let (side, channels, batch) = (self.patch_px as u64, net.spec().base_channels as u64, batch as u64);
+        let check = |place: &str, what: &str, factor: u64| {
+            let bytes = side * side * factor * 4;
+            if bytes <= limits.storage_binding_bytes {
+                return Ok(());
+            }
+            let most = limits.storage_binding_bytes >> 20;
+            let expected = format!("{what} of at most {most} MiB on this adapter");
+            let found = format!("{} MiB ({side} x {side} x {factor} x 4 bytes)", bytes >> 20);
+            let remedy = "reduce one of them, or take another adapter (`rosette devices`)";
+            Err(Error::user(place, expected, found, remedy))
+        };
+        check("patch_size and base_channels", "an activation of one patch", channels)?;
+        check("patch_size and batch_size", "logits of one batch", batch)
     }
 }
 
