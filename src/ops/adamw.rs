@@ -1,6 +1,6 @@
 //! AdamW, one step (`torch.optim.AdamW`; Loshchilov and Hutter 2019, with the bias corrections of Kingma and Ba 2015).
 //!
-//! Inputs: weights, gradients, first and second moments, [len] each, and the step's sizes [4] (see [`step_sizes`]).
+//! Inputs: weights, gradients, first and second moments, `[len]` each, and the step's sizes `[4]` (see [`step_sizes`]).
 //! No output: weights and moments change in place. No gradient flows through it.
 
 use crate::gpu::{Kernel, ShaderSource, Variant};

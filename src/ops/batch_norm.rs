@@ -4,7 +4,7 @@
 //! `y = relu?(gamma * (x - mean) / sqrt(var + eps) + beta)`. Training: mean and biased variance of the batch; the
 //! running mean and (unbiased) variance move towards them. Evaluation: the running ones.
 //!
-//! Inputs: `x` [N, H, W, C], gamma, beta, running mean, running variance [C] each; the last two change in training.
+//! Inputs: `x` `[N, H, W, C]`, gamma, beta, running mean, running variance `[C]` each; the last two change in training.
 //! Saved: mean and 1/sqrt(var + eps) [2, C]. What is normalised is computed again from `x` in the backward pass.
 
 use std::ops::Range;

@@ -3,7 +3,7 @@
 //! `y[n,h,w,o] = b[o] + sum over (i,j,c) of x[n,h+i-P,w+j-P,c] * weight[o,c,i,j]`, P = K/2.
 //!
 //! Inputs: one or two sources `x` [N, H, W, CX] (two are the channel concatenation, which is never made), the packed
-//! weight [CO/8, CI/4, K*K, 4, 8] (see [`Packing`]), the bias [CO]. Output [N, H, W, CO]. Channels come in fours.
+//! weight `[CO/8, CI/4, K*K, 4, 8]` (see [`Packing`]), the bias `[CO]`. Output `[N, H, W, CO]`. Channels come in fours.
 //! Nothing is saved but the inputs. The input gradient is the same convolution with flipped, transposed weights.
 
 use super::common::{bias_gradient, indices};

@@ -3,7 +3,7 @@
 //! `y[n,2h+i,2w+j,o] = b[o] + sum over c of x[n,h,w,c] * weight[c,o,i,j]`: a 1x1 convolution to 4 CO channels, those of
 //! the four pixels of a square, written to where the square lies.
 //!
-//! Inputs: `x` [N, H, W, CI], the packed weight [4 CO/8, CI/4, 1, 4, 8] (see [`places`]), the bias [CO]. Output
+//! Inputs: `x` `[N, H, W, CI]`, the packed weight `[4 CO/8, CI/4, 1, 4, 8]` (see [`places`]), the bias `[CO]`. Output
 //! [N, 2 H, 2 W, CO]. Channels come in fours.
 
 use super::common::{bias_gradient, indices};

@@ -54,7 +54,7 @@ pub enum Form {
     Tiled,
 }
 
-/// The packed layout of a convolution's weight: [CO/8][CI/4][K*K][4][8], output channels innermost, zeros where CO or
+/// The packed layout of a convolution's weight: `[CO/8][CI/4][K*K][4][8]`, output channels innermost, zeros where CO or
 /// CI is rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packing {

@@ -1,7 +1,7 @@
 //! 1x1 convolution onto one channel, with bias (`torch.nn.Conv2d(C, 1, 1)`): the attention gate's psi and the last
 //! layer. `y[n,h,w] = b + sum over c of x[n,h,w,c] * weight[c]`.
 //!
-//! Inputs `x` [N, H, W, C], C a multiple of 4, weight [C], bias [1]; output [N, H, W, 1].
+//! Inputs `x` `[N, H, W, C]`, C a multiple of 4, weight `[C]`, bias `[1]`; output `[N, H, W, 1]`.
 
 use std::ops::Range;
 

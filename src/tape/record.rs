@@ -247,7 +247,7 @@ impl Tape {
     /// but for the last, which may be shorter.
     ///
     /// # Panics
-    /// Where a single image does not fit; [`Tape::check_images`] tells the user before.
+    /// Where a single image does not fit; training tells the user before it records.
     pub fn image_slices(&self, tensors: &[TensorId]) -> Vec<Range<usize>> {
         let count = self.shape(tensors[0]).dims()[0];
         let fits = |id: &TensorId| {

@@ -54,9 +54,9 @@ pub struct Recorded {
     pub x: TensorId,
     /// Target [N, P, P, 1], uploaded: 0, 1, or below 0 to ignore.
     pub target: TensorId,
-    /// Gradient of the loss [1] and the optimiser's step sizes [4], uploaded; training only.
+    /// Gradient of the loss `[1]` and the optimiser's step sizes `[4]`, uploaded; training only.
     pub scalars: Option<(TensorId, TensorId)>,
-    /// The loss [1], read back.
+    /// The loss `[1]`, read back.
     pub loss: TensorId,
     /// Sums of each image [N, 8], read back (see [`crate::ops::bce_dice`]).
     pub sums: TensorId,
