@@ -13,6 +13,8 @@ struct Params {
     decay: f32,
     beta1: f32,
     beta2: f32,
+    rest1: f32,
+    rest2: f32,
     eps: f32,
 }
 
@@ -34,8 +36,8 @@ fn adamw(
         return;
     }
     let gradient = g[index];
-    let first = params.beta1 * m[index] + (1.0 - params.beta1) * gradient;
-    let second = params.beta2 * v[index] + (1.0 - params.beta2) * gradient * gradient;
+    let first = params.beta1 * m[index] + params.rest1 * gradient;
+    let second = params.beta2 * v[index] + params.rest2 * gradient * gradient;
     m[index] = first;
     v[index] = second;
     let decayed = w[index] * (1.0 - step_sizes.x * params.decay);

@@ -101,8 +101,10 @@ fn finish_moments(
     var mean = V(0.0);
     var squares = V(0.0);
     for (var s = 0u; s < params.slices * params.splits; s++) {
-        let start = min((s % params.splits) * params.pixels_per_split, params.pixels);
-        let added = f32(min(start + params.pixels_per_split, params.pixels) - start);
+        // `pixels` are those of a full slice; the last one may have fewer.
+        let pixels = min(params.pixels, params.total_pixels - (s / params.splits) * params.pixels);
+        let start = min((s % params.splits) * params.pixels_per_split, pixels);
+        let added = f32(min(start + params.pixels_per_split, pixels) - start);
         if (added > 0.0) {
             let from_part = s * 2u * params.groups + group;
             let delta = part[from_part] - mean;

@@ -30,9 +30,9 @@ fn every_kernel_lowers_to_every_language() {
     assert!(kernels.len() > 4, "the cases record kernels");
     for kernel in kernels {
         let module = naga::front::wgsl::parse_str(kernel.text()).expect("parsed once already");
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
             .validate(&module)
-            .unwrap_or_else(|e| panic!("{kernel} needs more than WebGPU's core: {e:?}"));
+            .unwrap_or_else(|e| panic!("{kernel} needs more than WebGPU with subgroups: {e:?}"));
         spv::write_vec(&module, &info, &spv::Options::default(), None)
             .unwrap_or_else(|e| panic!("{kernel}: SPIR-V: {e}"));
         msl::write_string(

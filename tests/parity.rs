@@ -50,7 +50,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn open(skip: Skip, name: &str) -> Option<Self> {
+    fn open(skip: Skip, name: &str, winograd: bool) -> Option<Self> {
         let gpu = common::device()?;
         let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip });
         let weights = golden("net_weights");
@@ -63,7 +63,7 @@ impl Bench {
                 values: weights[&p.name].clone(),
             })
             .collect();
-        let settings = StepSettings { patch_px: 64, dice_weight: 0.5, weight_decay: 0.01 };
+        let settings = StepSettings { patch_px: 64, dice_weight: 0.5, weight_decay: 0.01, winograd };
         let mut session = Session::new(gpu, net, settings).expect("memory enough");
         session.set_tensors(&tensors);
         session.prepare(true, 4).expect("memory enough");
@@ -88,7 +88,7 @@ impl Bench {
         self.session.finish(pending).expect("it runs").loss
     }
 
-    fn first_step(&mut self) {
+    fn first_step(&mut self, tolerance: f64) {
         let loss = self.step(FAST);
         let expected = self.golden["loss"][0];
         assert!(((loss - expected) / expected).abs() < 1e-5, "first loss {loss}, PyTorch {expected}");
@@ -108,7 +108,7 @@ impl Bench {
             }
         }
         println!("gradients: at most {:.1e} of the norm ({})", worst.0, worst.1);
-        assert!(worst.0 < 1e-3, "{} differs by {:e} of its norm", worst.1, worst.0);
+        assert!(worst.0 < tolerance, "{} differs by {:e} of its norm", worst.1, worst.0);
     }
 
     fn running_statistics(&self) {
@@ -136,14 +136,25 @@ const FAST: f64 = 1e-3;
 const SLOW: f64 = 1e-4;
 
 fn agrees_with_pytorch(skip: Skip, name: &str) {
-    let Some(mut bench) = Bench::open(skip, name) else { return };
+    let Some(mut bench) = Bench::open(skip, name, false) else { return };
     bench.evaluation_logits();
-    bench.first_step();
+    bench.first_step(1e-3);
     bench.running_statistics();
     // At this rate PyTorch's own f32 run is up to 8e-4 away from its f64 run: see tests/goldens/README.md.
     bench.losses(1, FAST, "losses", 3e-3);
-    let Some(mut bench) = Bench::open(skip, name) else { return };
+    let Some(mut bench) = Bench::open(skip, name, false) else { return };
     bench.losses(0, SLOW, "losses_slow", 1e-4);
+}
+
+/// Winograd's convolutions round more: here and there a ReLU takes the other side of its kink, which single gradients
+/// of sums that cancel show, and the later losses a little.
+fn agrees_with_pytorch_by_winograd(skip: Skip, name: &str) {
+    let Some(mut bench) = Bench::open(skip, name, true) else { return };
+    bench.evaluation_logits();
+    bench.first_step(3e-2);
+    bench.running_statistics();
+    let Some(mut bench) = Bench::open(skip, name, true) else { return };
+    bench.losses(0, SLOW, "losses_slow", 5e-4);
 }
 
 #[test]
@@ -154,4 +165,14 @@ fn full_skips_agree_with_pytorch() {
 #[test]
 fn pooled_skips_agree_with_pytorch() {
     agrees_with_pytorch(Skip::Pooled, "net_pooled");
+}
+
+#[test]
+fn full_skips_agree_with_pytorch_by_winograd() {
+    agrees_with_pytorch_by_winograd(Skip::Full, "net_full");
+}
+
+#[test]
+fn pooled_skips_agree_with_pytorch_by_winograd() {
+    agrees_with_pytorch_by_winograd(Skip::Pooled, "net_pooled");
 }

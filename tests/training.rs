@@ -26,7 +26,7 @@ const STEPS: usize = 80;
 /// A network of the workshop's configuration on a device, where there is one.
 fn session() -> Option<Session> {
     let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
-    let settings = StepSettings { patch_px: PATCH_PX, dice_weight: 0.5, weight_decay: 0.01 };
+    let settings = StepSettings { patch_px: PATCH_PX, dice_weight: 0.5, weight_decay: 0.01, winograd: true };
     Some(Session::new(common::device()?, net, settings).expect("memory enough"))
 }
 

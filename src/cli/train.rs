@@ -15,7 +15,7 @@ pub struct TrainArgs {
     /// The manifest that `rosette split` wrote.
     #[arg(long, value_name = "FILE", required_unless_present = "plan")]
     pub split_manifest: Option<PathBuf>,
-    /// Directory of the samples: <DIR>/<sample>/processed_data_<sample>.h5.
+    /// Directory of the samples: `DIR/SAMPLE/processed_data_SAMPLE.h5`.
     #[arg(long, value_name = "DIR", required_unless_present = "plan")]
     pub data_dir: Option<PathBuf>,
     /// Where to write model, metrics, plots and log.
@@ -27,7 +27,7 @@ pub struct TrainArgs {
     /// The experiment within it.
     #[arg(long, value_name = "NAME")]
     pub experiment_name: String,
-    /// Write into --output-dir itself rather than into run_<approach>_<time> below it.
+    /// Write into --output-dir itself rather than into `run_APPROACH_TIME` below it.
     #[arg(long)]
     pub no_timestamp: bool,
     /// A second place for the log.

@@ -129,6 +129,8 @@ section! {
         dice_weight: f64 = 0.5, Rule::within(0.0, 1.0);
         /// Share of the training patches that are centred on a rosette, in samples that have one.
         foreground_share: f64 = 0.7, Rule::within(0.0, 1.0);
+        /// Winograd's fast 3x3 convolutions where the device gains by them; they round ten times as much (to 1e-5).
+        winograd: bool = true, Rule::any();
         /// What is done to training patches.
         augmentation: AugmentationConfig = AugmentationConfig::default(), Rule::any();
     }

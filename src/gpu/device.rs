@@ -51,8 +51,10 @@ pub struct Limits {
     pub buffer_bytes: u64,
     /// Offsets of bindings are multiples of this.
     pub offset_alignment_bytes: u64,
-    /// Shaders run on the processor: loads cost more than arithmetic, and weights come through `uniform` bindings.
+    /// Shaders run on the processor: loads cost more than arithmetic, and few long invocations beat many short ones.
     pub software: bool,
+    /// Lanes that every subgroup has at least; 0 where shaders have no subgroup operations.
+    pub subgroup_lanes: u32,
 }
 
 impl Limits {
@@ -63,6 +65,7 @@ impl Limits {
         buffer_bytes: 256 << 20,
         offset_alignment_bytes: 256,
         software: false,
+        subgroup_lanes: 0,
     };
 }
 
@@ -118,20 +121,23 @@ fn summarise(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         matrix_units: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
-        limits: limits_of(&adapter.limits(), software),
+        limits: limits_of(adapter),
     }
 }
 
-fn limits_of(limits: &wgpu::Limits, software: bool) -> Limits {
+fn limits_of(adapter: &wgpu::Adapter) -> Limits {
+    let (limits, info) = (adapter.limits(), adapter.get_info());
+    let subgroups = adapter.features().contains(wgpu::Features::SUBGROUP);
     let alignment =
         limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment);
     Limits {
-        storage_binding_bytes: u64::from(limits.max_storage_buffer_binding_size),
-        uniform_binding_bytes: u64::from(limits.max_uniform_buffer_binding_size),
+        storage_binding_bytes: limits.max_storage_buffer_binding_size,
+        uniform_binding_bytes: limits.max_uniform_buffer_binding_size,
         buffer_bytes: limits.max_buffer_size,
         // 256 everywhere: one plan then fits every device.
         offset_alignment_bytes: u64::from(alignment).max(256),
-        software,
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        subgroup_lanes: if subgroups { info.subgroup_min_size } else { 0 },
     }
 }
 
@@ -161,14 +167,11 @@ impl Gpu {
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
-        let descriptor = wgpu::DeviceDescriptor {
-            label: Some("rosette"),
-            required_features: adapter.features() & wanted,
-            required_limits: adapter.limits(),
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
-            ..Default::default()
-        };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+        let features = adapter.features() & wanted;
+        // Matrix units are behind an experimental feature: a driver that refuses it still gives a plain device.
+        let matrix = adapter.features() & wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        let (device, queue) = request(adapter, features | matrix)
+            .or_else(|e| if matrix.is_empty() { Err(e) } else { request(adapter, features) })
             .map_err(|e| Error::failure(format!("{summary}: the driver refused a device: {e}")))?;
         let limits = summary.limits;
         Ok(Self { device, queue, summary, limits, checked })
@@ -193,6 +196,31 @@ impl Gpu {
     pub(super) fn checked(&self) -> bool {
         self.checked
     }
+}
+
+fn request(
+    adapter: &wgpu::Adapter,
+    features: wgpu::Features,
+) -> std::result::Result<(wgpu::Device, wgpu::Queue), wgpu::RequestDeviceError> {
+    let experimental_features = if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        // SAFETY: the feature may have bugs that reach outside a shader; kernels that use it are checked against
+        // the reference on the device before they are chosen.
+        #[allow(unsafe_code)]
+        unsafe {
+            wgpu::ExperimentalFeatures::enabled()
+        }
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
+    };
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("rosette"),
+        required_features: features,
+        required_limits: adapter.limits(),
+        experimental_features,
+        memory_hints: wgpu::MemoryHints::MemoryUsage,
+        ..Default::default()
+    };
+    pollster::block_on(adapter.request_device(&descriptor))
 }
 
 fn choose(all: &[AdapterSummary], choice: Option<&str>) -> Result<usize> {

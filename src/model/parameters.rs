@@ -43,7 +43,7 @@ pub enum Kind {
         /// Input channels.
         in_channels: usize,
     },
-    /// [C]: a bias, or a batch norm's parameter or statistic.
+    /// `[C]`: a bias, or a batch norm's parameter or statistic.
     Vector {
         /// Its length.
         len: usize,

@@ -1,6 +1,6 @@
 //! AdamW, one step (`torch.optim.AdamW`; Loshchilov and Hutter 2019, with the bias corrections of Kingma and Ba 2015).
 //!
-//! Inputs: weights, gradients, first and second moments, [len] each, and the step's sizes [4] (see [`step_sizes`]).
+//! Inputs: weights, gradients, first and second moments, `[len]` each, and the step's sizes `[4]` (see [`step_sizes`]).
 //! No output: weights and moments change in place. No gradient flows through it.
 
 use crate::gpu::{Kernel, ShaderSource, Variant};
@@ -9,11 +9,11 @@ use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, Te
 
 const SHADER: ShaderSource = ShaderSource { name: "adamw", text: include_str!("../../shaders/adamw.wgsl") };
 const EPS: f32 = 1e-8;
-const BETA1: f32 = 0.9;
-const BETA2: f32 = 0.999;
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
 
 params! {
-    struct AdamWParams { len: u32, decay: f32, beta1: f32, beta2: f32, eps: f32 }
+    struct AdamWParams { len: u32, decay: f32, beta1: f32, beta2: f32, rest1: f32, rest2: f32, eps: f32 }
 }
 
 /// The optimiser's step.
@@ -26,7 +26,7 @@ pub struct AdamW {
 /// What changes from step to step, as the shader takes it: learning rate, learning rate over the first bias
 /// correction, one over the root of the second. `step` counts from 1.
 pub fn step_sizes(learning_rate: f64, step: u64) -> [f32; 4] {
-    let correction = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
+    let correction = |beta: f64| 1.0 - beta.powf(step as f64);
     let first = learning_rate / correction(BETA1);
     let second = 1.0 / correction(BETA2).sqrt();
     [learning_rate as f32, first as f32, second as f32, 0.0]
@@ -57,8 +57,11 @@ impl Op for AdamW {
             let params = AdamWParams {
                 len: (bytes / 4) as u32,
                 decay: self.weight_decay,
-                beta1: BETA1,
-                beta2: BETA2,
+                beta1: BETA1 as f32,
+                beta2: BETA2 as f32,
+                // One minus beta before rounding, as PyTorch has it: 1e-5 apart from one minus the rounded beta.
+                rest1: (1.0 - BETA1) as f32,
+                rest2: (1.0 - BETA2) as f32,
                 eps: EPS,
             };
             let mut dispatch = tape.dispatch(Kernel::new(SHADER, "adamw", Variant::new()));
@@ -77,7 +80,7 @@ impl Op for AdamW {
     fn reference(&self, inputs: &[Array]) -> Vec<Array> {
         let [w, g, m, v, sizes] = inputs else { unreachable!("five inputs") };
         let (lr, first, second) = (sizes.data[0], sizes.data[1], sizes.data[2]);
-        let (b1, b2) = (f64::from(BETA1), f64::from(BETA2));
+        let (b1, b2) = (BETA1, BETA2);
         let m = m.zip(g, |m, g| b1 * m + (1.0 - b1) * g);
         let v = v.zip(g, |v, g| b2 * v + (1.0 - b2) * g * g);
         let update = m.zip(&v, |m, v| first * m / (v.sqrt() * second + f64::from(EPS)));

@@ -4,7 +4,7 @@
 //! `y = relu?(gamma * (x - mean) / sqrt(var + eps) + beta)`. Training: mean and biased variance of the batch; the
 //! running mean and (unbiased) variance move towards them. Evaluation: the running ones.
 //!
-//! Inputs: `x` [N, H, W, C], gamma, beta, running mean, running variance [C] each; the last two change in training.
+//! Inputs: `x` `[N, H, W, C]`, gamma, beta, running mean, running variance `[C]` each; the last two change in training.
 //! Saved: mean and 1/sqrt(var + eps) [2, C]. What is normalised is computed again from `x` in the backward pass.
 
 use std::ops::Range;
@@ -51,7 +51,7 @@ impl Cut {
         let [_, h, w, channels] = tape.shape(tensors[0]).as_nhwc();
         let groups = channels / vector(channels).0;
         let slices = tape.image_slices(tensors);
-        let splits = splits_for(tape, slices[0].len() * h * w, groups, 32);
+        let splits = splits_for(tape, slices[0].len() * h * w, groups, 32, slices.len() * 2 * channels);
         Self { slices, splits, image_pixels: h * w, groups, channels }
     }
 }

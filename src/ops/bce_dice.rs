@@ -3,7 +3,7 @@
 //! `loss = (1 - a) * BCE + a * (1 - mean over images of (2 sum(p t) + 1e-6) / (sum(p) + sum(t) + 1e-6))`, p = sigmoid(z)
 //! (Milletari et al. 2016 for the Dice term). Pixels whose target is below 0 are ignored everywhere.
 //!
-//! Inputs: logits and target [N, H, W, 1]. Outputs: the loss [1] and, for each image, sums [N, 8]: BCE, p t, p, t, true
+//! Inputs: logits and target `[N, H, W, 1]`. Outputs: the loss `[1]` and, for each image, sums `[N, 8]`: BCE, p t, p, t, true
 //! positives, false positives, false negatives (at p > 0.5), pixels.
 
 use super::common::busy_invocations;

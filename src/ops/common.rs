@@ -89,7 +89,7 @@ pub(super) fn bias_gradient(tape: &mut Tape, dy: TensorId, bias: TensorId) {
     assert!(width == 4 || c == 1, "channels come in fours, or alone");
     let groups = c / width;
     let slices = tape.image_slices(&[dy]);
-    let splits = splits_for(tape, slices[0].len() * h * w, groups, 64);
+    let splits = splits_for(tape, slices[0].len() * h * w, groups, 64, slices.len() * c);
     let part = tape.transient("bias part", Shape::new([splits * slices.len(), c]));
     let kernel = Kernel::new(COLUMN_SUM, "column_sum", Variant::new().with("V", alias));
     for (place, images) in slices.iter().enumerate() {
@@ -109,10 +109,11 @@ pub(super) fn bias_gradient(tape: &mut Tape, dy: TensorId, bias: TensorId) {
 }
 
 /// Into how many parts to split a sum over `items`, when `parallel` sums go on side by side: enough to keep the device
-/// busy, with at least `least` items each.
-pub(super) fn splits_for(tape: &Tape, items: usize, parallel: usize, least: usize) -> usize {
+/// busy, with at least `least` items each. One split of every slice takes `len` elements; all fit one binding.
+pub(super) fn splits_for(tape: &Tape, items: usize, parallel: usize, least: usize, len: usize) -> usize {
     let wanted = busy_invocations(tape).div_ceil(parallel);
-    wanted.clamp(1, (items / least).max(1))
+    let fitting = tape.limits().storage_binding_bytes as usize / (len * 4);
+    wanted.min(fitting).min(items / least).max(1)
 }
 
 /// All `[n, h, w, c]` in order.

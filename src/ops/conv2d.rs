@@ -3,11 +3,11 @@
 //! `y[n,h,w,o] = b[o] + sum over (i,j,c) of x[n,h+i-P,w+j-P,c] * weight[o,c,i,j]`, P = K/2.
 //!
 //! Inputs: one or two sources `x` [N, H, W, CX] (two are the channel concatenation, which is never made), the packed
-//! weight [CO/8, CI/4, K*K, 4, 8] (see [`Packing`]), the bias [CO]. Output [N, H, W, CO]. Channels come in fours.
+//! weight `[CO/8, CI/4, K*K, 4, 8]` (see [`Packing`]), the bias `[CO]`. Output `[N, H, W, CO]`. Channels come in fours.
 //! Nothing is saved but the inputs. The input gradient is the same convolution with flipped, transposed weights.
 
 use super::common::{bias_gradient, indices};
-use super::convolution::{Call, Convolution, Start};
+use super::convolution::{Call, Convolution};
 pub use super::convolution::{Form, Packing};
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
@@ -61,7 +61,10 @@ impl Op for Conv2d {
             in_channels += c;
         }
         let packing = Packing { out_channels: self.out_channels, in_channels, kernel: self.kernel };
-        if **weight != packing.shape() || bias.len() != self.out_channels || self.out_channels % 4 != 0 {
+        if **weight != packing.shape()
+            || bias.len() != self.out_channels
+            || !self.out_channels.is_multiple_of(4)
+        {
             return Err(format!("weight {weight}, bias {bias}: expected {}", packing.shape()));
         }
         Ok(vec![Shape::nhwc(n, h, w, self.out_channels)])
@@ -69,11 +72,9 @@ impl Op for Conv2d {
 
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
         let (weight, bias, y) = (inputs[inputs.len() - 2], inputs[inputs.len() - 1], outputs[0]);
-        for (x, first) in sources(tape, inputs) {
-            let start = if first == 0 { Start::Bias } else { Start::Y };
-            let call = Call { x, weight, first, bias, y, start, x_squares: false, y_squares: false };
-            self.kernels().convolve(tape, call);
-        }
+        let sources = sources(tape, inputs);
+        let call = Call { sources, weight, bias: Some(bias), y, x_squares: false, y_squares: false };
+        self.kernels().convolve(tape, &call);
         Vec::new()
     }
 
@@ -88,13 +89,12 @@ impl Op for Conv2d {
         let count = node.inputs.len();
         let (weight, bias) = (node.inputs[count - 2], node.inputs[count - 1]);
         let mut gradients = vec![None; count];
-        for (place, (x, first)) in sources(tape, &node.inputs).into_iter().enumerate() {
-            if needs[count - 2] {
-                self.kernels().weight_gradient(tape, x, dy, weight, first);
-            }
-            if needs[place] {
-                gradients[place] = Some(self.kernels().input_gradient(tape, dy, weight, first, x));
-            }
+        let sources = sources(tape, &node.inputs);
+        if needs[count - 2] {
+            self.kernels().weight_gradient(tape, &sources, dy, weight);
+        }
+        for (place, (x, first)) in sources.into_iter().enumerate().filter(|(place, _)| needs[*place]) {
+            gradients[place] = Some(self.kernels().input_gradient(tape, dy, weight, first, x));
         }
         if needs[count - 1] {
             bias_gradient(tape, dy, bias);
@@ -150,9 +150,10 @@ pub fn cases() -> Vec<Case> {
         ([2, 5, 3], &[8, 8], 8, 1),
         ([1, 9, 2], &[20], 4, 1),
         ([1, 4, 4], &[64], 72, 3),
+        ([2, 9, 13], &[8], 24, 3),
     ];
     let mut cases = Vec::new();
-    for form in [Form::Direct, Form::Tiled] {
+    for form in [Form::Direct, Form::Winograd, Form::Tiled] {
         for ([n, h, w], sources, out_channels, kernel) in shapes.iter().copied() {
             cases.push(case(form, [n, h, w], sources, out_channels, kernel));
         }

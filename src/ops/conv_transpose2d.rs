@@ -3,12 +3,12 @@
 //! `y[n,2h+i,2w+j,o] = b[o] + sum over c of x[n,h,w,c] * weight[c,o,i,j]`: a 1x1 convolution to 4 CO channels, those of
 //! the four pixels of a square, written to where the square lies.
 //!
-//! Inputs: `x` [N, H, W, CI], the packed weight [4 CO/8, CI/4, 1, 4, 8] (see [`places`]), the bias [CO]. Output
+//! Inputs: `x` `[N, H, W, CI]`, the packed weight `[4 CO/8, CI/4, 1, 4, 8]` (see [`places`]), the bias `[CO]`. Output
 //! [N, 2 H, 2 W, CO]. Channels come in fours.
 
 use super::common::{bias_gradient, indices};
 use super::conv2d::{Form, Packing};
-use super::convolution::{Call, Convolution, Start};
+use super::convolution::{Call, Convolution};
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
 /// The transposed convolution.
@@ -56,7 +56,10 @@ impl Op for ConvTranspose2d {
         let [x, weight, bias] = inputs else { return Err("takes x, weight, bias".into()) };
         let [n, h, w, c] = x.as_nhwc();
         let expected = packing(c, self.out_channels).shape();
-        if **weight != expected || bias.len() != self.out_channels || c % 4 != 0 || self.out_channels % 4 != 0
+        if **weight != expected
+            || bias.len() != self.out_channels
+            || c % 4 != 0
+            || !self.out_channels.is_multiple_of(4)
         {
             return Err(format!("weight {weight}, bias {bias}: expected {expected}"));
         }
@@ -65,16 +68,14 @@ impl Op for ConvTranspose2d {
 
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
         let call = Call {
-            x: inputs[0],
+            sources: vec![(inputs[0], 0)],
             weight: inputs[1],
-            first: 0,
-            bias: inputs[2],
+            bias: Some(inputs[2]),
             y: outputs[0],
-            start: Start::Bias,
             x_squares: false,
             y_squares: true,
         };
-        self.kernels().convolve(tape, call);
+        self.kernels().convolve(tape, &call);
         Vec::new()
     }
 
@@ -88,7 +89,7 @@ impl Op for ConvTranspose2d {
         let dy = dy[0].expect("one output");
         let [x, weight, bias] = node.inputs[..] else { unreachable!("three inputs") };
         if needs[1] {
-            self.kernels().weight_gradient(tape, x, dy, weight, 0);
+            self.kernels().weight_gradient(tape, &[(x, 0)], dy, weight);
         }
         if needs[2] {
             bias_gradient(tape, dy, bias);

@@ -5,9 +5,8 @@
 //! A transposed 2x2 convolution with stride 2 is a 1x1 convolution to four times the channels whose result is seen as
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
-use std::ops::Range;
-
 use super::common::{Scatter, split_sum, splits_for, u};
+use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Shape, Tape, TensorId};
@@ -21,16 +20,10 @@ const GRADIENT: ShaderSource = ShaderSource {
     text: include_str!("../../shaders/conv2d_weight_gradient.wgsl"),
 };
 
-/// Bytes of 4 input x 8 output channels of one tap, the packed weight's unit.
-const UNIT_BYTES: usize = 128;
-/// Bindings start on multiples of this.
-const BINDING_ALIGNMENT: usize = 256;
-
 params! {
     struct DirectParams {
-        images: u32, height: u32, width: u32, x_groups: u32, x_first: u32, slice_groups: u32, out_channels: u32,
-        block_first: u32, tile_rows: u32, tile_cols: u32, groups_per_block: u32, blocks: u32,
-        weight_skip: u32, start_from: u32,
+        images: u32, height: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32, blocks: u32,
+        out_channels: u32, tile_rows: u32, tile_cols: u32, groups_per_block: u32, start_from: u32,
     }
 }
 
@@ -51,14 +44,18 @@ params! {
 /// Which kernels compute the convolution. All give the same result up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Register tiles, weights through uniform bindings: where loads cost more than arithmetic.
+    /// Large register tiles, weights broadcast within subgroups of at least 8 lanes: where loads cost more than
+    /// arithmetic.
     Direct,
+    /// Winograd's F(4x4, 3x3), four times fewer multiplications, within subgroups likewise; direct where it does not
+    /// fit.
+    Winograd,
     /// Implicit matrix product with tiles in workgroup memory: where arithmetic units wait for memory.
     Tiled,
 }
 
-/// The packed layout of a convolution's weight: [CO/8][CI/4][K*K][4][8], output channels innermost, zeros where CO or
-/// CI is rounded up. A slice of input channels of one block is contiguous, so that it can be a uniform binding.
+/// The packed layout of a convolution's weight: `[CO/8][CI/4][K*K][4][8]`, output channels innermost, zeros where CO or
+/// CI is rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packing {
     /// Output channels.
@@ -100,18 +97,24 @@ pub(super) struct Convolution {
     pub squares: bool,
 }
 
-/// One source of a convolution.
+/// One convolution: the sources, each with its place among the weight's groups of channels, and the rest.
 pub(super) struct Call {
-    pub x: TensorId,
+    pub sources: Vec<(TensorId, usize)>,
     pub weight: TensorId,
-    pub first: usize,
-    pub bias: TensorId,
+    pub bias: Option<TensorId>,
     pub y: TensorId,
-    pub start: Start,
     /// `x` is [N, 2 H, 2 W, C] seen as [N, H, W, 4 C].
     pub x_squares: bool,
     /// The same of `y`.
     pub y_squares: bool,
+}
+
+/// One source of a convolution.
+#[derive(Clone, Copy)]
+struct Source {
+    x: TensorId,
+    first: usize,
+    start: Start,
 }
 
 /// What the sums are added to, as the shaders number it.
@@ -122,21 +125,6 @@ pub(super) enum Start {
     Zero = 2,
 }
 
-/// A part of the packed weights that fits a uniform binding.
-#[derive(Debug, PartialEq, Eq)]
-struct WeightSlice {
-    /// First block of 8 output channels.
-    block: usize,
-    /// Blocks.
-    blocks: usize,
-    /// First group of 4 channels among those of the weight.
-    first: usize,
-    /// Groups of 4 channels.
-    groups: usize,
-    /// First group among those of the source.
-    from: usize,
-}
-
 /// `[N, H, W, C]` of a tensor, or of its 2x2 squares as [N, H/2, W/2, 4 C].
 fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
     let [n, h, w, c] = tape.shape(id).as_nhwc();
@@ -144,8 +132,23 @@ fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
 }
 
 impl Convolution {
-    fn form(&self, tape: &Tape) -> Form {
-        self.form.unwrap_or(if tape.limits().software { Form::Direct } else { Form::Tiled })
+    /// The form asked for, or the device's.
+    fn preferred_form(&self, tape: &Tape) -> Form {
+        let limits = tape.limits();
+        let lanes = limits.software && limits.subgroup_lanes >= 8;
+        let usual = match (lanes, tape.exact()) {
+            (false, _) => Form::Tiled,
+            (true, true) => Form::Direct,
+            (true, false) => Form::Winograd,
+        };
+        self.form.unwrap_or(usual)
+    }
+
+    /// The preferred form; one that does not fit the convolution gives way to the next.
+    fn form(&self, tape: &Tape, call: &Call) -> Form {
+        let form = self.preferred_form(tape);
+        let is_winograd = form == Form::Winograd;
+        if is_winograd && !(self.kernel == 3 && winograd::fits(tape, call)) { Form::Direct } else { form }
     }
 
     fn taps(&self) -> usize {
@@ -159,23 +162,31 @@ impl Convolution {
             .with("Y_SQUARES", call.y_squares)
     }
 
-    /// `y = conv(x, weight) + bias`, for the channels of one source; `first` is its place among the weight's channel
-    /// groups.
-    pub(super) fn convolve(&self, tape: &mut Tape, call: Call) {
-        match self.form(tape) {
-            Form::Direct => self.convolve_direct(tape, call),
-            Form::Tiled => self.convolve_tiled(tape, call),
+    /// `y = conv(sources, weight) + bias`.
+    pub(super) fn convolve(&self, tape: &mut Tape, call: &Call) {
+        let form = self.form(tape, call);
+        if form == Form::Winograd {
+            return winograd::convolve(tape, call);
+        }
+        let first_start = if call.bias.is_some() { Start::Bias } else { Start::Zero };
+        for (place, (x, first)) in call.sources.iter().enumerate() {
+            let start = if place == 0 { first_start } else { Start::Y };
+            let source = Source { x: *x, first: *first, start };
+            match form {
+                Form::Direct => self.convolve_direct(tape, call, source),
+                _ => self.convolve_tiled(tape, call, source),
+            }
         }
     }
 
-    fn convolve_tiled(&self, tape: &mut Tape, call: Call) {
+    fn convolve_tiled(&self, tape: &mut Tape, call: &Call, source: Source) {
         const TILE_PIXELS: usize = 128;
         const TILE_BLOCKS: usize = 8;
-        let [_, h, w, cx] = seen(tape, call.x, call.x_squares);
+        let [_, h, w, cx] = seen(tape, source.x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
-        let kernel = Kernel::new(TILED, "forward", self.variant(&call));
-        for images in tape.image_slices(&[call.x, call.y]) {
+        let kernel = Kernel::new(TILED, "forward", self.variant(call));
+        for images in tape.image_slices(&[source.x, call.y]) {
             let pixels = images.len() * h * w;
             let params = TiledParams {
                 pixels: pixels as u32,
@@ -183,16 +194,16 @@ impl Convolution {
                 width: w as u32,
                 x_groups: (cx / 4) as u32,
                 weight_groups: weight_groups as u32,
-                weight_first: call.first as u32,
+                weight_first: source.first as u32,
                 blocks: blocks as u32,
                 out_groups: (co / 4) as u32,
                 pixel_tiles: pixels.div_ceil(TILE_PIXELS) as u32,
-                start_from: call.start as u32,
+                start_from: source.start as u32,
             };
             tape.dispatch(kernel.clone())
-                .images(call.x, &images)
+                .images(source.x, &images)
                 .tensor(call.weight)
-                .tensor(call.bias)
+                .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
                 .params(&params)
                 .flops(2 * pixels * cx * co * self.taps())
@@ -200,85 +211,39 @@ impl Convolution {
         }
     }
 
-    fn convolve_direct(&self, tape: &mut Tape, call: Call) {
-        let cx = seen(tape, call.x, call.x_squares)[3];
-        let blocks = tape.shape(call.weight).dims()[0];
-        for images in tape.image_slices(&[call.x, call.y]) {
-            for slice in self.weight_slices(tape, call.weight, call.first, cx / 4, blocks) {
-                self.dispatch_direct(tape, &call, &images, &slice);
-            }
-        }
-    }
-
-    /// Cuts a source's weights into what fits a uniform binding: several blocks of output channels with all of the
-    /// channels, or one block with a part of them.
-    fn weight_slices(
-        &self,
-        tape: &Tape,
-        weight: TensorId,
-        first: usize,
-        groups: usize,
-        blocks: usize,
-    ) -> Vec<WeightSlice> {
-        let limit = tape.limits().uniform_binding_bytes as usize - BINDING_ALIGNMENT;
-        let row_bytes = groups * self.taps() * UNIT_BYTES;
-        let whole_rows = tape.shape(weight).dims()[1] == groups;
-        let (step, part) = if whole_rows && row_bytes <= limit {
-            (limit / row_bytes, groups)
-        } else {
-            (1, groups.div_ceil(row_bytes.div_ceil(limit)))
-        };
-        (0..blocks)
-            .step_by(step)
-            .flat_map(|block| (0..groups).step_by(part).map(move |from| (block, from)))
-            .map(|(block, from)| WeightSlice {
-                block,
-                blocks: step.min(blocks - block),
-                first: first + from,
-                groups: part.min(groups - from),
-                from,
-            })
-            .collect()
-    }
-
-    fn dispatch_direct(&self, tape: &mut Tape, call: &Call, images: &Range<usize>, slice: &WeightSlice) {
+    fn convolve_direct(&self, tape: &mut Tape, call: &Call, source: Source) {
         let (rows, cols) = if self.kernel == 3 { (2, 4) } else { (1, 8) };
-        let [_, h, w, cx] = seen(tape, call.x, call.x_squares);
+        let [_, h, w, cx] = seen(tape, source.x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
-        let row_groups = tape.shape(call.weight).dims()[1];
-        let group_bytes = self.taps() * UNIT_BYTES;
-        let start = (slice.block * row_groups + slice.first) * group_bytes;
-        let skip = start % BINDING_ALIGNMENT;
-        let slice_bytes = skip + slice.blocks * slice.groups * group_bytes;
-        let variant =
-            self.variant(call).with("ROWS", u(rows)).with("COLS", u(cols)).with("SLICE", u(slice_bytes / 16));
+        let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
+        let variant = self.variant(call).with("ROWS", u(rows)).with("COLS", u(cols));
+        let kernel = Kernel::new(DIRECT, "forward", variant);
         let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
-        let groups_per_block = (images.len() * tile_rows * tile_cols).div_ceil(64);
-        let params = DirectParams {
-            images: images.len() as u32,
-            height: h as u32,
-            width: w as u32,
-            x_groups: (cx / 4) as u32,
-            x_first: slice.from as u32,
-            slice_groups: slice.groups as u32,
-            out_channels: co as u32,
-            block_first: slice.block as u32,
-            tile_rows: tile_rows as u32,
-            tile_cols: tile_cols as u32,
-            groups_per_block: groups_per_block as u32,
-            blocks: slice.blocks as u32,
-            weight_skip: (skip / 16) as u32,
-            start_from: if slice.from > 0 { Start::Y } else { call.start } as u32,
-        };
-        let outputs = (slice.blocks * 8).min(co - slice.block * 8);
-        tape.dispatch(Kernel::new(DIRECT, "forward", variant))
-            .images(call.x, images)
-            .range(call.weight, (start - skip) as u64, slice_bytes as u64)
-            .tensor(call.bias)
-            .images(call.y, images)
-            .params(&params)
-            .flops(2 * images.len() * h * w * slice.groups * 4 * outputs * self.taps())
-            .groups(groups_per_block * slice.blocks);
+        for images in tape.image_slices(&[source.x, call.y]) {
+            let groups_per_block = (images.len() * tile_rows * tile_cols).div_ceil(64);
+            let params = DirectParams {
+                images: images.len() as u32,
+                height: h as u32,
+                width: w as u32,
+                x_groups: (cx / 4) as u32,
+                weight_groups: weight_groups as u32,
+                weight_first: source.first as u32,
+                blocks: blocks as u32,
+                out_channels: co as u32,
+                tile_rows: tile_rows as u32,
+                tile_cols: tile_cols as u32,
+                groups_per_block: groups_per_block as u32,
+                start_from: source.start as u32,
+            };
+            tape.dispatch(kernel.clone())
+                .images(source.x, &images)
+                .tensor(call.weight)
+                .tensor(call.bias.unwrap_or(call.weight))
+                .images(call.y, &images)
+                .params(&params)
+                .flops(2 * images.len() * h * w * cx * co * self.taps())
+                .groups(groups_per_block * blocks);
+        }
     }
 
     /// Weights of the input gradient for one source: flipped, with input and output channels exchanged.
@@ -300,7 +265,24 @@ impl Convolution {
         flipped
     }
 
+    /// Records the weight's gradient, for all sources.
     pub(super) fn weight_gradient(
+        &self,
+        tape: &mut Tape,
+        sources: &[(TensorId, usize)],
+        dy: TensorId,
+        weight: TensorId,
+    ) {
+        let by_winograd = self.preferred_form(tape) == Form::Winograd && self.kernel == 3 && !self.squares;
+        if by_winograd && winograd::gradient_fits(tape, dy, weight) {
+            return winograd::weight_gradient(tape, sources, dy, weight);
+        }
+        for (x, first) in sources {
+            self.direct_weight_gradient(tape, *x, dy, weight, *first);
+        }
+    }
+
+    fn direct_weight_gradient(
         &self,
         tape: &mut Tape,
         x: TensorId,
@@ -316,8 +298,8 @@ impl Convolution {
         let tap_row_count = self.kernel / tap_rows;
         let slices = tape.image_slices(&[x, dy]);
         let lanes = cx / 4 * blocks * tap_row_count;
-        let splits = splits_for(tape, slices[0].len() * h, lanes, 1);
         let unit = self.taps() * 32;
+        let splits = splits_for(tape, slices[0].len() * h, lanes, 1, slices.len() * blocks * cx / 4 * unit);
         let part = tape.transient("weight part", Shape::new([splits * slices.len(), blocks, cx / 4, unit]));
         let variant = Variant::new()
             .with("K", u(self.kernel))
@@ -364,20 +346,15 @@ impl Convolution {
         let cx = shape.as_nhwc()[3];
         let flipped = self.flipped_weight(tape, weight, first, cx);
         let dx = tape.transient("dx", shape);
-        // The bias is bound but not read.
-        self.convolve(
-            tape,
-            Call {
-                x: dy,
-                weight: flipped,
-                first: 0,
-                bias: flipped,
-                y: dx,
-                start: Start::Zero,
-                x_squares: self.squares,
-                y_squares: false,
-            },
-        );
+        let call = Call {
+            sources: vec![(dy, 0)],
+            weight: flipped,
+            bias: None,
+            y: dx,
+            x_squares: self.squares,
+            y_squares: false,
+        };
+        self.convolve(tape, &call);
         dx
     }
 }

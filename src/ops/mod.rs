@@ -13,6 +13,7 @@ pub mod gate;
 pub mod max_pool2d;
 pub mod project;
 pub mod resize;
+mod winograd;
 
 use crate::tape::OpEntry;
 

@@ -1,7 +1,7 @@
 //! 1x1 convolution onto one channel, with bias (`torch.nn.Conv2d(C, 1, 1)`): the attention gate's psi and the last
 //! layer. `y[n,h,w] = b + sum over c of x[n,h,w,c] * weight[c]`.
 //!
-//! Inputs `x` [N, H, W, C], C a multiple of 4, weight [C], bias [1]; output [N, H, W, 1].
+//! Inputs `x` `[N, H, W, C]`, C a multiple of 4, weight `[C]`, bias `[1]`; output `[N, H, W, 1]`.
 
 use std::ops::Range;
 
@@ -37,7 +37,7 @@ fn params(tape: &Tape, x: TensorId, images: &Range<usize>) -> ProjectParams {
 fn weight_gradient(tape: &mut Tape, x: TensorId, dy: TensorId, weight: TensorId) {
     let [_, h, w, c] = tape.shape(x).as_nhwc();
     let slices = tape.image_slices(&[x, dy]);
-    let splits = splits_for(tape, slices[0].len() * h * w, c / 4, 32);
+    let splits = splits_for(tape, slices[0].len() * h * w, c / 4, 32, slices.len() * c);
     let part = tape.transient("weight part", Shape::new([splits * slices.len(), c]));
     for (place, images) in slices.iter().enumerate() {
         let plain = params(tape, x, images);

@@ -44,7 +44,7 @@ pub fn write_training_plots(path: &Path, title: &str, rows: &[EpochRow]) -> Resu
     let scene = Figure::new(1, 3)
         .with_title(title)
         .with_title_size(18)
-        .with_cell_size(460.0, 360.0)
+        .with_cell_size(460.0, 400.0)
         .with_spacing(20.0)
         .with_plots(plots)
         .with_layouts(layouts)
@@ -69,23 +69,8 @@ fn panel(title: &str, rows: &[EpochRow], best: Option<&EpochRow>, curves: &[Curv
     }
     let top = top_of(rows, curves);
     let layout = layout.with_y_axis_min(0.0).with_y_axis_max(top);
-    let layout = layout.with_legend_position(legend_place(rows, curves, top)).with_legend_box(true);
+    let layout = layout.with_legend_position(LegendPosition::OutsideBottomCenter).with_legend_box(false);
     (plots, style(layout, title, rows))
-}
-
-/// The corner on the right that the later epochs leave free; a legend takes up to a third of the height.
-fn legend_place(rows: &[EpochRow], curves: &[Curve], top: f64) -> LegendPosition {
-    let later = &rows[(rows.len() - 1) / 2..];
-    let values = || {
-        later.iter().flat_map(|row| curves.iter().map(|(_, _, value)| value(row))).filter(|y| y.is_finite())
-    };
-    let is_taken_above = values().any(|y| y > 0.67 * top);
-    let is_free_below = values().all(|y| y > 0.33 * top);
-    if is_taken_above && is_free_below {
-        LegendPosition::InsideBottomRight
-    } else {
-        LegendPosition::InsideTopRight
-    }
 }
 
 /// The upper end of the axis: 1 for scores, so that experiments compare at a glance; some room above a loss.

@@ -24,6 +24,7 @@ pub enum Mode {
 pub struct Tape {
     limits: Limits,
     mode: Mode,
+    exact: bool,
     tensors: Vec<TensorInfo>,
     nodes: Vec<Node>,
     dispatches: Vec<Dispatch>,
@@ -41,6 +42,7 @@ impl Tape {
         Self {
             limits,
             mode,
+            exact: false,
             tensors: Vec::new(),
             nodes: Vec::new(),
             dispatches: Vec::new(),
@@ -61,6 +63,16 @@ impl Tape {
     /// What the program is for.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether operations must pass over kernels that round more than plain sums do.
+    pub fn exact(&self) -> bool {
+        self.exact
+    }
+
+    /// Sets [`Tape::exact`], for what is recorded from here on.
+    pub fn set_exact(&mut self, exact: bool) {
+        self.exact = exact;
     }
 
     /// Gradients of weights are added to what is there (1) or written over it (0), as kernels take it.
@@ -231,10 +243,11 @@ impl Tape {
         gradient
     }
 
-    /// The batch in as many parts as it takes for one part of each tensor to fit a storage binding.
+    /// The batch in as many parts as it takes for one part of each tensor to fit a storage binding: all of one length
+    /// but for the last, which may be shorter.
     ///
     /// # Panics
-    /// Where a single image does not fit; [`Tape::check_images`] tells the user before.
+    /// Where a single image does not fit; training tells the user before it records.
     pub fn image_slices(&self, tensors: &[TensorId]) -> Vec<Range<usize>> {
         let count = self.shape(tensors[0]).dims()[0];
         let fits = |id: &TensorId| {
@@ -246,8 +259,8 @@ impl Tape {
             most
         };
         let most = tensors.iter().map(fits).min().expect("at least one tensor").min(count);
-        let parts = count.div_ceil(most);
-        (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
+        let step = count.div_ceil(count.div_ceil(most));
+        (0..count).step_by(step).map(|start| start..(start + step).min(count)).collect()
     }
 
     /// Starts a dispatch of `kernel`.

@@ -74,7 +74,8 @@ pub struct KernelTime {
 pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
     let net =
         AttentionUNet::new(Spec { in_channels: 2, base_channels: bench.base_channels, skip: bench.skip });
-    let settings = StepSettings { patch_px: bench.patch_px, dice_weight: 0.5, weight_decay: 0.01 };
+    let settings =
+        StepSettings { patch_px: bench.patch_px, dice_weight: 0.5, weight_decay: 0.01, winograd: true };
     let device = gpu.summary().to_string();
     let started = Instant::now();
     let persistent = 4 * net.weights().total_bytes() + net.state().total_bytes();

@@ -72,6 +72,7 @@ fn settings(experiment: &Experiment) -> StepSettings {
         patch_px: experiment.model.patch_size,
         dice_weight: experiment.training.dice_weight as f32,
         weight_decay: experiment.training.weight_decay as f32,
+        winograd: experiment.training.winograd,
     }
 }
 

@@ -18,6 +18,8 @@ pub struct StepSettings {
     pub dice_weight: f32,
     /// AdamW's weight decay.
     pub weight_decay: f32,
+    /// Winograd's convolutions may be used.
+    pub winograd: bool,
 }
 
 impl StepSettings {
@@ -52,9 +54,9 @@ pub struct Recorded {
     pub x: TensorId,
     /// Target [N, P, P, 1], uploaded: 0, 1, or below 0 to ignore.
     pub target: TensorId,
-    /// Gradient of the loss [1] and the optimiser's step sizes [4], uploaded; training only.
+    /// Gradient of the loss `[1]` and the optimiser's step sizes `[4]`, uploaded; training only.
     pub scalars: Option<(TensorId, TensorId)>,
-    /// The loss [1], read back.
+    /// The loss `[1]`, read back.
     pub loss: TensorId,
     /// Sums of each image [N, 8], read back (see [`crate::ops::bce_dice`]).
     pub sums: TensorId,
@@ -112,6 +114,7 @@ fn record_forward(
     batch: usize,
     training: bool,
 ) -> Recorded {
+    tape.set_exact(!settings.winograd);
     let side = settings.patch_px;
     let x = tape.input("x", Shape::nhwc(batch, side, side, 4));
     let plane = Shape::nhwc(batch, side, side, 1);

@@ -1,0 +1,253 @@
+// Convolution 3x3 by Winograd's minimal filtering F(4x4, 3x3) (Winograd 1980; Lavin and Gray 2016): four times fewer
+// multiplications. A tile of 4 x 4 outputs looks at 6 x 6 inputs:  y = A' [ (G g G') * (B' d B) ] A,  per channel pair.
+//
+//   x       [N, H, W, CX]               f32
+//   weight  [blocks][CG][9][4][8]       f32, packed
+//   u       [36][blocks][CG][4][8]      f32, transformed weights
+//   v       [36][tiles][CG][4]          f32, transformed inputs of a range of tiles
+//   m       [36][tiles][blocks][8]      f32, products
+//   y       [N, H, W, CO]               f32
+//
+// `transform_weight`: an invocation owns an element of the 4 x 8. `transform_input`: 4 channels of a tile. `multiply`:
+// TILES tiles x 16 outputs of one of the 36 products; the lanes of a subgroup (8 at least) load weights in turn and
+// pass them round. `transform_output`: 4 channels of a tile. Rounding grows by the transforms, to about 1e-5 of the
+// largest value in f32: sums are in a fixed order all the same.
+#import grid
+
+const TILES: u32 = 8u;
+
+struct Params {
+    height: u32,
+    width: u32,
+    tile_rows: u32,
+    tile_cols: u32,
+    tile_first: u32,
+    tiles: u32,
+    x_groups: u32,
+    v_groups: u32,
+    v_first: u32,
+    blocks: u32,
+    out_groups: u32,
+    // 0: the bias, 1: what y holds, 2: zero
+    start_from: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> weight: array<f32>;
+@group(0) @binding(2) var<storage, read_write> u_out: array<f32>;
+@group(0) @binding(3) var<storage, read_write> v_out: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> v: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> u: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> m_out: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read> m: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(9) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(10) var<uniform> params: Params;
+
+// G g: three taps to six.
+fn spread(a: f32, b: f32, c: f32) -> array<f32, 6> {
+    let even = (a + c) / -6.0;
+    let odd = b / -6.0;
+    let far_even = a / 24.0 + c / 6.0;
+    let far_odd = b / 12.0;
+    return array<f32, 6>(a / 4.0, even + odd, even - odd, far_even + far_odd, far_even - far_odd, c);
+}
+
+@compute @workgroup_size(64)
+fn transform_weight(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    let count = params.blocks * params.v_groups * 32u;
+    if (index >= count) {
+        return;
+    }
+    let base = (index / 32u) * 288u + index % 32u;
+    var rows: array<array<f32, 6>, 3>;
+    for (var i = 0u; i < 3u; i++) {
+        rows[i] = spread(weight[base + i * 96u], weight[base + i * 96u + 32u], weight[base + i * 96u + 64u]);
+    }
+    for (var j = 0u; j < 6u; j++) {
+        let column = spread(rows[0][j], rows[1][j], rows[2][j]);
+        for (var i = 0u; i < 6u; i++) {
+            u_out[(i * 6u + j) * count + index] = column[i];
+        }
+    }
+}
+
+// B' d: six to six.
+fn gather(d: array<vec4<f32>, 6>) -> array<vec4<f32>, 6> {
+    let a = d[4] - 4.0 * d[2];
+    let b = d[3] - 4.0 * d[1];
+    let c = d[4] - d[2];
+    let e = 2.0 * (d[3] - d[1]);
+    return array<vec4<f32>, 6>(
+        4.0 * d[0] - 5.0 * d[2] + d[4], a + b, a - b, c + e, c - e, 4.0 * d[1] - 5.0 * d[3] + d[5],
+    );
+}
+
+@compute @workgroup_size(64)
+fn transform_input(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    let group = index % params.x_groups;
+    let local_tile = index / params.x_groups;
+    if (local_tile >= params.tiles) {
+        return;
+    }
+    let tile = params.tile_first + local_tile;
+    let image = tile / (params.tile_rows * params.tile_cols);
+    let h0 = (tile / params.tile_cols % params.tile_rows) * 4u;
+    let w0 = (tile % params.tile_cols) * 4u;
+    var rows: array<array<vec4<f32>, 6>, 6>;
+    for (var i = 0u; i < 6u; i++) {
+        let h = h0 + i - 1u;
+        let row = (image * params.height + min(h, params.height - 1u)) * params.width;
+        var d: array<vec4<f32>, 6>;
+        for (var j = 0u; j < 6u; j++) {
+            let w = w0 + j - 1u;
+            let value = x[(row + min(w, params.width - 1u)) * params.x_groups + group];
+            d[j] = select(vec4<f32>(0.0), value, h < params.height && w < params.width);
+        }
+        rows[i] = gather(d);
+    }
+    for (var j = 0u; j < 6u; j++) {
+        let column = gather(array<vec4<f32>, 6>(rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]));
+        for (var i = 0u; i < 6u; i++) {
+            v_out[((i * 6u + j) * params.tiles + local_tile) * params.v_groups + params.v_first + group] = column[i];
+        }
+    }
+}
+
+@compute @workgroup_size(8)
+fn multiply(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups);
+    let tile_groups = (params.tiles + TILES * 8u - 1u) / (TILES * 8u);
+    let pairs = (params.blocks + 1u) / 2u;
+    let block = (index / tile_groups % pairs) * 2u;
+    let product = index / (tile_groups * pairs);
+    if (product >= 36u) {
+        return;
+    }
+    // Lanes beyond the last tile work on it too, since they carry weights.
+    let first = (index % tile_groups) * TILES * 8u + lane * TILES;
+    var from_tile: array<u32, TILES>;
+    for (var t = 0u; t < TILES; t++) {
+        from_tile[t] = (product * params.tiles + min(first + t, params.tiles - 1u)) * params.v_groups;
+    }
+    let second = min(block + 1u, params.blocks - 1u);
+    let weight_a = (product * params.blocks + block) * params.v_groups * 8u + lane;
+    let weight_b = (product * params.blocks + second) * params.v_groups * 8u + lane;
+    var sum: array<array<vec4<f32>, 4>, TILES>;
+    for (var t = 0u; t < TILES; t++) {
+        for (var k = 0u; k < 4u; k++) {
+            sum[t][k] = vec4<f32>(0.0);
+        }
+    }
+    for (var c = 0u; c < params.v_groups; c++) {
+        var value: array<vec4<f32>, TILES>;
+        for (var t = 0u; t < TILES; t++) {
+            value[t] = v[from_tile[t] + c];
+        }
+        let mine_a = u[weight_a + c * 8u];
+        let a0 = subgroupBroadcast(mine_a, 0u);
+        let a1 = subgroupBroadcast(mine_a, 1u);
+        let a2 = subgroupBroadcast(mine_a, 2u);
+        let a3 = subgroupBroadcast(mine_a, 3u);
+        let a4 = subgroupBroadcast(mine_a, 4u);
+        let a5 = subgroupBroadcast(mine_a, 5u);
+        let a6 = subgroupBroadcast(mine_a, 6u);
+        let a7 = subgroupBroadcast(mine_a, 7u);
+        for (var t = 0u; t < TILES; t++) {
+            let d = value[t];
+            sum[t][0] = fma(vec4<f32>(d.w), a6, fma(vec4<f32>(d.z), a4, fma(vec4<f32>(d.y), a2, fma(vec4<f32>(d.x), a0, sum[t][0]))));
+            sum[t][1] = fma(vec4<f32>(d.w), a7, fma(vec4<f32>(d.z), a5, fma(vec4<f32>(d.y), a3, fma(vec4<f32>(d.x), a1, sum[t][1]))));
+        }
+        let mine_b = u[weight_b + c * 8u];
+        let b0 = subgroupBroadcast(mine_b, 0u);
+        let b1 = subgroupBroadcast(mine_b, 1u);
+        let b2 = subgroupBroadcast(mine_b, 2u);
+        let b3 = subgroupBroadcast(mine_b, 3u);
+        let b4 = subgroupBroadcast(mine_b, 4u);
+        let b5 = subgroupBroadcast(mine_b, 5u);
+        let b6 = subgroupBroadcast(mine_b, 6u);
+        let b7 = subgroupBroadcast(mine_b, 7u);
+        for (var t = 0u; t < TILES; t++) {
+            let d = value[t];
+            sum[t][2] = fma(vec4<f32>(d.w), b6, fma(vec4<f32>(d.z), b4, fma(vec4<f32>(d.y), b2, fma(vec4<f32>(d.x), b0, sum[t][2]))));
+            sum[t][3] = fma(vec4<f32>(d.w), b7, fma(vec4<f32>(d.z), b5, fma(vec4<f32>(d.y), b3, fma(vec4<f32>(d.x), b1, sum[t][3]))));
+        }
+    }
+    for (var t = 0u; t < TILES; t++) {
+        if (first + t < params.tiles) {
+            let to = ((product * params.tiles + first + t) * params.blocks + block) * 2u;
+            m_out[to] = sum[t][0];
+            m_out[to + 1u] = sum[t][1];
+            if (block + 1u < params.blocks) {
+                m_out[to + 2u] = sum[t][2];
+                m_out[to + 3u] = sum[t][3];
+            }
+        }
+    }
+}
+
+// A' m: six to four.
+fn fold(m0: vec4<f32>, m1: vec4<f32>, m2: vec4<f32>, m3: vec4<f32>, m4: vec4<f32>, m5: vec4<f32>) -> array<vec4<f32>, 4> {
+    let near = m1 + m2;
+    let near_odd = m1 - m2;
+    let far = m3 + m4;
+    let far_odd = m3 - m4;
+    return array<vec4<f32>, 4>(
+        m0 + near + far, near_odd + 2.0 * far_odd, near + 4.0 * far, near_odd + 8.0 * far_odd + m5,
+    );
+}
+
+@compute @workgroup_size(64)
+fn transform_output(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    let o = index % params.out_groups;
+    let local_tile = index / params.out_groups;
+    if (local_tile >= params.tiles) {
+        return;
+    }
+    let tile = params.tile_first + local_tile;
+    let image = tile / (params.tile_rows * params.tile_cols);
+    let h0 = (tile / params.tile_cols % params.tile_rows) * 4u;
+    let w0 = (tile % params.tile_cols) * 4u;
+    var rows: array<array<vec4<f32>, 4>, 6>;
+    let stride = params.tiles * params.blocks * 2u;
+    for (var i = 0u; i < 6u; i++) {
+        let at = i * 6u * stride + local_tile * params.blocks * 2u + o;
+        rows[i] = fold(m[at], m[at + stride], m[at + 2u * stride], m[at + 3u * stride], m[at + 4u * stride], m[at + 5u * stride]);
+    }
+    var start = vec4<f32>(0.0);
+    if (params.start_from == 0u) {
+        start = bias[o];
+    }
+    for (var j = 0u; j < 4u; j++) {
+        let column = fold(rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]);
+        for (var i = 0u; i < 4u; i++) {
+            if (h0 + i < params.height && w0 + j < params.width) {
+                let at = ((image * params.height + h0 + i) * params.width + w0 + j) * params.out_groups + o;
+                var value = start + column[i];
+                if (params.start_from == 1u) {
+                    value += y[at];
+                }
+                y[at] = value;
+            }
+        }
+    }
+}

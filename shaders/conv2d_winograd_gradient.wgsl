@@ -1,0 +1,194 @@
+// Gradient of a 3x3 convolution's weights through Winograd's F(4x4, 3x3): the transposed passes of conv2d_winograd.
+//   dM = A dy A',   dU = sum over tiles of V' dM,   dg = G' dU G
+//
+//   dy     [N, H, W, CO]                         f32
+//   m      [36][tiles][blocks][8]                f32, transformed dy of a range of tiles
+//   v      [36][tiles][CG][4]                    f32, transformed inputs of the same tiles (conv2d_winograd)
+//   part   [splits][36][blocks][CG][4][8]        f32, partial sums over the tiles of a split, over all ranges
+//   dw     [blocks][CG][9][4][8]                 f32
+//
+// `transform_gradient`: an invocation owns 4 channels of a tile. `multiply`: GROUPS x 4 inputs by BLOCKS x 8 outputs of
+// one product and one split. `finish`: an element of the 4 x 8. Ranges follow one another and splits are added in
+// order: the same bits on every run.
+#import grid
+
+const GROUPS: u32 = 4u;
+const BLOCKS: u32 = 2u;
+
+struct Params {
+    height: u32,
+    width: u32,
+    tile_rows: u32,
+    tile_cols: u32,
+    tile_first: u32,
+    tiles: u32,
+    groups: u32,
+    blocks: u32,
+    out_groups: u32,
+    splits: u32,
+    add_to: u32,
+}
+
+@group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> m_out: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> m: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> part_out: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> part: array<f32>;
+@group(0) @binding(6) var<storage, read_write> dw: array<f32>;
+@group(0) @binding(7) var<uniform> params: Params;
+
+// A d: four to six.
+fn unfold(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> array<vec4<f32>, 6> {
+    let near = a + c;
+    let near_odd = b + d;
+    let far = a + 4.0 * c;
+    let far_odd = 2.0 * b + 8.0 * d;
+    return array<vec4<f32>, 6>(a, near + near_odd, near - near_odd, far + far_odd, far - far_odd, d);
+}
+
+@compute @workgroup_size(64)
+fn transform_gradient(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    // Blocks are whole: where CO fills half of the last one, the other half is zero.
+    let o = index % (params.blocks * 2u);
+    let local_tile = index / (params.blocks * 2u);
+    if (local_tile >= params.tiles) {
+        return;
+    }
+    let tile = params.tile_first + local_tile;
+    let image = tile / (params.tile_rows * params.tile_cols);
+    let h0 = (tile / params.tile_cols % params.tile_rows) * 4u;
+    let w0 = (tile % params.tile_cols) * 4u;
+    let channel = min(o, params.out_groups - 1u);
+    var rows: array<array<vec4<f32>, 6>, 4>;
+    for (var i = 0u; i < 4u; i++) {
+        let row = (image * params.height + min(h0 + i, params.height - 1u)) * params.width;
+        var d: array<vec4<f32>, 4>;
+        for (var j = 0u; j < 4u; j++) {
+            let value = dy[(row + min(w0 + j, params.width - 1u)) * params.out_groups + channel];
+            let inside = h0 + i < params.height && w0 + j < params.width && o < params.out_groups;
+            d[j] = select(vec4<f32>(0.0), value, inside);
+        }
+        rows[i] = unfold(d[0], d[1], d[2], d[3]);
+    }
+    for (var j = 0u; j < 6u; j++) {
+        let column = unfold(rows[0][j], rows[1][j], rows[2][j], rows[3][j]);
+        for (var i = 0u; i < 6u; i++) {
+            m_out[((i * 6u + j) * params.tiles + local_tile) * params.blocks * 2u + o] = column[i];
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn multiply(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    let group_tiles = (params.groups + GROUPS - 1u) / GROUPS;
+    let block_tiles = (params.blocks + BLOCKS - 1u) / BLOCKS;
+    let group0 = (index % group_tiles) * GROUPS;
+    let block0 = (index / group_tiles % block_tiles) * BLOCKS;
+    let split = index / (group_tiles * block_tiles) % params.splits;
+    let product = index / (group_tiles * block_tiles * params.splits);
+    if (product >= 36u) {
+        return;
+    }
+    var sum: array<array<vec4<f32>, 8u * BLOCKS>, GROUPS>;
+    for (var g = 0u; g < GROUPS; g++) {
+        for (var k = 0u; k < 8u * BLOCKS; k++) {
+            sum[g][k] = vec4<f32>(0.0);
+        }
+    }
+    var group: array<u32, GROUPS>;
+    for (var g = 0u; g < GROUPS; g++) {
+        group[g] = min(group0 + g, params.groups - 1u);
+    }
+    var block: array<u32, BLOCKS>;
+    for (var b = 0u; b < BLOCKS; b++) {
+        block[b] = min(block0 + b, params.blocks - 1u) * 2u;
+    }
+    let each = (params.tiles + params.splits - 1u) / params.splits;
+    let end = min((split + 1u) * each, params.tiles);
+    for (var t = split * each; t < end; t++) {
+        let row = product * params.tiles + t;
+        var d: array<vec4<f32>, 2u * BLOCKS>;
+        for (var b = 0u; b < BLOCKS; b++) {
+            d[b * 2u] = m[row * params.blocks * 2u + block[b]];
+            d[b * 2u + 1u] = m[row * params.blocks * 2u + block[b] + 1u];
+        }
+        for (var g = 0u; g < GROUPS; g++) {
+            let value = v[row * params.groups + group[g]];
+            for (var b = 0u; b < 2u * BLOCKS; b++) {
+                sum[g][b] = fma(vec4<f32>(value.x), d[b], sum[g][b]);
+                sum[g][2u * BLOCKS + b] = fma(vec4<f32>(value.y), d[b], sum[g][2u * BLOCKS + b]);
+                sum[g][4u * BLOCKS + b] = fma(vec4<f32>(value.z), d[b], sum[g][4u * BLOCKS + b]);
+                sum[g][6u * BLOCKS + b] = fma(vec4<f32>(value.w), d[b], sum[g][6u * BLOCKS + b]);
+            }
+        }
+    }
+    for (var g = 0u; g < GROUPS; g++) {
+        for (var b = 0u; b < BLOCKS; b++) {
+            if (group0 + g < params.groups && block0 + b < params.blocks) {
+                let to = (((split * 36u + product) * params.blocks + block0 + b) * params.groups + group0 + g) * 8u;
+                for (var k = 0u; k < 4u; k++) {
+                    var first = sum[g][k * 2u * BLOCKS + b * 2u];
+                    var second = sum[g][k * 2u * BLOCKS + b * 2u + 1u];
+                    if (params.add_to != 0u) {
+                        first += part_out[to + k * 2u];
+                        second += part_out[to + k * 2u + 1u];
+                    }
+                    part_out[to + k * 2u] = first;
+                    part_out[to + k * 2u + 1u] = second;
+                }
+            }
+        }
+    }
+}
+
+// G' d: six to three.
+fn narrow(d0: f32, d1: f32, d2: f32, d3: f32, d4: f32, d5: f32) -> vec3<f32> {
+    let near = (d1 + d2) / -6.0;
+    return vec3<f32>(
+        d0 / 4.0 + near + (d3 + d4) / 24.0, (d2 - d1) / 6.0 + (d3 - d4) / 12.0, near + (d3 + d4) / 6.0 + d5,
+    );
+}
+
+@compute @workgroup_size(64)
+fn finish(
+    @builtin(workgroup_id) workgroup_id: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+    let count = params.blocks * params.groups * 32u;
+    if (index >= count) {
+        return;
+    }
+    var rows: array<vec3<f32>, 6>;
+    for (var i = 0u; i < 6u; i++) {
+        var d: array<f32, 6>;
+        for (var j = 0u; j < 6u; j++) {
+            var total = 0.0;
+            for (var s = 0u; s < params.splits; s++) {
+                total += part[(s * 36u + i * 6u + j) * count + index];
+            }
+            d[j] = total;
+        }
+        rows[i] = narrow(d[0], d[1], d[2], d[3], d[4], d[5]);
+    }
+    let base = (index / 32u) * 288u + index % 32u;
+    for (var j = 0u; j < 3u; j++) {
+        let column = narrow(rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]);
+        for (var i = 0u; i < 3u; i++) {
+            let to = base + (i * 3u + j) * 32u;
+            dw[to] = select(0.0, dw[to], params.add_to != 0u) + column[i];
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Winograd's F(4x4, 3x3) for [`super::convolution`]: four times fewer multiplications, in four passes over ranges of
+//! tiles that are small enough for a binding, and on a processor for its cache.
+
+use std::ops::Range;
+
+use super::common::{splits_for, u};
+use super::convolution::{Call, Start};
+use crate::gpu::{Kernel, ShaderSource, Variant};
+use crate::params;
+use crate::tape::{Shape, Tape, TensorId};
+
+const SHADER: ShaderSource =
+    ShaderSource { name: "conv2d_winograd", text: include_str!("../../shaders/conv2d_winograd.wgsl") };
+/// Transformed inputs and products of a range of tiles, at most, on a processor: about its cache.
+const CACHED_BYTES: usize = 3 << 20;
+/// Outputs of a tile, a side.
+const TILE: usize = 4;
+/// Products a tile.
+const PRODUCTS: usize = 36;
+
+const GRADIENT: ShaderSource = ShaderSource {
+    name: "conv2d_winograd_gradient",
+    text: include_str!("../../shaders/conv2d_winograd_gradient.wgsl"),
+};
+
+params! {
+    struct GradientParams {
+        height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, groups: u32,
+        blocks: u32, out_groups: u32, splits: u32, add_to: u32,
+    }
+}
+
+params! {
+    struct WinogradParams {
+        height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, x_groups: u32,
+        v_groups: u32, v_first: u32, blocks: u32, out_groups: u32, start_from: u32,
+    }
+}
+
+fn kernel(entry: &'static str, tiles: usize) -> Kernel {
+    let variant = if entry == "multiply" { Variant::new().with("TILES", u(tiles)) } else { Variant::new() };
+    Kernel::new(SHADER, entry, variant)
+}
+
+/// The transformed weights fit a binding, the image is not so small that tiles are mostly padding, and neither side is
+/// seen as squares.
+pub(super) fn fits(tape: &Tape, call: &Call) -> bool {
+    let [_, h, w, _] = tape.shape(call.y).as_nhwc();
+    let weight = tape.shape(call.weight).dims();
+    let u_bytes = (PRODUCTS * weight[0] * weight[1] * 128) as u64;
+    let plain = !call.x_squares && !call.y_squares;
+    plain && u_bytes <= tape.limits().storage_binding_bytes && h >= TILE && w >= TILE
+}
+
+/// What is the same for every range of tiles.
+struct Work<'a> {
+    call: &'a Call,
+    u: TensorId,
+    v: TensorId,
+    m: TensorId,
+    params: WinogradParams,
+}
+
+/// Records `y = conv(x, weight) + bias` for all sources at once.
+pub(super) fn convolve(tape: &mut Tape, call: &Call) {
+    let [_, h, w, co] = tape.shape(call.y).as_nhwc();
+    let [blocks, groups] = [tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]];
+    let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
+    let params = WinogradParams {
+        height: h as u32,
+        width: w as u32,
+        tile_rows: tile_rows as u32,
+        tile_cols: tile_cols as u32,
+        v_groups: groups as u32,
+        blocks: blocks as u32,
+        out_groups: (co / 4) as u32,
+        start_from: if call.bias.is_some() { Start::Bias } else { Start::Zero } as u32,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| *x).chain([call.y]).collect();
+    let slices = tape.image_slices(&touched);
+    let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
+    let u = transform_weight(tape, call.weight, params);
+    let v = tape.transient("winograd v", Shape::new([PRODUCTS, range, groups, 4]));
+    let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
+    for images in slices {
+        let tiles = images.len() * tile_rows * tile_cols;
+        for first in (0..tiles).step_by(range) {
+            let tiles = range.min(tiles - first);
+            let params = WinogradParams { tile_first: first as u32, tiles: tiles as u32, ..params };
+            record_range(tape, &Work { call, u, v, m, params }, &images);
+        }
+    }
+}
+
+/// Tiles whose transformed inputs and products stay in a processor's cache; on a GPU, what a binding holds.
+fn tiles_at_once(tape: &Tape, groups: usize, blocks: usize) -> usize {
+    let limits = tape.limits();
+    let (v_bytes, m_bytes) = (PRODUCTS * groups * 16, PRODUCTS * blocks * 32);
+    let bound = limits.storage_binding_bytes as usize / v_bytes.max(m_bytes);
+    let cached = if limits.software { CACHED_BYTES / (v_bytes + m_bytes) } else { bound };
+    (cached.max(64) / 64 * 64).min(bound)
+}
+
+fn transform_weight(tape: &mut Tape, weight: TensorId, params: WinogradParams) -> TensorId {
+    let (blocks, groups) = (params.blocks as usize, params.v_groups as usize);
+    let u = tape.transient("winograd u", Shape::new([PRODUCTS, blocks, groups, 4, 8]));
+    let dispatch = tape.dispatch(kernel("transform_weight", 1)).tensor(weight).tensor(u);
+    dispatch.params(&params).invocations(blocks * groups * 32);
+    u
+}
+
+fn transform_input(
+    tape: &mut Tape,
+    sources: &[(TensorId, usize)],
+    v: TensorId,
+    params: WinogradParams,
+    images: &Range<usize>,
+) {
+    for (x, first) in sources {
+        let x_groups = tape.shape(*x).as_nhwc()[3] / 4;
+        let params = WinogradParams { x_groups: x_groups as u32, v_first: *first as u32, ..params };
+        let dispatch = tape.dispatch(kernel("transform_input", 1)).images(*x, images).tensor(v);
+        dispatch.params(&params).invocations(params.tiles as usize * x_groups);
+    }
+}
+
+fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
+    let Work { call, params, .. } = work;
+    let tiles = params.tiles as usize;
+    transform_input(tape, &call.sources, work.v, *params, images);
+    // As many tiles a lane as leave no lane of a subgroup idle.
+    let each = [8, 4, 2].into_iter().find(|each| tiles >= each * 8).unwrap_or(1);
+    let groups = tiles.div_ceil(each * 8) * (params.blocks as usize).div_ceil(2) * PRODUCTS;
+    // Counted as the convolution that it stands for, so that forms compare.
+    let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * params.out_groups as usize * 4;
+    let dispatch = tape.dispatch(kernel("multiply", each)).tensor(work.v).tensor(work.u).tensor(work.m);
+    dispatch.params(params).flops(flops).groups(groups);
+    let dispatch = tape.dispatch(kernel("transform_output", 1)).tensor(work.m);
+    // Where there is no bias, something must be bound all the same.
+    let dispatch = dispatch.tensor(call.bias.unwrap_or(work.u)).images(call.y, images);
+    dispatch.params(params).invocations(tiles * params.out_groups as usize);
+}
+
+/// The partial sums of the weight gradient fit a binding, and the image is no smaller than a tile.
+pub(super) fn gradient_fits(tape: &Tape, dy: TensorId, weight: TensorId) -> bool {
+    let [_, h, w, _] = tape.shape(dy).as_nhwc();
+    let dims = tape.shape(weight).dims();
+    let part_bytes = (PRODUCTS * dims[0] * dims[1] * 128) as u64;
+    part_bytes <= tape.limits().storage_binding_bytes && h >= TILE && w >= TILE
+}
+
+/// Records the weight's gradient, for all sources at once.
+pub(super) fn weight_gradient(
+    tape: &mut Tape,
+    sources: &[(TensorId, usize)],
+    dy: TensorId,
+    weight: TensorId,
+) {
+    let [_, h, w, co] = tape.shape(dy).as_nhwc();
+    let [blocks, groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
+    let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
+    let touched: Vec<TensorId> = sources.iter().map(|(x, _)| *x).chain([dy]).collect();
+    let slices = tape.image_slices(&touched);
+    let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
+    let lanes = PRODUCTS * groups.div_ceil(block_of(groups, 4)) * blocks.div_ceil(block_of(blocks, 2));
+    let splits = splits_for(tape, range, lanes, 8, PRODUCTS * blocks * groups * 32);
+    let v = tape.transient("winograd v", Shape::new([PRODUCTS, range, groups, 4]));
+    let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
+    let part = tape.transient("winograd part", Shape::new([splits, PRODUCTS, blocks, groups, 4, 8]));
+    let mut params = GradientParams {
+        height: h as u32,
+        width: w as u32,
+        tile_rows: tile_rows as u32,
+        tile_cols: tile_cols as u32,
+        tile_first: 0,
+        tiles: 0,
+        groups: groups as u32,
+        blocks: blocks as u32,
+        out_groups: (co / 4) as u32,
+        splits: splits as u32,
+        add_to: 0,
+    };
+    for images in slices {
+        let tiles = images.len() * tile_rows * tile_cols;
+        for first in (0..tiles).step_by(range) {
+            params.tile_first = first as u32;
+            params.tiles = range.min(tiles - first) as u32;
+            let input = WinogradParams {
+                height: params.height,
+                width: params.width,
+                tile_rows: params.tile_rows,
+                tile_cols: params.tile_cols,
+                tile_first: params.tile_first,
+                tiles: params.tiles,
+                v_groups: params.groups,
+                ..bytemuck::Zeroable::zeroed()
+            };
+            transform_input(tape, sources, v, input, &images);
+            record_gradient_range(tape, [dy, v, m, part], params, &images);
+            params.add_to = 1;
+        }
+    }
+    params.add_to = tape.accumulate();
+    let dw = tape.weight_gradient(weight);
+    let finish = Kernel::new(GRADIENT, "finish", Variant::new());
+    tape.dispatch(finish).tensor(part).tensor(dw).params(&params).invocations(blocks * groups * 32);
+}
+
+/// A power of two of at most `most` that does not leave half of it idle.
+fn block_of(count: usize, most: usize) -> usize {
+    [4, 2, 1].into_iter().find(|block| *block <= most && *block <= count).unwrap_or(1)
+}
+
+fn record_gradient_range(
+    tape: &mut Tape,
+    [dy, v, m, part]: [TensorId; 4],
+    params: GradientParams,
+    images: &Range<usize>,
+) {
+    let (tiles, blocks, groups) = (params.tiles as usize, params.blocks as usize, params.groups as usize);
+    let transform = Kernel::new(GRADIENT, "transform_gradient", Variant::new());
+    let dispatch = tape.dispatch(transform).images(dy, images).tensor(m).params(&params);
+    dispatch.invocations(tiles * blocks * 2);
+    let (group_block, block_block) = (block_of(groups, 4), block_of(blocks, 2));
+    let variant = Variant::new().with("GROUPS", u(group_block)).with("BLOCKS", u(block_block));
+    let lanes =
+        PRODUCTS * params.splits as usize * groups.div_ceil(group_block) * blocks.div_ceil(block_block);
+    let flops = 2 * tiles * TILE * TILE * 9 * groups * 4 * params.out_groups as usize * 4;
+    tape.dispatch(Kernel::new(GRADIENT, "multiply", variant))
+        .tensor(v)
+        .tensor(m)
+        .tensor(part)
+        .params(&params)
+        .flops(flops)
+        .invocations(lanes);
+}

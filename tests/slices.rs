@@ -1,0 +1,178 @@
+//! A batch that exceeds a storage binding is cut into slices: the result is that of the whole batch.
+//!
+//! The largest image of every case has [`IMAGE_BYTES`]; three of them are bound at once, or in slices of one, or in two
+//! slices of different lengths.
+
+mod common;
+
+#[path = "common/bench.rs"]
+mod bench;
+
+use bench::{Bench, Input, distance};
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+use rosette::gpu::{Gpu, Limits};
+use rosette::ops::activation::Relu;
+use rosette::ops::batch_norm::BatchNorm;
+use rosette::ops::bce_dice::BceDice;
+use rosette::ops::conv_transpose2d::{self, ConvTranspose2d};
+use rosette::ops::conv2d::{Conv2d, Form, Packing};
+use rosette::ops::gate::Gate;
+use rosette::ops::max_pool2d::MaxPool2d;
+use rosette::ops::project::Project;
+use rosette::ops::resize::Resize;
+use rosette::tape::{Op, Shape, Store};
+
+const BATCH: usize = 3;
+const IMAGE_BYTES: u64 = 4096;
+
+/// An operation on random inputs.
+struct Case {
+    label: &'static str,
+    op: fn() -> Box<dyn Op>,
+    inputs: Vec<Input>,
+    /// Shape of the first output; `None` where the backward pass is left out.
+    dy: Option<Vec<f32>>,
+    /// Each image is computed on its own: the forward pass gives the same bits.
+    by_image: bool,
+}
+
+fn random(shape: &Shape, seed: usize) -> Vec<f32> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed as u64);
+    (0..shape.len()).map(|_| random.random_range(-1.0..1.0)).collect()
+}
+
+fn image(h: usize, w: usize, c: usize) -> Input {
+    let shape = Shape::nhwc(BATCH, h, w, c);
+    let values = random(&shape, h * w + c);
+    Input::activation(shape, values)
+}
+
+fn weight(shape: Shape) -> Input {
+    let values = random(&shape, shape.len());
+    Input::weight(shape, values)
+}
+
+impl Case {
+    fn new(label: &'static str, op: fn() -> Box<dyn Op>, inputs: Vec<Input>) -> Self {
+        let shapes: Vec<&Shape> = inputs.iter().map(|input| &input.shape).collect();
+        let outputs = op().infer(&shapes).expect("inputs that fit");
+        Self { label, op, inputs, dy: Some(random(&outputs[0], 7)), by_image: true }
+    }
+
+    fn convolution(label: &'static str, op: fn() -> Box<dyn Op>) -> Self {
+        let packing = Packing { out_channels: 8, in_channels: 32, kernel: 3 };
+        let bias = weight(Shape::new([8]));
+        Self::new(label, op, vec![image(8, 8, 16), image(8, 8, 16), weight(packing.shape()), bias])
+    }
+
+    fn transposed(label: &'static str, op: fn() -> Box<dyn Op>) -> Self {
+        let shape = conv_transpose2d::packing(8, 4).shape();
+        Self::new(label, op, vec![image(8, 8, 8), weight(shape), weight(Shape::new([4]))])
+    }
+
+    fn norm(label: &'static str, h: usize, w: usize, c: usize) -> Self {
+        let state = |value| Input::constant(Shape::new([c]), Store::State, vec![value; c]);
+        let affine = || weight(Shape::new([c]));
+        let inputs = vec![image(h, w, c), affine(), affine(), state(0.0), state(1.0)];
+        let case = Self::new(label, || Box::new(BatchNorm { training: true, relu: true }), inputs);
+        Self { by_image: false, ..case }
+    }
+
+    /// The sums of each image and the loss; its gradient takes the logits of all images at once.
+    fn loss() -> Self {
+        let target = Input { gradient: false, ..image(32, 32, 1) };
+        let case =
+            Self::new("bce_dice", || Box::new(BceDice { dice_weight: 0.5 }), vec![image(32, 32, 1), target]);
+        Self { dy: None, ..case }
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let (c16, psi) = (|| image(8, 8, 16), image(8, 8, 1));
+    vec![
+        Case::convolution("conv2d direct", || conv2d(Form::Direct)),
+        Case::convolution("conv2d tiled", || conv2d(Form::Tiled)),
+        Case::transposed("conv_transpose2d direct", || conv_transpose2d(Form::Direct)),
+        Case::transposed("conv_transpose2d tiled", || conv_transpose2d(Form::Tiled)),
+        Case::norm("batch_norm", 8, 8, 16),
+        Case::norm("batch_norm of one channel", 32, 32, 1),
+        Case::new("max_pool2d", || Box::new(MaxPool2d), vec![image(16, 16, 4)]),
+        Case::new("gate", || Box::new(Gate), vec![c16(), psi]),
+        Case::new(
+            "project",
+            || Box::new(Project),
+            vec![c16(), weight(Shape::new([16])), weight(Shape::new([1]))],
+        ),
+        Case::new("resize up", || Box::new(Resize { height: 16, width: 16 }), vec![image(8, 8, 4)]),
+        Case::new("resize down", || Box::new(Resize { height: 8, width: 8 }), vec![image(16, 16, 4)]),
+        Case::new("relu", || Box::new(Relu), vec![c16()]),
+        Case::loss(),
+    ]
+}
+
+fn conv2d(form: Form) -> Box<dyn Op> {
+    Box::new(Conv2d { kernel: 3, out_channels: 8, form: Some(form) })
+}
+
+fn conv_transpose2d(form: Form) -> Box<dyn Op> {
+    Box::new(ConvTranspose2d { out_channels: 4, form: Some(form) })
+}
+
+/// What a case gives.
+struct Results {
+    dispatches: usize,
+    forward: Vec<f32>,
+    /// Second outputs, what changed in place, gradients: each with a name.
+    others: Vec<(String, Vec<f32>)>,
+}
+
+fn results(gpu: &Gpu, case: &Case) -> Results {
+    let op = (case.op)();
+    let mutates = op.mutates();
+    let bench = Bench::new(gpu, op, &case.inputs, case.dy.as_deref());
+    bench.run();
+    let mut others: Vec<(String, Vec<f32>)> =
+        mutates.iter().map(|place| (format!("input {place}"), bench.input(*place))).collect();
+    if case.dy.is_some() {
+        let wanted = (0..case.inputs.len()).filter(|place| case.inputs[*place].gradient);
+        others.extend(wanted.map(|place| (format!("gradient {place}"), bench.gradient(place))));
+    }
+    Results { dispatches: bench.loaded.program.dispatches.len(), forward: bench.output(0), others }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn slices_give_the_result_of_the_whole_batch() {
+    let Some(whole) = common::device() else { return };
+    let cases = cases();
+    let expected: Vec<Results> = cases.iter().map(|case| results(&whole, case)).collect();
+    let limits = whole.limits();
+    drop(whole);
+    let mut failures = Vec::new();
+    for images in [1, 2] {
+        let storage_binding_bytes = images * IMAGE_BYTES;
+        let Some(gpu) = common::device() else { return };
+        let gpu = gpu.with_limits(Limits { storage_binding_bytes, ..limits });
+        for (case, expected) in cases.iter().zip(&expected) {
+            let found = results(&gpu, case);
+            let label = format!("{} in slices of {images}", case.label);
+            assert!(found.dispatches > expected.dispatches, "{label}: nothing was cut");
+            if case.by_image && bits(&found.forward) != bits(&expected.forward) {
+                failures.push(format!("{label}: other bits"));
+            }
+            let forward = ("forward".to_owned(), found.forward);
+            let all_expected = [&expected.forward].into_iter().chain(expected.others.iter().map(|(_, v)| v));
+            for ((name, found), expected) in [forward].iter().chain(&found.others).zip(all_expected) {
+                let error = distance(found, expected);
+                println!("{label:<44} {name:<12} {error:.1e}");
+                if error > 1e-6 {
+                    failures.push(format!("{label}: {name} is {error:.1e} off"));
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
