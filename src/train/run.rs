@@ -81,7 +81,6 @@ fn settings(experiment: &Experiment) -> StepSettings {
 /// # Errors
 /// A user error where an input is wrong; a failure where the device or the disk fails or the loss is no number.
 pub fn train(run: &TrainRun) -> Result<Outcome> {
-    let training = &run.experiment.training;
     let manifest = Manifest::read(&run.split_manifest)?;
     let train_set = load(run, &manifest.train_sample_list)?;
     let val_set = load(run, &manifest.val_sample_list)?;
@@ -95,10 +94,27 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let log_path = run.output_dir.join("training.log");
     let logs: Vec<&Path> = std::iter::once(log_path.as_path()).chain(run.log_file.as_deref()).collect();
     let _log = logging::start(&logs)?;
+    let outcome = train_epochs(run, session, &train_set, &val_set, tracked);
+    if let Err(error) = &outcome {
+        // For the files: the terminal hears of it from the command line.
+        tracing::info!("stopped: {error}");
+    }
+    outcome
+}
+
+/// The loop; the running statistics have seen `tracked` batches before it.
+fn train_epochs(
+    run: &TrainRun,
+    mut session: Session,
+    train_set: &Arc<Dataset>,
+    val_set: &Arc<Dataset>,
+    tracked: u64,
+) -> Result<Outcome> {
+    let training = &run.experiment.training;
     let (parameters, device) = (session.net().parameter_count() as u64, session.gpu().summary().to_string());
     let mut record = RunRecord::new(&run.experiment, parameters, &device);
     let mut progress = Progress::new(run.mode, training.num_epochs);
-    progress.message(&log_start(run, &record, &train_set, &val_set));
+    progress.message(&log_start(run, &record, train_set, val_set));
     record.write(&run.output_dir.join("config.json"))?;
     let mut metrics_log = MetricsLog::create(&run.output_dir.join("metrics.csv"))?;
 
@@ -111,10 +127,10 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
         let learning_rate = plateau.learning_rate();
         let started = Instant::now();
         let (train_loss, patches) =
-            train_epoch(run, &mut session, &train_set, epoch, learning_rate, &mut progress)?;
+            train_epoch(run, &mut session, train_set, epoch, learning_rate, &mut progress)?;
         let train_seconds = started.elapsed().as_secs_f64();
         progress.validation_started();
-        let metrics = validate(&mut session, &val_set, training.batch_size, training.dice_weight)?;
+        let metrics = validate(&mut session, val_set, training.batch_size, training.dice_weight)?;
         let row = EpochRow {
             epoch,
             train_loss,
@@ -156,7 +172,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     record.best = Some(best.clone());
     record.write(&run.output_dir.join("config.json"))?;
     session.set_tensors(&tensors);
-    write_pictures(run, &mut session, &val_set)?;
+    write_pictures(run, &mut session, val_set)?;
     tracing::info!("best epoch {}: validation loss {:.4}, F1 {:.4}", best.epoch, best.val_loss, best.val_f1);
     Ok(Outcome { best, epochs: record.epochs_trained, output_dir: run.output_dir.clone() })
 }
