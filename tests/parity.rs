@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::HashMap;
 
-use rosette::config::Skip;
+use rosette::config::{Recompute, Skip};
 use rosette::model::{AttentionUNet, NamedTensor, Spec};
 use rosette::train::{Session, StepSettings};
 use safetensors::SafeTensors;
@@ -50,7 +50,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn open(skip: Skip, name: &str, winograd: bool) -> Option<Self> {
+    fn open(skip: Skip, name: &str, winograd: bool, recompute: Recompute) -> Option<Self> {
         let gpu = common::device()?;
         let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip });
         let weights = golden("net_weights");
@@ -63,7 +63,8 @@ impl Bench {
                 values: weights[&p.name].clone(),
             })
             .collect();
-        let settings = StepSettings { patch_px: 64, dice_weight: 0.5, weight_decay: 0.01, winograd };
+        let settings =
+            StepSettings { patch_px: 64, dice_weight: 0.5, weight_decay: 0.01, winograd, recompute };
         let mut session = Session::new(gpu, net, settings).expect("memory enough");
         session.set_tensors(&tensors);
         session.prepare(true, 4).expect("memory enough");
@@ -136,24 +137,24 @@ const FAST: f64 = 1e-3;
 const SLOW: f64 = 1e-4;
 
 fn agrees_with_pytorch(skip: Skip, name: &str) {
-    let Some(mut bench) = Bench::open(skip, name, false) else { return };
+    let Some(mut bench) = Bench::open(skip, name, false, Recompute::Never) else { return };
     bench.evaluation_logits();
     bench.first_step(1e-3);
     bench.running_statistics();
     // At this rate PyTorch's own f32 run is up to 8e-4 away from its f64 run: see tests/goldens/README.md.
     bench.losses(1, FAST, "losses", 3e-3);
-    let Some(mut bench) = Bench::open(skip, name, false) else { return };
+    let Some(mut bench) = Bench::open(skip, name, false, Recompute::Never) else { return };
     bench.losses(0, SLOW, "losses_slow", 1e-4);
 }
 
 /// Winograd's convolutions round more: here and there a ReLU takes the other side of its kink, which single gradients
 /// of sums that cancel show, and the later losses a little.
 fn agrees_with_pytorch_by_winograd(skip: Skip, name: &str) {
-    let Some(mut bench) = Bench::open(skip, name, true) else { return };
+    let Some(mut bench) = Bench::open(skip, name, true, Recompute::Always) else { return };
     bench.evaluation_logits();
     bench.first_step(3e-2);
     bench.running_statistics();
-    let Some(mut bench) = Bench::open(skip, name, true) else { return };
+    let Some(mut bench) = Bench::open(skip, name, true, Recompute::Always) else { return };
     bench.losses(0, SLOW, "losses_slow", 5e-4);
 }
 
@@ -175,4 +176,17 @@ fn full_skips_agree_with_pytorch_by_winograd() {
 #[test]
 fn pooled_skips_agree_with_pytorch_by_winograd() {
     agrees_with_pytorch_by_winograd(Skip::Pooled, "net_pooled");
+}
+
+/// What is computed again is the same to the bit, and so are all gradients.
+#[test]
+fn recomputing_changes_no_gradient() {
+    for (skip, name) in [(Skip::Full, "net_full"), (Skip::Pooled, "net_pooled")] {
+        let gradients = [Recompute::Never, Recompute::Always].map(|recompute| {
+            let mut bench = Bench::open(skip, name, true, recompute)?;
+            bench.step(FAST);
+            Some(bench.session.gradients().expect("it runs"))
+        });
+        assert!(gradients[0] == gradients[1], "{name}");
+    }
 }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rosette::config::Recompute;
 use rosette::config::Skip;
 use rosette::data::loader::{Dataset, ValBatches};
 use rosette::interop::{TensorData, Values, read_pth, read_safetensors};
@@ -26,7 +27,13 @@ const STEPS: usize = 80;
 /// A network of the workshop's configuration on a device, where there is one.
 fn session() -> Option<Session> {
     let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
-    let settings = StepSettings { patch_px: PATCH_PX, dice_weight: 0.5, weight_decay: 0.01, winograd: true };
+    let settings = StepSettings {
+        patch_px: PATCH_PX,
+        dice_weight: 0.5,
+        weight_decay: 0.01,
+        winograd: true,
+        recompute: Recompute::Auto,
+    };
     Some(Session::new(common::device()?, net, settings).expect("memory enough"))
 }
 

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::say;
-use crate::config::Skip;
+use crate::config::{Recompute, Skip};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::train::{StepBench, StepTimes, bench_step};
@@ -26,6 +26,9 @@ pub struct BenchArgs {
     /// Steps to time, after one to warm up.
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub repeats: usize,
+    /// Compute cheap tensors again in the backward pass, for less memory.
+    #[arg(long)]
+    pub recompute: bool,
     /// Take the skips after pooling.
     #[arg(long)]
     pub pooled: bool,
@@ -51,6 +54,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         patch_px: args.patch,
         batch_size: args.batch,
         skip: if args.pooled { Skip::Pooled } else { Skip::Full },
+        recompute: if args.recompute { Recompute::Always } else { Recompute::Auto },
         repeats: args.repeats,
     };
     let times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;

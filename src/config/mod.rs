@@ -10,5 +10,7 @@ mod overrides;
 mod setting;
 mod yaml;
 
-pub use experiment::{Architecture, AugmentationConfig, Experiment, ModelConfig, Skip, TrainingConfig};
+pub use experiment::{
+    Architecture, AugmentationConfig, Experiment, ModelConfig, Recompute, Skip, TrainingConfig,
+};
 pub use file::Config;

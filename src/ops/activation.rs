@@ -42,6 +42,13 @@ fn record(tape: &mut Tape, entry: &'static str, tensors: &[TensorId]) {
     }
 }
 
+/// Records an entry point into a new tensor, in the backward pass.
+fn again(tape: &mut Tape, entry: &'static str, inputs: &[TensorId]) -> TensorId {
+    let y = tape.transient(entry, tape.shape(inputs[0]).clone());
+    record(tape, entry, &[inputs, &[y]].concat());
+    y
+}
+
 /// Records `a + b` into a new tensor: also how the tape sums two gradients of one tensor.
 pub fn add(tape: &mut Tape, a: TensorId, b: TensorId) -> TensorId {
     let y = tape.transient("sum", tape.shape(a).clone());
@@ -57,7 +64,7 @@ fn same_shape(inputs: &[&Shape], count: usize) -> Result<Vec<Shape>, String> {
 }
 
 fn gradient_from_output(tape: &mut Tape, node: &Node, entry: &'static str, dy: Option<TensorId>) -> TensorId {
-    let y = node.outputs[0];
+    let y = tape.value(node.outputs[0]);
     let dx = tape.transient("dx", tape.shape(y).clone());
     record(tape, entry, &[y, dy.expect("one output"), dx]);
     dx
@@ -85,6 +92,14 @@ impl Op for Relu {
         needs: &[bool],
     ) -> Vec<Option<TensorId>> {
         vec![needs[0].then(|| gradient_from_output(tape, node, "relu_gradient", dy[0]))]
+    }
+
+    fn recomputes(&self) -> bool {
+        true
+    }
+
+    fn recompute(&self, tape: &mut Tape, _: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
+        vec![again(tape, "relu", inputs)]
     }
 
     fn reference(&self, inputs: &[Array]) -> Vec<Array> {
@@ -143,6 +158,14 @@ impl Op for Add {
         needs: &[bool],
     ) -> Vec<Option<TensorId>> {
         needs.iter().map(|needed| dy[0].filter(|_| *needed)).collect()
+    }
+
+    fn recomputes(&self) -> bool {
+        true
+    }
+
+    fn recompute(&self, tape: &mut Tape, _: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
+        vec![again(tape, "add", inputs)]
     }
 
     fn reference(&self, inputs: &[Array]) -> Vec<Array> {

@@ -101,8 +101,24 @@ impl BatchNorm {
             .invocations(cut.groups);
     }
 
+    fn normalise(&self, tape: &mut Tape, inputs: &[TensorId], stats: TensorId, y: TensorId) {
+        let x = inputs[0];
+        let cut = Cut::new(tape, &[x, y]);
+        for (place, images) in cut.slices.iter().enumerate() {
+            let params = self.params(tape, &cut, place);
+            tape.dispatch(self.kernel("normalise", cut.channels))
+                .images(x, images)
+                .tensor(stats)
+                .tensor(inputs[1])
+                .tensor(inputs[2])
+                .images(y, images)
+                .params(&params)
+                .invocations(images.len() * cut.image_pixels * cut.groups);
+        }
+    }
+
     fn input_gradient(&self, tape: &mut Tape, node: &Node, dy: TensorId, sums: TensorId) -> TensorId {
-        let [x, gamma, beta] = [node.inputs[0], node.inputs[1], node.inputs[2]];
+        let [x, gamma, beta] = [tape.value(node.inputs[0]), node.inputs[1], node.inputs[2]];
         let dx = tape.transient("dx", tape.shape(x).clone());
         let cut = Cut::new(tape, &[x, dy, dx]);
         for (place, images) in cut.slices.iter().enumerate() {
@@ -123,7 +139,7 @@ impl BatchNorm {
 
     /// `[2, C]`: sum of dz, sum of dz * xhat.
     fn gradient_sums(&self, tape: &mut Tape, node: &Node, dy: TensorId) -> TensorId {
-        let x = node.inputs[0];
+        let x = tape.value(node.inputs[0]);
         let cut = Cut::new(tape, &[x, dy]);
         let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
         for (place, images) in cut.slices.iter().enumerate() {
@@ -196,17 +212,7 @@ impl Op for BatchNorm {
                 .params(&params)
                 .invocations(cut.groups);
         }
-        for (place, images) in cut.slices.iter().enumerate() {
-            let params = self.params(tape, &cut, place);
-            tape.dispatch(self.kernel("normalise", cut.channels))
-                .images(x, images)
-                .tensor(stats)
-                .tensor(inputs[1])
-                .tensor(inputs[2])
-                .images(y, images)
-                .params(&params)
-                .invocations(images.len() * cut.image_pixels * cut.groups);
-        }
+        self.normalise(tape, inputs, stats, y);
         vec![stats]
     }
 
@@ -224,6 +230,16 @@ impl Op for BatchNorm {
         }
         let dx = needs[0].then(|| self.input_gradient(tape, node, dy, sums));
         vec![dx, None, None, None, None]
+    }
+
+    fn recomputes(&self) -> bool {
+        true
+    }
+
+    fn recompute(&self, tape: &mut Tape, node: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
+        let y = tape.transient("batch_norm again", tape.shape(inputs[0]).clone());
+        self.normalise(tape, inputs, node.saved[0], y);
+        vec![y]
     }
 
     fn reference(&self, inputs: &[Array]) -> Vec<Array> {

@@ -91,7 +91,8 @@ impl Op for Conv2d {
         let mut gradients = vec![None; count];
         let sources = sources(tape, &node.inputs);
         if needs[count - 2] {
-            self.kernels().weight_gradient(tape, &sources, dy, weight);
+            let read: Vec<_> = sources.iter().map(|(x, first)| (tape.value(*x), *first)).collect();
+            self.kernels().weight_gradient(tape, &read, dy, weight);
         }
         for (place, (x, first)) in sources.into_iter().enumerate().filter(|(place, _)| needs[*place]) {
             gradients[place] = Some(self.kernels().input_gradient(tape, dy, weight, first, x));

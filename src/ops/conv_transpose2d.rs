@@ -89,7 +89,8 @@ impl Op for ConvTranspose2d {
         let dy = dy[0].expect("one output");
         let [x, weight, bias] = node.inputs[..] else { unreachable!("three inputs") };
         if needs[1] {
-            self.kernels().weight_gradient(tape, &[(x, 0)], dy, weight);
+            let read = tape.value(x);
+            self.kernels().weight_gradient(tape, &[(read, 0)], dy, weight);
         }
         if needs[2] {
             bias_gradient(tape, dy, bias);

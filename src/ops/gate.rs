@@ -70,6 +70,7 @@ impl Op for Gate {
             dx
         });
         let dpsi = needs[1].then(|| {
+            let x = tape.value(x);
             let dpsi = tape.transient("dpsi", tape.shape(psi).clone());
             for images in tape.image_slices(&[x, dy, dpsi]) {
                 let params = params(tape, x, &images);
@@ -83,6 +84,16 @@ impl Op for Gate {
             dpsi
         });
         vec![dx, dpsi]
+    }
+
+    fn recomputes(&self) -> bool {
+        true
+    }
+
+    fn recompute(&self, tape: &mut Tape, _: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
+        let y = tape.transient("gate again", tape.shape(inputs[0]).clone());
+        product(tape, inputs[0], inputs[1], y);
+        vec![y]
     }
 
     fn reference(&self, inputs: &[Array]) -> Vec<Array> {

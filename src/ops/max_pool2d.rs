@@ -61,7 +61,7 @@ impl Op for MaxPool2d {
         if !needs[0] {
             return vec![None];
         }
-        let (x, dy) = (node.inputs[0], dy[0].expect("one output"));
+        let (x, dy) = (tape.value(node.inputs[0]), dy[0].expect("one output"));
         let dx = tape.transient("dx", tape.shape(x).clone());
         for images in tape.image_slices(&[x, dy, dx]) {
             let params = params(tape, dy, &images);

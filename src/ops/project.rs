@@ -108,7 +108,8 @@ impl Op for Project {
         let [x, weight, bias] = node.inputs[..] else { unreachable!("three inputs") };
         let dy = dy[0].expect("one output");
         if needs[1] {
-            weight_gradient(tape, x, dy, weight);
+            let read = tape.value(x);
+            weight_gradient(tape, read, dy, weight);
         }
         if needs[2] {
             bias_gradient(tape, dy, bias);

@@ -28,6 +28,17 @@ pub trait Op: Debug + Send + Sync {
         needs: &[bool],
     ) -> Vec<Option<TensorId>>;
 
+    /// Whether [`Op::recompute`] is worth it: a pass or two over memory.
+    fn recomputes(&self) -> bool {
+        false
+    }
+
+    /// Records the outputs of `node` once more, from `inputs` (which stand in for its own) and what was saved, to the
+    /// same bits: so that they need not live until the backward pass.
+    fn recompute(&self, _: &mut Tape, node: &Node, _: &[TensorId]) -> Vec<TensorId> {
+        unreachable!("{} is not computed again", node.name)
+    }
+
     /// Inputs that the forward pass changes in place.
     fn mutates(&self) -> &'static [usize] {
         &[]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::op::{Node, Op};
 use super::program::{Arg, Dispatch, Phase, Program};
@@ -25,8 +26,13 @@ pub struct Tape {
     limits: Limits,
     mode: Mode,
     exact: bool,
+    recompute: bool,
     tensors: Vec<TensorInfo>,
-    nodes: Vec<Node>,
+    nodes: Vec<Arc<Node>>,
+    /// The node and the output that a tensor came from.
+    producers: HashMap<TensorId, (usize, usize)>,
+    /// Tensors computed again for the node whose backward pass is being recorded.
+    again: HashMap<TensorId, TensorId>,
     dispatches: Vec<Dispatch>,
     gradients: HashMap<TensorId, TensorId>,
     kept: Vec<TensorId>,
@@ -43,8 +49,11 @@ impl Tape {
             limits,
             mode,
             exact: false,
+            recompute: false,
             tensors: Vec::new(),
             nodes: Vec::new(),
+            producers: HashMap::new(),
+            again: HashMap::new(),
             dispatches: Vec::new(),
             gradients: HashMap::new(),
             kept: Vec::new(),
@@ -73,6 +82,30 @@ impl Tape {
     /// Sets [`Tape::exact`], for what is recorded from here on.
     pub fn set_exact(&mut self, exact: bool) {
         self.exact = exact;
+    }
+
+    /// Lets the backward pass compute cheap tensors again instead of keeping them.
+    pub fn set_recompute(&mut self, recompute: bool) {
+        self.recompute = recompute;
+    }
+
+    /// A tensor of the forward pass as the backward pass reads it: the tensor itself, or one that is computed again
+    /// where that is cheap and wanted. To be called for what is read, and only for that.
+    pub fn value(&mut self, id: TensorId) -> TensorId {
+        if let Some(again) = self.again.get(&id) {
+            return *again;
+        }
+        let Some((node, output)) = self.producers.get(&id).copied().filter(|_| self.recompute) else {
+            return id;
+        };
+        let node = self.nodes[node].clone();
+        if !node.op.recomputes() {
+            return id;
+        }
+        let inputs: Vec<TensorId> = node.inputs.iter().map(|input| self.value(*input)).collect();
+        let outputs = node.op.recompute(self, &node, &inputs);
+        self.again.insert(id, outputs[output]);
+        outputs[output]
     }
 
     /// Gradients of weights are added to what is there (1) or written over it (0), as kernels take it.
@@ -182,8 +215,11 @@ impl Tape {
         for id in &outputs {
             self.set_differentiable(*id, differentiable);
         }
+        for (place, id) in outputs.iter().enumerate() {
+            self.producers.insert(*id, (self.nodes.len(), place));
+        }
         let name = std::mem::take(&mut self.node_name);
-        self.nodes.push(Node { name, op, inputs: inputs.to_vec(), outputs, saved });
+        self.nodes.push(Arc::new(Node { name, op, inputs: inputs.to_vec(), outputs, saved }));
     }
 
     /// Sets the part of the step that the dispatches from here on belong to.
@@ -201,14 +237,14 @@ impl Tape {
     ) {
         self.phase = Phase::Backward;
         self.gradients.insert(output, seed);
-        let nodes = std::mem::take(&mut self.nodes);
-        for node in nodes.iter().rev() {
+        for node in self.nodes.clone().iter().rev() {
             let dy: Vec<Option<TensorId>> = node.outputs.iter().map(|id| self.gradient(*id)).collect();
             if dy.iter().all(Option::is_none) {
                 continue;
             }
             let needs: Vec<bool> = node.inputs.iter().map(|id| self.info(*id).differentiable).collect();
             self.node_name.clone_from(&node.name);
+            self.again.clear();
             let gradients = node.op.backward(self, node, &dy, &needs);
             for (input, gradient) in node.inputs.iter().zip(gradients) {
                 let Some(gradient) = gradient else { continue };
@@ -220,7 +256,6 @@ impl Tape {
             }
         }
         self.node_name.clear();
-        self.nodes = nodes;
     }
 
     /// The gradient that [`Tape::backward`] gave an activation.
@@ -280,7 +315,7 @@ impl Tape {
     }
 
     /// The applied operations so far, first to last.
-    pub fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[Arc<Node>] {
         &self.nodes
     }
 }

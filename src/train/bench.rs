@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::session::Session;
 use super::step::StepSettings;
-use crate::config::Skip;
+use crate::config::{Recompute, Skip};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::model::{AttentionUNet, Spec};
@@ -23,6 +23,8 @@ pub struct StepBench {
     pub batch_size: usize,
     /// Where skips are taken.
     pub skip: Skip,
+    /// Whether cheap tensors are computed again.
+    pub recompute: Recompute,
     /// Steps timed, after one to warm up.
     pub repeats: usize,
 }
@@ -74,8 +76,13 @@ pub struct KernelTime {
 pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
     let net =
         AttentionUNet::new(Spec { in_channels: 2, base_channels: bench.base_channels, skip: bench.skip });
-    let settings =
-        StepSettings { patch_px: bench.patch_px, dice_weight: 0.5, weight_decay: 0.01, winograd: true };
+    let settings = StepSettings {
+        patch_px: bench.patch_px,
+        dice_weight: 0.5,
+        weight_decay: 0.01,
+        winograd: true,
+        recompute: bench.recompute,
+    };
     let device = gpu.summary().to_string();
     let started = Instant::now();
     let persistent = 4 * net.weights().total_bytes() + net.state().total_bytes();

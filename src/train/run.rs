@@ -73,6 +73,7 @@ fn settings(experiment: &Experiment) -> StepSettings {
         dice_weight: experiment.training.dice_weight as f32,
         weight_decay: experiment.training.weight_decay as f32,
         winograd: experiment.training.winograd,
+        recompute: experiment.training.recompute,
     }
 }
 

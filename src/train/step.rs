@@ -1,13 +1,14 @@
 //! What one step is, as programs: forward, loss, backward and optimiser for training; forward and counts for
 //! evaluation.
 
+use crate::config::Recompute;
 use crate::error::{Error, Result};
 use crate::gpu::Limits;
 use crate::model::AttentionUNet;
 use crate::ops::activation;
 use crate::ops::adamw::AdamW;
 use crate::ops::bce_dice::{BceDice, SUMS};
-use crate::tape::{Mode, Phase, Program, Shape, Store, Tape, TensorId};
+use crate::tape::{MemoryPlan, Mode, Phase, Program, Shape, Store, Tape, TensorId};
 
 /// What shapes a program, besides the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,6 +21,8 @@ pub struct StepSettings {
     pub weight_decay: f32,
     /// Winograd's convolutions may be used.
     pub winograd: bool,
+    /// Whether the backward pass computes cheap tensors again instead of keeping them.
+    pub recompute: Recompute,
 }
 
 impl StepSettings {
@@ -64,6 +67,10 @@ pub struct Recorded {
     pub logits: TensorId,
 }
 
+/// With `recompute: auto` a step whose slots would take more than this computes cheap tensors again in its backward
+/// pass: a few percent of time for a third of the memory.
+const ROOMY_BYTES: u64 = 2 << 30;
+
 /// Records a training step of `batch` patches: forward, loss, backward, AdamW over the flat buffers.
 pub fn record_training(
     net: &AttentionUNet,
@@ -71,23 +78,40 @@ pub fn record_training(
     settings: &StepSettings,
     batch: usize,
 ) -> Recorded {
+    let record = |recompute| record_training_with(net, limits, settings, batch, recompute);
+    match settings.recompute {
+        Recompute::Always => record(true),
+        Recompute::Never => record(false),
+        Recompute::Auto => {
+            let recorded = record(false);
+            let is_large = MemoryPlan::new(&recorded.program).slot_bytes() > ROOMY_BYTES;
+            if is_large { record(true) } else { recorded }
+        }
+    }
+}
+
+fn record_training_with(
+    net: &AttentionUNet,
+    limits: Limits,
+    settings: &StepSettings,
+    batch: usize,
+    recompute: bool,
+) -> Recorded {
     let mut tape = Tape::new(limits, Mode::Train { accumulate: false });
+    tape.set_recompute(recompute);
     let mut recorded = record_forward(&mut tape, net, settings, batch, true);
     let dloss = tape.input("dloss", Shape::new([1]));
     let sizes = tape.input("step sizes", Shape::new([4]));
     tape.backward(recorded.loss, dloss, activation::add);
     tape.set_phase(Phase::Optimiser);
     let shape = Shape::new([(net.weights().total_bytes() / 4) as usize]);
-    let flat = |name, store| (name, store);
-    let mut inputs: Vec<TensorId> = [
-        flat("weights", Store::Weights),
-        flat("gradients", Store::Gradients),
-        flat("first moments", Store::Moment1),
-        flat("second moments", Store::Moment2),
-    ]
-    .into_iter()
-    .map(|(name, store)| tape.stored(name, shape.clone(), store, 0, false))
-    .collect();
+    let flat = [
+        ("weights", Store::Weights),
+        ("gradients", Store::Gradients),
+        ("first moments", Store::Moment1),
+        ("second moments", Store::Moment2),
+    ];
+    let mut inputs = flat.map(|(name, store)| tape.stored(name, shape.clone(), store, 0, false)).to_vec();
     inputs.push(sizes);
     tape.apply("adamw", AdamW { weight_decay: settings.weight_decay }, &inputs);
     recorded.scalars = Some((dloss, sizes));
