@@ -35,7 +35,10 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         overrides: args.overrides.clone(),
         mode: Mode::detect(args.quiet),
     };
-    let outcome = demo(&plan, progress::print_line)?;
+    let outcome = match args.quiet {
+        true => demo(&plan, |_| ()),
+        false => demo(&plan, progress::print_line),
+    }?;
     let (dir, best) = (outcome.output_dir.display(), &outcome.best);
     say(format!(
         "best of {} epochs: {}, validation F1 {:.3}, IoU {:.3}",
