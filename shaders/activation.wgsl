@@ -15,42 +15,31 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<V>;
 @group(0) @binding(3) var<uniform> params: Params;
 
-fn place(workgroup_id: vec3<u32>, num_workgroups: vec3<u32>, lane: u32) -> u32 {
-    return linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn place(id: Invocation) -> u32 {
+    return invocation_index(id);
 }
 
 @compute @workgroup_size(64)
-fn relu(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = place(workgroup_id, num_workgroups, lane);
+fn relu(id: Invocation) {
+    let index = place(id);
     if (index < params.len) {
-        y[index] = max(a[index], V(0.0));
+        // Not max(): a number that is none must stay so, or a training that diverged goes unseen.
+        y[index] = select(a[index], V(0.0), a[index] < V(0.0));
     }
 }
 
 // a: y of the forward pass, b: dy
 @compute @workgroup_size(64)
-fn relu_gradient(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = place(workgroup_id, num_workgroups, lane);
+fn relu_gradient(id: Invocation) {
+    let index = place(id);
     if (index < params.len) {
         y[index] = select(V(0.0), b[index], a[index] > V(0.0));
     }
 }
 
 @compute @workgroup_size(64)
-fn sigmoid(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = place(workgroup_id, num_workgroups, lane);
+fn sigmoid(id: Invocation) {
+    let index = place(id);
     if (index < params.len) {
         // exp of a negative number only: nothing overflows.
         let e = exp(-abs(a[index]));
@@ -61,24 +50,16 @@ fn sigmoid(
 
 // a: y of the forward pass, b: dy
 @compute @workgroup_size(64)
-fn sigmoid_gradient(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = place(workgroup_id, num_workgroups, lane);
+fn sigmoid_gradient(id: Invocation) {
+    let index = place(id);
     if (index < params.len) {
         y[index] = b[index] * a[index] * (V(1.0) - a[index]);
     }
 }
 
 @compute @workgroup_size(64)
-fn add(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = place(workgroup_id, num_workgroups, lane);
+fn add(id: Invocation) {
+    let index = place(id);
     if (index < params.len) {
         y[index] = a[index] + b[index];
     }

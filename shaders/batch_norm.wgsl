@@ -49,19 +49,15 @@ struct Place {
     split: u32,
 }
 
-fn place(workgroup_id: vec3<u32>, num_workgroups: vec3<u32>, lane: u32) -> Place {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn place(id: Invocation) -> Place {
+    let index = invocation_index(id);
     return Place(index % params.groups, index / params.groups);
 }
 
 // Mean and sum of squared deviations of a split, about its first value so that large means do not cancel.
 @compute @workgroup_size(64)
-fn moments(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let at = place(workgroup_id, num_workgroups, lane);
+fn moments(id: Invocation) {
+    let at = place(id);
     let start = at.split * params.pixels_per_split;
     if (at.split >= params.splits) {
         return;
@@ -88,12 +84,8 @@ fn moments(
 
 // Merges the splits of every slice, updates the running statistics (variance unbiased), and writes `stats`.
 @compute @workgroup_size(64)
-fn finish_moments(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let group = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn finish_moments(id: Invocation) {
+    let group = invocation_index(id);
     if (group >= params.groups) {
         return;
     }
@@ -123,12 +115,8 @@ fn finish_moments(
 
 // `stats` from the running statistics.
 @compute @workgroup_size(64)
-fn running_stats(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let group = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn running_stats(id: Invocation) {
+    let group = invocation_index(id);
     if (group >= params.groups) {
         return;
     }
@@ -146,19 +134,16 @@ fn affine(xhat: V, group: u32) -> V {
 }
 
 @compute @workgroup_size(64)
-fn normalise(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn normalise(id: Invocation) {
+    let index = invocation_index(id);
     if (index >= params.pixels * params.groups) {
         return;
     }
     let group = index % params.groups;
     let value = affine(normalised(x[index], group), group);
     if (RELU) {
-        y[index] = max(value, V(0.0));
+        // Not max(): a number that is none must stay so, or a training that diverged goes unseen.
+        y[index] = select(value, V(0.0), value < V(0.0));
     } else {
         y[index] = value;
     }
@@ -172,12 +157,8 @@ fn through_relu(gradient: V, xhat: V, group: u32) -> V {
 }
 
 @compute @workgroup_size(64)
-fn gradient_sums(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let at = place(workgroup_id, num_workgroups, lane);
+fn gradient_sums(id: Invocation) {
+    let at = place(id);
     if (at.split >= params.splits) {
         return;
     }
@@ -199,12 +180,8 @@ fn gradient_sums(
 
 // dbeta = sum dz, dgamma = sum dz * xhat.
 @compute @workgroup_size(64)
-fn affine_gradient(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let group = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn affine_gradient(id: Invocation) {
+    let group = invocation_index(id);
     if (group >= params.groups) {
         return;
     }
@@ -219,12 +196,8 @@ fn affine_gradient(
 }
 
 @compute @workgroup_size(64)
-fn input_gradient(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn input_gradient(id: Invocation) {
+    let index = invocation_index(id);
     if (index >= params.pixels * params.groups) {
         return;
     }

@@ -37,12 +37,8 @@ fn probability(value: f32) -> f32 {
 }
 
 @compute @workgroup_size(64)
-fn image_sums(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn image_sums(id: Invocation) {
+    let index = invocation_index(id);
     let image = index / params.splits;
     let split = index % params.splits;
     if (image >= params.images) {
@@ -69,12 +65,8 @@ fn image_sums(
 
 // One invocation an image: the splits in order.
 @compute @workgroup_size(64)
-fn finish_images(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let image = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn finish_images(id: Invocation) {
+    let image = invocation_index(id);
     if (image >= params.images) {
         return;
     }
@@ -114,12 +106,8 @@ fn total_pixels() -> f32 {
 }
 
 @compute @workgroup_size(64)
-fn backward(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn backward(id: Invocation) {
+    let index = invocation_index(id);
     if (index >= params.images * params.pixels) {
         return;
     }

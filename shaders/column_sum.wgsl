@@ -21,12 +21,8 @@ struct Params {
 @group(0) @binding(2) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
-fn column_sum(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn column_sum(id: Invocation) {
+    let index = invocation_index(id);
     let group = index % params.groups;
     let split = index / params.groups;
     if (split >= params.splits) {

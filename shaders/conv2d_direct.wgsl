@@ -65,20 +65,15 @@ fn y_index(row: u32, w: u32, group: u32) -> u32 {
 }
 
 @compute @workgroup_size(64)
-fn forward(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-    @builtin(subgroup_invocation_id) subgroup_lane: u32,
-) {
-    let group = linear_group(workgroup_id, num_workgroups);
+fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) {
+    let group = linear_group(id);
     let block = group / params.groups_per_block;
     if (block >= params.blocks) {
         return;
     }
     // Lanes beyond the last tile go along with it, since they carry weights; they store nothing.
     let tiles = params.images * params.tile_rows * params.tile_cols;
-    let wanted = (group % params.groups_per_block) * 64u + lane;
+    let wanted = (group % params.groups_per_block) * 64u + id.lane;
     let tile = min(wanted, tiles - 1u);
     let image = tile / (params.tile_rows * params.tile_cols);
     let h0 = ((tile / params.tile_cols) % params.tile_rows) * ROWS;

@@ -69,16 +69,12 @@ fn bias_group(group: u32) -> u32 {
 }
 
 @compute @workgroup_size(128)
-fn forward(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let group = linear_group(workgroup_id, num_workgroups);
+fn forward(id: Invocation) {
+    let group = linear_group(id);
     let pixel0 = (group % params.pixel_tiles) * TILE_PIXELS;
     let block0 = (group / params.pixel_tiles) * 8u;
-    let my_pixels = lane / 8u;
-    let my_block = lane % 8u;
+    let my_pixels = id.lane / 8u;
+    let my_block = id.lane % 8u;
 
     var sum: array<array<vec4<f32>, 2>, 8>;
     for (var p = 0u; p < 8u; p++) {
@@ -88,13 +84,13 @@ fn forward(
     for (var tap = 0u; tap < K * K; tap++) {
         for (var group0 = 0u; group0 < params.x_groups; group0 += STEP_GROUPS) {
             for (var g = 0u; g < STEP_GROUPS; g++) {
-                let value = x_at(pixel0 + lane, tap / K, tap % K, group0 + g);
+                let value = x_at(pixel0 + id.lane, tap / K, tap % K, group0 + g);
                 for (var k = 0u; k < 4u; k++) {
-                    x_tile[(g * 4u + k) * 32u + lane / 4u][lane % 4u] = value[k];
+                    x_tile[(g * 4u + k) * 32u + id.lane / 4u][id.lane % 4u] = value[k];
                 }
             }
             for (var part = 0u; part < 2u; part++) {
-                let at = part * 128u + lane;
+                let at = part * 128u + id.lane;
                 let channel = at / 16u;
                 let block = min(block0 + (at % 16u) / 2u, params.blocks - 1u);
                 // Channels beyond the source meet zeros of x: any weight will do there, but it must be a number.

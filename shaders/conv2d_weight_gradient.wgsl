@@ -48,12 +48,8 @@ fn dy_index(row: u32, w: u32, group: u32) -> u32 {
 }
 
 @compute @workgroup_size(64)
-fn weight_gradient(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn weight_gradient(id: Invocation) {
+    let index = invocation_index(id);
     let group = index % params.x_groups;
     let block = (index / params.x_groups) % params.blocks;
     let i0 = ((index / (params.x_groups * params.blocks)) % (K / TAP_ROWS)) * TAP_ROWS;
@@ -121,12 +117,8 @@ fn weight_gradient(
 // weight [blocks][weight_groups][K*K][4][8] -> flipped [x_groups/2][out_groups][K*K][4][8], for the input channels that
 // start at group weight_first; one invocation an element of the result.
 @compute @workgroup_size(64)
-fn flip(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn flip(id: Invocation) {
+    let index = invocation_index(id);
     let c_low = index % 8u;
     let o_low = (index / 8u) % 4u;
     let tap = (index / 32u) % (K * K);

@@ -2,14 +2,13 @@
 // multiplications. A tile of 4 x 4 outputs looks at 6 x 6 inputs:  y = A' [ (G g G') * (B' d B) ] A,  per channel pair.
 //
 //   x       [N, H, W, CX]               f32
-//   weight  [blocks][CG][9][4][8]       f32, packed
-//   u       [36][blocks][CG][4][8]      f32, transformed weights
+//   u       [36][blocks][CG][4][8]      f32, transformed weights (conv2d_winograd_weight)
 //   v       [36][tiles][CG][4]          f32, transformed inputs of a range of tiles
 //   m       [36][tiles][blocks][8]      f32, products
 //   y       [N, H, W, CO]               f32
 //
-// `transform_weight`: an invocation owns an element of the 4 x 8. `transform_input`: 4 channels of a tile. `multiply`:
-// TILES tiles x 16 outputs of one of the 36 products; the lanes of a subgroup (8 at least) load weights in turn and
+// `transform_input`: an invocation owns 4 channels of a tile. `multiply`: of one of the 36 products
+// TILES tiles x 16 outputs; the lanes of a subgroup (8 at least) load weights in turn and
 // pass them round. `transform_output`: 4 channels of a tile. Rounding grows by the transforms, to about 1e-5 of the
 // largest value in f32: sums are in a fixed order all the same.
 #import grid
@@ -33,8 +32,6 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read_write> u_out: array<f32>;
 @group(0) @binding(3) var<storage, read_write> v_out: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> u: array<vec4<f32>>;
@@ -43,39 +40,6 @@ struct Params {
 @group(0) @binding(8) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(9) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(10) var<uniform> params: Params;
-
-// G g: three taps to six.
-fn spread(a: f32, b: f32, c: f32) -> array<f32, 6> {
-    let even = (a + c) / -6.0;
-    let odd = b / -6.0;
-    let far_even = a / 24.0 + c / 6.0;
-    let far_odd = b / 12.0;
-    return array<f32, 6>(a / 4.0, even + odd, even - odd, far_even + far_odd, far_even - far_odd, c);
-}
-
-@compute @workgroup_size(64)
-fn transform_weight(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
-    let count = params.blocks * params.v_groups * 32u;
-    if (index >= count) {
-        return;
-    }
-    let base = (index / 32u) * 288u + index % 32u;
-    var rows: array<array<f32, 6>, 3>;
-    for (var i = 0u; i < 3u; i++) {
-        rows[i] = spread(weight[base + i * 96u], weight[base + i * 96u + 32u], weight[base + i * 96u + 64u]);
-    }
-    for (var j = 0u; j < 6u; j++) {
-        let column = spread(rows[0][j], rows[1][j], rows[2][j]);
-        for (var i = 0u; i < 6u; i++) {
-            u_out[(i * 6u + j) * count + index] = column[i];
-        }
-    }
-}
 
 // B' d: six to six.
 fn gather(d: array<vec4<f32>, 6>) -> array<vec4<f32>, 6> {
@@ -89,12 +53,8 @@ fn gather(d: array<vec4<f32>, 6>) -> array<vec4<f32>, 6> {
 }
 
 @compute @workgroup_size(64)
-fn transform_input(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn transform_input(id: Invocation) {
+    let index = invocation_index(id);
     let group = index % params.x_groups;
     let local_tile = index / params.x_groups;
     if (local_tile >= params.tiles) {
@@ -125,12 +85,8 @@ fn transform_input(
 }
 
 @compute @workgroup_size(8)
-fn multiply(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups);
+fn multiply(id: Invocation) {
+    let index = linear_group(id);
     let tile_groups = (params.tiles + TILES * 8u - 1u) / (TILES * 8u);
     let pairs = (params.blocks + 1u) / 2u;
     let block = (index / tile_groups % pairs) * 2u;
@@ -139,14 +95,14 @@ fn multiply(
         return;
     }
     // Lanes beyond the last tile work on it too, since they carry weights.
-    let first = (index % tile_groups) * TILES * 8u + lane * TILES;
+    let first = (index % tile_groups) * TILES * 8u + id.lane * TILES;
     var from_tile: array<u32, TILES>;
     for (var t = 0u; t < TILES; t++) {
         from_tile[t] = (product * params.tiles + min(first + t, params.tiles - 1u)) * params.v_groups;
     }
     let second = min(block + 1u, params.blocks - 1u);
-    let weight_a = (product * params.blocks + block) * params.v_groups * 8u + lane;
-    let weight_b = (product * params.blocks + second) * params.v_groups * 8u + lane;
+    let weight_a = (product * params.blocks + block) * params.v_groups * 8u + id.lane;
+    let weight_b = (product * params.blocks + second) * params.v_groups * 8u + id.lane;
     var sum: array<array<vec4<f32>, 4>, TILES>;
     for (var t = 0u; t < TILES; t++) {
         for (var k = 0u; k < 4u; k++) {
@@ -212,12 +168,8 @@ fn fold(m0: vec4<f32>, m1: vec4<f32>, m2: vec4<f32>, m3: vec4<f32>, m4: vec4<f32
 }
 
 @compute @workgroup_size(64)
-fn transform_output(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn transform_output(id: Invocation) {
+    let index = invocation_index(id);
     let o = index % params.out_groups;
     let local_tile = index / params.out_groups;
     if (local_tile >= params.tiles) {

@@ -5,10 +5,9 @@
 //   m      [36][tiles][blocks][8]                f32, transformed dy of a range of tiles
 //   v      [36][tiles][CG][4]                    f32, transformed inputs of the same tiles (conv2d_winograd)
 //   part   [splits][36][blocks][CG][4][8]        f32, partial sums over the tiles of a split, over all ranges
-//   dw     [blocks][CG][9][4][8]                 f32
 //
 // `transform_gradient`: an invocation owns 4 channels of a tile. `multiply`: GROUPS x 4 inputs by BLOCKS x 8 outputs of
-// one product and one split. `finish`: an element of the 4 x 8. Ranges follow one another and splits are added in
+// one product and one split. `finish` in conv2d_winograd_weight adds them up. Ranges follow one another and splits are added in
 // order: the same bits on every run.
 #import grid
 
@@ -34,8 +33,6 @@ struct Params {
 @group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> m: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> part_out: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> part: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dw: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
 
 // A d: four to six.
@@ -48,12 +45,8 @@ fn unfold(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> array<vec4<
 }
 
 @compute @workgroup_size(64)
-fn transform_gradient(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn transform_gradient(id: Invocation) {
+    let index = invocation_index(id);
     // Blocks are whole: where CO fills half of the last one, the other half is zero.
     let o = index % (params.blocks * 2u);
     let local_tile = index / (params.blocks * 2u);
@@ -85,12 +78,8 @@ fn transform_gradient(
 }
 
 @compute @workgroup_size(64)
-fn multiply(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn multiply(id: Invocation) {
+    let index = invocation_index(id);
     let group_tiles = (params.groups + GROUPS - 1u) / GROUPS;
     let block_tiles = (params.blocks + BLOCKS - 1u) / BLOCKS;
     let group0 = (index % group_tiles) * GROUPS;
@@ -148,47 +137,6 @@ fn multiply(
                     part_out[to + k * 2u + 1u] = second;
                 }
             }
-        }
-    }
-}
-
-// G' d: six to three.
-fn narrow(d0: f32, d1: f32, d2: f32, d3: f32, d4: f32, d5: f32) -> vec3<f32> {
-    let near = (d1 + d2) / -6.0;
-    return vec3<f32>(
-        d0 / 4.0 + near + (d3 + d4) / 24.0, (d2 - d1) / 6.0 + (d3 - d4) / 12.0, near + (d3 + d4) / 6.0 + d5,
-    );
-}
-
-@compute @workgroup_size(64)
-fn finish(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
-    let count = params.blocks * params.groups * 32u;
-    if (index >= count) {
-        return;
-    }
-    var rows: array<vec3<f32>, 6>;
-    for (var i = 0u; i < 6u; i++) {
-        var d: array<f32, 6>;
-        for (var j = 0u; j < 6u; j++) {
-            var total = 0.0;
-            for (var s = 0u; s < params.splits; s++) {
-                total += part[(s * 36u + i * 6u + j) * count + index];
-            }
-            d[j] = total;
-        }
-        rows[i] = narrow(d[0], d[1], d[2], d[3], d[4], d[5]);
-    }
-    let base = (index / 32u) * 288u + index % 32u;
-    for (var j = 0u; j < 3u; j++) {
-        let column = narrow(rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]);
-        for (var i = 0u; i < 3u; i++) {
-            let to = base + (i * 3u + j) * 32u;
-            dw[to] = select(0.0, dw[to], params.add_to != 0u) + column[i];
         }
     }
 }

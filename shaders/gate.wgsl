@@ -20,24 +20,16 @@ struct Params {
 @group(0) @binding(5) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
-fn forward(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn forward(id: Invocation) {
+    let index = invocation_index(id);
     if (index < params.pixels * params.groups) {
         y[index] = x[index] * psi[index / params.groups];
     }
 }
 
 @compute @workgroup_size(64)
-fn psi_gradient(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let pixel = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn psi_gradient(id: Invocation) {
+    let pixel = invocation_index(id);
     if (pixel >= params.pixels) {
         return;
     }

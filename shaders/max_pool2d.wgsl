@@ -28,12 +28,8 @@ fn corner(index: u32) -> u32 {
 }
 
 @compute @workgroup_size(64)
-fn forward(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn forward(id: Invocation) {
+    let index = invocation_index(id);
     if (index >= params.len) {
         return;
     }
@@ -43,12 +39,8 @@ fn forward(
 }
 
 @compute @workgroup_size(64)
-fn backward(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn backward(id: Invocation) {
+    let index = invocation_index(id);
     if (index >= params.len) {
         return;
     }

@@ -26,12 +26,8 @@ struct Params {
 @group(0) @binding(6) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
-fn forward(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let pixel = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn forward(id: Invocation) {
+    let pixel = invocation_index(id);
     if (pixel >= params.pixels) {
         return;
     }
@@ -43,24 +39,16 @@ fn forward(
 }
 
 @compute @workgroup_size(64)
-fn input_gradient(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn input_gradient(id: Invocation) {
+    let index = invocation_index(id);
     if (index < params.pixels * params.groups) {
         dx[index] = dy[index / params.groups] * weight[index % params.groups];
     }
 }
 
 @compute @workgroup_size(64)
-fn weight_gradient(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn weight_gradient(id: Invocation) {
+    let index = invocation_index(id);
     let group = index % params.groups;
     let split = index / params.groups;
     if (split >= params.splits) {

@@ -44,12 +44,8 @@ fn takers(i: u32, count_in: u32, count_out: u32) -> vec2<u32> {
 }
 
 @compute @workgroup_size(64)
-fn forward(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn forward(id: Invocation) {
+    let index = invocation_index(id);
     if (index >= params.len) {
         return;
     }
@@ -72,12 +68,8 @@ fn forward(
 
 // x: dy, y: dx
 @compute @workgroup_size(64)
-fn backward(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn backward(id: Invocation) {
+    let index = invocation_index(id);
     if (index >= params.len) {
         return;
     }

@@ -36,12 +36,8 @@ fn total(index: u32) -> f32 {
 }
 
 @compute @workgroup_size(64)
-fn sum(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(num_workgroups) num_workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = linear_group(workgroup_id, num_workgroups) * 64u + lane;
+fn sum(id: Invocation) {
+    let index = invocation_index(id);
     if (index >= params.len) {
         return;
     }

@@ -23,7 +23,7 @@ use rosette::ops::resize::Resize;
 use rosette::tape::{Op, Shape, Store};
 
 const BATCH: usize = 3;
-const IMAGE_BYTES: u64 = 4096;
+const IMAGE_BYTES: u64 = 16_384;
 
 /// An operation on random inputs.
 struct Case {
@@ -62,12 +62,12 @@ impl Case {
     fn convolution(label: &'static str, op: fn() -> Box<dyn Op>) -> Self {
         let packing = Packing { out_channels: 8, in_channels: 32, kernel: 3 };
         let bias = weight(Shape::new([8]));
-        Self::new(label, op, vec![image(8, 8, 16), image(8, 8, 16), weight(packing.shape()), bias])
+        Self::new(label, op, vec![image(16, 16, 16), image(16, 16, 16), weight(packing.shape()), bias])
     }
 
     fn transposed(label: &'static str, op: fn() -> Box<dyn Op>) -> Self {
         let shape = conv_transpose2d::packing(8, 4).shape();
-        Self::new(label, op, vec![image(8, 8, 8), weight(shape), weight(Shape::new([4]))])
+        Self::new(label, op, vec![image(16, 16, 8), weight(shape), weight(Shape::new([4]))])
     }
 
     fn norm(label: &'static str, h: usize, w: usize, c: usize) -> Self {
@@ -80,31 +80,31 @@ impl Case {
 
     /// The sums of each image and the loss; its gradient takes the logits of all images at once.
     fn loss() -> Self {
-        let target = Input { gradient: false, ..image(32, 32, 1) };
+        let target = Input { gradient: false, ..image(64, 64, 1) };
         let case =
-            Self::new("bce_dice", || Box::new(BceDice { dice_weight: 0.5 }), vec![image(32, 32, 1), target]);
+            Self::new("bce_dice", || Box::new(BceDice { dice_weight: 0.5 }), vec![image(64, 64, 1), target]);
         Self { dy: None, ..case }
     }
 }
 
 fn cases() -> Vec<Case> {
-    let (c16, psi) = (|| image(8, 8, 16), image(8, 8, 1));
+    let (c16, psi) = (|| image(16, 16, 16), image(16, 16, 1));
     vec![
         Case::convolution("conv2d direct", || conv2d(Form::Direct)),
         Case::convolution("conv2d tiled", || conv2d(Form::Tiled)),
         Case::transposed("conv_transpose2d direct", || conv_transpose2d(Form::Direct)),
         Case::transposed("conv_transpose2d tiled", || conv_transpose2d(Form::Tiled)),
-        Case::norm("batch_norm", 8, 8, 16),
-        Case::norm("batch_norm of one channel", 32, 32, 1),
-        Case::new("max_pool2d", || Box::new(MaxPool2d), vec![image(16, 16, 4)]),
+        Case::norm("batch_norm", 16, 16, 16),
+        Case::norm("batch_norm of one channel", 64, 64, 1),
+        Case::new("max_pool2d", || Box::new(MaxPool2d), vec![image(32, 32, 4)]),
         Case::new("gate", || Box::new(Gate), vec![c16(), psi]),
         Case::new(
             "project",
             || Box::new(Project),
             vec![c16(), weight(Shape::new([16])), weight(Shape::new([1]))],
         ),
-        Case::new("resize up", || Box::new(Resize { height: 16, width: 16 }), vec![image(8, 8, 4)]),
-        Case::new("resize down", || Box::new(Resize { height: 8, width: 8 }), vec![image(16, 16, 4)]),
+        Case::new("resize up", || Box::new(Resize { height: 32, width: 32 }), vec![image(16, 16, 4)]),
+        Case::new("resize down", || Box::new(Resize { height: 16, width: 16 }), vec![image(32, 32, 4)]),
         Case::new("relu", || Box::new(Relu), vec![c16()]),
         Case::loss(),
     ]

@@ -1,4 +1,15 @@
-// The grid is one row of workgroups, folded into rows of 65,535 where it is longer (the limit of a dimension).
-fn linear_group(workgroup_id: vec3<u32>, num_workgroups: vec3<u32>) -> u32 {
-    return workgroup_id.x + workgroup_id.y * num_workgroups.x;
+// The grid is one row of workgroups, folded into several where it is longer than 65,535 (the limit of a dimension).
+struct Invocation {
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+}
+
+fn linear_group(id: Invocation) -> u32 {
+    return id.workgroup.x + id.workgroup.y * id.workgroups.x;
+}
+
+// The number of an invocation, in workgroups of 64.
+fn invocation_index(id: Invocation) -> u32 {
+    return linear_group(id) * 64u + id.lane;
 }

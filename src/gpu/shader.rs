@@ -16,7 +16,6 @@ pub struct ShaderSource {
 const SHARED: &[(&str, &str)] = &[
     ("depth_to_space", include_str!("../../shaders/shared/depth_to_space.wgsl")),
     ("grid", include_str!("../../shaders/shared/grid.wgsl")),
-    ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
 ];
 
 /// The values a kernel gives to its shader's constants and aliases: the substitution, the cache key and the

@@ -23,6 +23,15 @@ const GRADIENT: ShaderSource = ShaderSource {
     text: include_str!("../../shaders/conv2d_winograd_gradient.wgsl"),
 };
 
+const WEIGHT: ShaderSource = ShaderSource {
+    name: "conv2d_winograd_weight",
+    text: include_str!("../../shaders/conv2d_winograd_weight.wgsl"),
+};
+
+params! {
+    struct WeightParams { count: u32, splits: u32, accumulate: u32 }
+}
+
 params! {
     struct GradientParams {
         height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, groups: u32,
@@ -80,7 +89,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call) {
     let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| *x).chain([call.y]).collect();
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
-    let u = transform_weight(tape, call.weight, params);
+    let u = transform_weight(tape, call.weight);
     let v = tape.transient("winograd v", Shape::new([PRODUCTS, range, groups, 4]));
     let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
     for images in slices {
@@ -102,11 +111,13 @@ fn tiles_at_once(tape: &Tape, groups: usize, blocks: usize) -> usize {
     (cached.max(64) / 64 * 64).min(bound)
 }
 
-fn transform_weight(tape: &mut Tape, weight: TensorId, params: WinogradParams) -> TensorId {
-    let (blocks, groups) = (params.blocks as usize, params.v_groups as usize);
+fn transform_weight(tape: &mut Tape, weight: TensorId) -> TensorId {
+    let [blocks, groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
+    let count = blocks * groups * 32;
+    let params = WeightParams { count: count as u32, ..bytemuck::Zeroable::zeroed() };
     let u = tape.transient("winograd u", Shape::new([PRODUCTS, blocks, groups, 4, 8]));
-    let dispatch = tape.dispatch(kernel("transform_weight", 1)).tensor(weight).tensor(u);
-    dispatch.params(&params).invocations(blocks * groups * 32);
+    let kernel = Kernel::new(WEIGHT, "transform_weight", Variant::new());
+    tape.dispatch(kernel).tensor(weight).tensor(u).params(&params).invocations(count);
     u
 }
 
@@ -201,10 +212,17 @@ pub(super) fn weight_gradient(
             params.add_to = 1;
         }
     }
-    params.add_to = tape.accumulate();
+    finish(tape, part, weight);
+}
+
+/// Adds the splits up and takes them back to taps.
+fn finish(tape: &mut Tape, part: TensorId, weight: TensorId) {
+    let dims = tape.shape(part).dims();
+    let (splits, count) = (dims[0], dims[2] * dims[3] * 32);
+    let params = WeightParams { count: count as u32, splits: splits as u32, accumulate: tape.accumulate() };
     let dw = tape.weight_gradient(weight);
-    let finish = Kernel::new(GRADIENT, "finish", Variant::new());
-    tape.dispatch(finish).tensor(part).tensor(dw).params(&params).invocations(blocks * groups * 32);
+    let kernel = Kernel::new(WEIGHT, "finish", Variant::new());
+    tape.dispatch(kernel).tensor(part).tensor(dw).params(&params).invocations(count);
 }
 
 /// A power of two of at most `most` that does not leave half of it idle.
