@@ -89,22 +89,38 @@ fn print_table(times: &StepTimes) -> Result<()> {
         times.submit_ms_median,
         times.planned_bytes as f64 / f64::from(1 << 20)
     ))?;
+    print_ceilings(times)?;
     let total: f64 = times.kernels.iter().map(|k| k.ms).sum();
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["kernel", "dispatches", "ms", "%", "GFLOP/s"]);
+    table.set_header(["kernel", "dispatches", "ms", "%", "GFLOP/s", "GB/s", "of bound"]);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for kernel in &times.kernels {
         let rate = kernel.gflop / kernel.ms * 1e3;
+        let share = times.ceilings.map(|ceilings| format!("{:.0} %", 100.0 * kernel.share(&ceilings)));
         table.add_row([
             kernel.kernel.clone(),
             kernel.dispatches.to_string(),
             format!("{:.2}", kernel.ms),
             format!("{:.1}", 100.0 * kernel.ms / total),
             if kernel.gflop > 0.0 { format!("{rate:.1}") } else { String::new() },
+            format!("{:.1}", kernel.gigabytes / kernel.ms * 1e3),
+            share.unwrap_or_default(),
         ]);
     }
     say(table)
+}
+
+fn print_ceilings(times: &StepTimes) -> Result<()> {
+    let Some(ceilings) = times.ceilings else { return Ok(()) };
+    let phases: Vec<String> = times.phases.iter().map(|(phase, ms)| format!("{phase} {ms:.1}")).collect();
+    say(format!(
+        "ceilings: {:.0} GFLOP/s multiply-add, {:.1} GB/s copy; ms by part: {}; {:.2} GB bound a step",
+        ceilings.gflops,
+        ceilings.gigabytes_per_s,
+        phases.join(", "),
+        times.bound_bytes as f64 / 1e9
+    ))
 }

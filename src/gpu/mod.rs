@@ -1,10 +1,12 @@
 //! The device side: adapters, shader text, kernels, buffers and the executor. The only folder that names wgpu.
 
+mod ceiling;
 mod device;
 mod executor;
 mod kernel;
 mod shader;
 
+pub use ceiling::Ceilings;
 pub use device::{AdapterSummary, Gpu, Limits, list_adapters};
 pub use executor::{Binding, Command, Executable, PendingRead, SharedBuffer};
 pub use kernel::{BindingInfo, BindingKind, Kernel, Params, Reflection};

@@ -9,13 +9,19 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, indices, split_sum_plain, splits_for, vector};
+use super::common::{Scatter, indices, split_sum_plain, splits_for, u, vector};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
 
 const SHADER: ShaderSource =
     ShaderSource { name: "batch_norm", text: include_str!("../../shaders/batch_norm.wgsl") };
+const GRADIENT: ShaderSource = ShaderSource {
+    name: "batch_norm_gradient",
+    text: include_str!("../../shaders/batch_norm_gradient.wgsl"),
+};
+/// Pixels that an invocation takes where it writes an activation: they share the loads of their channel's numbers.
+const PIXELS: usize = 8;
 /// Added to the variance.
 pub const EPS: f32 = 1e-5;
 /// Share of the new batch in the running statistics.
@@ -57,9 +63,10 @@ impl Cut {
 }
 
 impl BatchNorm {
-    fn kernel(&self, entry: &'static str, channels: usize) -> Kernel {
-        let variant = Variant::new().with("V", vector(channels).1).with("RELU", self.relu);
-        Kernel::new(SHADER, entry, variant)
+    fn kernel(&self, source: ShaderSource, entry: &'static str, channels: usize) -> Kernel {
+        let variant =
+            Variant::new().with("V", vector(channels).1).with("RELU", self.relu).with("PIXELS", u(PIXELS));
+        Kernel::new(source, entry, variant)
     }
 
     fn params(&self, tape: &Tape, cut: &Cut, place: usize) -> NormParams {
@@ -87,12 +94,12 @@ impl BatchNorm {
         let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
-            let kernel = self.kernel("moments", cut.channels);
+            let kernel = self.kernel(SHADER, "moments", cut.channels);
             let dispatch = tape.dispatch(kernel).images(x, images).tensor(part).params(&params);
             dispatch.invocations(cut.splits * cut.groups);
         }
         let params = self.params(tape, &cut, 0);
-        tape.dispatch(self.kernel("finish_moments", cut.channels))
+        tape.dispatch(self.kernel(SHADER, "finish_moments", cut.channels))
             .tensor(part)
             .tensor(inputs[3])
             .tensor(inputs[4])
@@ -106,14 +113,14 @@ impl BatchNorm {
         let cut = Cut::new(tape, &[x, y]);
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
-            tape.dispatch(self.kernel("normalise", cut.channels))
+            tape.dispatch(self.kernel(SHADER, "normalise", cut.channels))
                 .images(x, images)
                 .tensor(stats)
                 .tensor(inputs[1])
                 .tensor(inputs[2])
                 .images(y, images)
                 .params(&params)
-                .invocations(images.len() * cut.image_pixels * cut.groups);
+                .invocations((images.len() * cut.image_pixels).div_ceil(PIXELS) * cut.groups);
         }
     }
 
@@ -123,7 +130,7 @@ impl BatchNorm {
         let cut = Cut::new(tape, &[x, dy, dx]);
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
-            tape.dispatch(self.kernel("input_gradient", cut.channels))
+            tape.dispatch(self.kernel(GRADIENT, "input_gradient", cut.channels))
                 .images(x, images)
                 .images(dy, images)
                 .tensor(node.saved[0])
@@ -132,7 +139,7 @@ impl BatchNorm {
                 .tensor(sums)
                 .images(dx, images)
                 .params(&params)
-                .invocations(images.len() * cut.image_pixels * cut.groups);
+                .invocations((images.len() * cut.image_pixels).div_ceil(PIXELS) * cut.groups);
         }
         dx
     }
@@ -144,7 +151,7 @@ impl BatchNorm {
         let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
-            tape.dispatch(self.kernel("gradient_sums", cut.channels))
+            tape.dispatch(self.kernel(GRADIENT, "gradient_sums", cut.channels))
                 .images(x, images)
                 .images(dy, images)
                 .tensor(part)
@@ -168,7 +175,7 @@ impl BatchNorm {
             accumulate: tape.accumulate(),
             ..bytemuck::Zeroable::zeroed()
         };
-        tape.dispatch(self.kernel("affine_gradient", channels))
+        tape.dispatch(self.kernel(GRADIENT, "affine_gradient", channels))
             .tensor(sums)
             .tensor(dgamma)
             .tensor(dbeta)
@@ -205,7 +212,7 @@ impl Op for BatchNorm {
             self.batch_stats(tape, inputs, stats);
         } else {
             let params = self.params(tape, &cut, 0);
-            tape.dispatch(self.kernel("running_stats", cut.channels))
+            tape.dispatch(self.kernel(SHADER, "running_stats", cut.channels))
                 .tensor(inputs[3])
                 .tensor(inputs[4])
                 .tensor(stats)

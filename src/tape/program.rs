@@ -47,6 +47,13 @@ pub struct Dispatch {
     pub flops: u64,
 }
 
+impl Dispatch {
+    /// Bytes of everything that the dispatch binds.
+    pub fn bound_bytes(&self) -> u64 {
+        self.args.iter().map(|arg| arg.size_bytes).sum()
+    }
+}
+
 /// A whole recording.
 #[derive(Debug)]
 pub struct Program {

@@ -1,6 +1,6 @@
 //! The time of a training step: whole steps by the clock, then one split by kernel with device timestamps.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -9,8 +9,9 @@ use super::session::Session;
 use super::step::StepSettings;
 use crate::config::{Recompute, Skip};
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Ceilings, Gpu};
 use crate::model::{AttentionUNet, Spec};
+use crate::tape::{Dispatch, Phase};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +53,14 @@ pub struct StepTimes {
     pub gflop: f64,
     /// Peak memory of the plan: everything persistent and every slot.
     pub planned_bytes: u64,
+    /// Bytes that the step's dispatches bind: what moves where nothing stays in a cache.
+    pub bound_bytes: u64,
+    /// What the device can do at best; none without timestamps.
+    pub ceilings: Option<Ceilings>,
     /// Device time by kernel, longest first; empty without timestamps.
     pub kernels: Vec<KernelTime>,
+    /// Device time by part of the step.
+    pub phases: Vec<(String, f64)>,
 }
 
 /// Device time of all dispatches of a kernel in one step.
@@ -65,8 +72,19 @@ pub struct KernelTime {
     pub dispatches: usize,
     /// Time.
     pub ms: f64,
-    /// Floating-point operations.
+    /// Floating-point operations; a Winograd kernel counts those of the convolution that it stands for.
     pub gflop: f64,
+    /// Bytes bound.
+    pub gigabytes: f64,
+}
+
+impl KernelTime {
+    /// The share of the ceiling that bounds the kernel: arithmetic or memory, whichever takes longer.
+    pub fn share(&self, ceilings: &Ceilings) -> f64 {
+        let arithmetic_s = self.gflop / ceilings.gflops;
+        let memory_s = self.gigabytes / ceilings.gigabytes_per_s;
+        arithmetic_s.max(memory_s) / (self.ms * 1e-3)
+    }
 }
 
 /// Measures training steps on random data.
@@ -101,7 +119,8 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         session.finish(pending)?;
         steps_ms.push(started.elapsed().as_secs_f64() * 1e3);
     }
-    let kernels = kernel_times(&mut session, bench)?;
+    let ceilings = if session.gpu().summary().timestamps { Some(session.gpu().ceilings()?) } else { None };
+    let (kernels, phases) = kernel_times(&mut session, bench)?;
     let loaded = session.prepare(true, bench.batch_size)?;
     let transfer = loaded.program.input_bytes + loaded.program.output_bytes;
     Ok(StepTimes {
@@ -115,7 +134,10 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         submit_ms_median: median(submits_ms),
         gflop: loaded.program.flops() as f64 / 1e9,
         planned_bytes: persistent + transfer + loaded.plan.slot_bytes(),
+        bound_bytes: loaded.program.dispatches.iter().map(Dispatch::bound_bytes).sum(),
+        ceilings,
         kernels,
+        phases,
     })
 }
 
@@ -133,27 +155,30 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn kernel_times(session: &mut Session, bench: &StepBench) -> Result<Vec<KernelTime>> {
+/// Device time by kernel and by part of the step.
+type Split = (Vec<KernelTime>, Vec<(String, f64)>);
+
+fn kernel_times(session: &mut Session, bench: &StepBench) -> Result<Split> {
     if !session.gpu().summary().timestamps {
-        return Ok(Vec::new());
+        return Ok(Split::default());
     }
     session.prepare(true, bench.batch_size)?;
     let loaded = session.loaded(true, bench.batch_size).expect("just prepared");
     let times_ms = session.gpu().run_profiled(&loaded.executable)?;
     let mut by_kernel: HashMap<String, KernelTime> = HashMap::new();
+    let mut by_phase: BTreeMap<Phase, f64> = BTreeMap::new();
     for (dispatch, ms) in loaded.program.dispatches.iter().zip(times_ms) {
         let kernel = format!("{} {:?}", dispatch.kernel.name(), dispatch.phase).to_lowercase();
-        let entry = by_kernel.entry(kernel.clone()).or_insert(KernelTime {
-            kernel,
-            dispatches: 0,
-            ms: 0.0,
-            gflop: 0.0,
-        });
+        let new = KernelTime { kernel: kernel.clone(), dispatches: 0, ms: 0.0, gflop: 0.0, gigabytes: 0.0 };
+        let entry = by_kernel.entry(kernel).or_insert(new);
         entry.dispatches += 1;
         entry.ms += ms;
         entry.gflop += dispatch.flops as f64 / 1e9;
+        entry.gigabytes += dispatch.bound_bytes() as f64 / 1e9;
+        *by_phase.entry(dispatch.phase).or_default() += ms;
     }
     let mut kernels: Vec<KernelTime> = by_kernel.into_values().collect();
     kernels.sort_by(|a, b| b.ms.total_cmp(&a.ms));
-    Ok(kernels)
+    let phases = by_phase.into_iter().map(|(phase, ms)| (format!("{phase:?}").to_lowercase(), ms)).collect();
+    Ok((kernels, phases))
 }

@@ -1,0 +1,130 @@
+// Gradient of batch normalisation (and of the ReLU after it), xhat = (x - mean) * inv_std, dz = dy where y passed:
+//   dbeta = sum dz,  dgamma = sum dz * xhat,  dx = gamma * inv_std * (dz - (dbeta + xhat * dgamma) / P)
+// In evaluation the statistics do not depend on x, and dx = gamma * inv_std * dz.
+//
+//   x, dy, dx      [P, C]            f32, P = N * H * W pixels
+//   part           [splits][2][C]    f32: (sum dz, sum dz * xhat) of a split
+//   stats          [2][C]            f32: mean, 1 / sqrt(variance + eps)
+//   sums           [2][C]            f32: sum dz, sum dz * xhat
+//   affine         [C] each          f32: gamma, beta
+//
+// V is vec4<f32>, or f32 for a single channel. `gradient_sums` gives one channel group of one split of the pixels to
+// an invocation, and the splits are added in order; `input_gradient` gives it PIXELS pixels.
+#import grid
+
+alias V = vec4<f32>;
+const RELU: bool = false;
+const PIXELS: u32 = 8u;
+
+struct Params {
+    pixels: u32,
+    groups: u32,
+    pixels_per_split: u32,
+    splits: u32,
+    split_first: u32,
+    slices: u32,
+    total_pixels: u32,
+    training: u32,
+    accumulate: u32,
+    eps: f32,
+    momentum: f32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<V>;
+@group(0) @binding(1) var<storage, read> dy: array<V>;
+@group(0) @binding(2) var<storage, read_write> part: array<V>;
+@group(0) @binding(3) var<storage, read> stats: array<V>;
+@group(0) @binding(4) var<storage, read> gamma: array<V>;
+@group(0) @binding(5) var<storage, read> beta: array<V>;
+@group(0) @binding(6) var<storage, read> sums: array<V>;
+@group(0) @binding(7) var<storage, read_write> dx: array<V>;
+@group(0) @binding(8) var<storage, read_write> dgamma: array<V>;
+@group(0) @binding(9) var<storage, read_write> dbeta: array<V>;
+@group(0) @binding(10) var<uniform> params: Params;
+
+#import normalise
+
+struct Place {
+    group: u32,
+    split: u32,
+}
+
+fn place(id: Invocation) -> Place {
+    let index = invocation_index(id);
+    return Place(index % params.groups, index / params.groups);
+}
+
+fn channel(group: u32) -> Channel {
+    return Channel(stats[group], stats[params.groups + group], gamma[group], beta[group]);
+}
+
+// An invocation takes PIXELS pixels, this far apart, so that neighbours read neighbours.
+fn pixel_stride() -> u32 {
+    return (params.pixels + PIXELS - 1u) / PIXELS;
+}
+
+fn through_relu(gradient: V, xhat: V, c: Channel) -> V {
+    if (RELU) {
+        return select(V(0.0), gradient, affine(xhat, c) > V(0.0));
+    }
+    return gradient;
+}
+
+@compute @workgroup_size(64)
+fn gradient_sums(id: Invocation) {
+    let at = place(id);
+    if (at.split >= params.splits) {
+        return;
+    }
+    let c = channel(at.group);
+    let start = at.split * params.pixels_per_split;
+    let end = min(start + params.pixels_per_split, params.pixels);
+    var total = V(0.0);
+    var total_xhat = V(0.0);
+    for (var p = start; p < end; p++) {
+        let index = p * params.groups + at.group;
+        let xhat = normalised(x[index], c);
+        let dz = through_relu(dy[index], xhat, c);
+        total += dz;
+        total_xhat = fma(dz, xhat, total_xhat);
+    }
+    let to = (params.split_first + at.split) * 2u * params.groups + at.group;
+    part[to] = total;
+    part[to + params.groups] = total_xhat;
+}
+
+// dbeta = sum dz, dgamma = sum dz * xhat.
+@compute @workgroup_size(64)
+fn affine_gradient(id: Invocation) {
+    let group = invocation_index(id);
+    if (group >= params.groups) {
+        return;
+    }
+    var total = sums[group];
+    var total_xhat = sums[params.groups + group];
+    if (params.accumulate != 0u) {
+        total += dbeta[group];
+        total_xhat += dgamma[group];
+    }
+    dbeta[group] = total;
+    dgamma[group] = total_xhat;
+}
+
+@compute @workgroup_size(64)
+fn input_gradient(id: Invocation) {
+    let at = place(id);
+    let c = channel(at.group);
+    // In evaluation the statistics do not depend on x.
+    let weight = select(0.0, 1.0 / f32(params.total_pixels), params.training != 0u);
+    let mean_dz = sums[at.group] * weight;
+    let mean_dz_xhat = sums[params.groups + at.group] * weight;
+    for (var k = 0u; k < PIXELS; k++) {
+        let pixel = at.split + k * pixel_stride();
+        if (at.split < pixel_stride() && pixel < params.pixels) {
+            let index = pixel * params.groups + at.group;
+            let xhat = normalised(x[index], c);
+            let dz = through_relu(dy[index], xhat, c) - (mean_dz + xhat * mean_dz_xhat);
+            dx[index] = dz * c.gamma * c.inv_std;
+        }
+    }
+}

@@ -1,0 +1,51 @@
+// What the device can do at best, for `rosette bench` to compare kernels with.
+//
+//   `multiply_add`: 8 independent chains of vec4 multiply-adds an invocation, 64 steps of 8 * 4 * 2 operations a round
+//   `copy`:         y = x, both [len] vec4<f32>
+#import grid
+
+struct Params {
+    len: u32,
+    rounds: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(2) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn multiply_add(id: Invocation) {
+    let index = invocation_index(id);
+    // Unknown to the compiler, and kept within bounds whatever the number of rounds.
+    let factor = vec4<f32>(0.999) + x[index % params.len] * 1e-6;
+    let addend = vec4<f32>(f32(index % 7u) * 1e-3);
+    var a = addend;
+    var b = addend + 1.0;
+    var c = addend + 2.0;
+    var d = addend + 3.0;
+    var e = addend + 4.0;
+    var f = addend + 5.0;
+    var g = addend + 6.0;
+    var h = addend + 7.0;
+    for (var round = 0u; round < params.rounds; round++) {
+        for (var step = 0u; step < 64u; step++) {
+            a = fma(a, factor, addend);
+            b = fma(b, factor, addend);
+            c = fma(c, factor, addend);
+            d = fma(d, factor, addend);
+            e = fma(e, factor, addend);
+            f = fma(f, factor, addend);
+            g = fma(g, factor, addend);
+            h = fma(h, factor, addend);
+        }
+    }
+    y[index % params.len] = ((a + b) + (c + d)) + ((e + f) + (g + h));
+}
+
+@compute @workgroup_size(64)
+fn copy(id: Invocation) {
+    let index = invocation_index(id);
+    if (index < params.len) {
+        y[index] = x[index];
+    }
+}
