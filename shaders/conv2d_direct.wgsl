@@ -7,8 +7,8 @@
 //   bias    [CO]                       f32
 //   y       [N, H, W, CO]              f32, CO a multiple of 4
 //
-// A workgroup owns 64 tiles of one block of 8 output channels; an invocation owns one tile of ROWS x COLS pixels.
-// Subgroups have at least 8 lanes, all of one block. f32 throughout; channels are added in order. A second source
+// A workgroup owns 64 tiles of BLOCKS blocks of 8 output channels; an invocation owns one tile of ROWS x COLS pixels.
+// Subgroups have at least 8 lanes, all of the same blocks. f32 throughout; channels are added in order. A second source
 // starts from what y holds instead of the bias.
 #import grid
 #import depth_to_space
@@ -19,6 +19,7 @@ const X_SQUARES: bool = false;
 const Y_SQUARES: bool = false;
 const ROWS: u32 = 2u;
 const COLS: u32 = 4u;
+const BLOCKS: u32 = 1u;
 const WINDOW_ROWS: u32 = ROWS + K - 1u;
 const WINDOW_COLS: u32 = COLS + K - 1u;
 
@@ -67,7 +68,7 @@ fn y_index(row: u32, w: u32, group: u32) -> u32 {
 @compute @workgroup_size(64)
 fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) {
     let group = linear_group(id);
-    let block = group / params.groups_per_block;
+    let block = group / params.groups_per_block * BLOCKS;
     if (block >= params.blocks) {
         return;
     }
@@ -79,10 +80,11 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
     let h0 = ((tile / params.tile_cols) % params.tile_rows) * ROWS;
     let w0 = (tile % params.tile_cols) * COLS;
 
-    var sum: array<array<vec4<f32>, 2>, ROWS * COLS>;
+    var sum: array<array<vec4<f32>, 2u * BLOCKS>, ROWS * COLS>;
     for (var t = 0u; t < ROWS * COLS; t++) {
-        sum[t][0] = vec4<f32>(0.0);
-        sum[t][1] = vec4<f32>(0.0);
+        for (var k = 0u; k < 2u * BLOCKS; k++) {
+            sum[t][k] = vec4<f32>(0.0);
+        }
     }
     for (var c = 0u; c < params.x_groups; c++) {
         var window: array<array<vec4<f32>, WINDOW_COLS>, WINDOW_ROWS>;
@@ -96,24 +98,28 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
                 window[i][j] = select(vec4<f32>(0.0), value, h < params.height && w < params.width);
             }
         }
-        let start = (block * params.weight_groups + params.weight_first + c) * (K * K * 8u) + subgroup_lane % 8u;
-        for (var i = 0u; i < K; i++) {
-            for (var j = 0u; j < K; j++) {
-                let mine = weight[start + (i * K + j) * 8u];
-                let w0a = subgroupBroadcast(mine, 0u);
-                let w0b = subgroupBroadcast(mine, 1u);
-                let w1a = subgroupBroadcast(mine, 2u);
-                let w1b = subgroupBroadcast(mine, 3u);
-                let w2a = subgroupBroadcast(mine, 4u);
-                let w2b = subgroupBroadcast(mine, 5u);
-                let w3a = subgroupBroadcast(mine, 6u);
-                let w3b = subgroupBroadcast(mine, 7u);
-                for (var r = 0u; r < ROWS; r++) {
-                    for (var s = 0u; s < COLS; s++) {
-                        let v = window[r + i][s + j];
-                        let t = r * COLS + s;
-                        sum[t][0] = fma(vec4<f32>(v.w), w3a, fma(vec4<f32>(v.z), w2a, fma(vec4<f32>(v.y), w1a, fma(vec4<f32>(v.x), w0a, sum[t][0]))));
-                        sum[t][1] = fma(vec4<f32>(v.w), w3b, fma(vec4<f32>(v.z), w2b, fma(vec4<f32>(v.y), w1b, fma(vec4<f32>(v.x), w0b, sum[t][1]))));
+        for (var b = 0u; b < BLOCKS; b++) {
+            let row = min(block + b, params.blocks - 1u) * params.weight_groups + params.weight_first + c;
+            for (var i = 0u; i < K; i++) {
+                for (var j = 0u; j < K; j++) {
+                    let mine = weight[(row * K * K + i * K + j) * 8u + subgroup_lane % 8u];
+                    let w0a = subgroupBroadcast(mine, 0u);
+                    let w0b = subgroupBroadcast(mine, 1u);
+                    let w1a = subgroupBroadcast(mine, 2u);
+                    let w1b = subgroupBroadcast(mine, 3u);
+                    let w2a = subgroupBroadcast(mine, 4u);
+                    let w2b = subgroupBroadcast(mine, 5u);
+                    let w3a = subgroupBroadcast(mine, 6u);
+                    let w3b = subgroupBroadcast(mine, 7u);
+                    for (var r = 0u; r < ROWS; r++) {
+                        for (var s = 0u; s < COLS; s++) {
+                            let v = window[r + i][s + j];
+                            let t = r * COLS + s;
+                            let a = fma(vec4<f32>(v.y), w1a, fma(vec4<f32>(v.x), w0a, sum[t][2u * b]));
+                            let d = fma(vec4<f32>(v.y), w1b, fma(vec4<f32>(v.x), w0b, sum[t][2u * b + 1u]));
+                            sum[t][2u * b] = fma(vec4<f32>(v.w), w3a, fma(vec4<f32>(v.z), w2a, a));
+                            sum[t][2u * b + 1u] = fma(vec4<f32>(v.w), w3b, fma(vec4<f32>(v.z), w2b, d));
+                        }
                     }
                 }
             }
@@ -125,7 +131,7 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
     let out_groups = params.out_channels / 4u;
     for (var r = 0u; r < ROWS; r++) {
         for (var s = 0u; s < COLS; s++) {
-            for (var half = 0u; half < 2u; half++) {
+            for (var half = 0u; half < 2u * BLOCKS; half++) {
                 let o = block * 2u + half;
                 if (h0 + r < params.height && w0 + s < params.width && o < out_groups) {
                     let at = y_index(image * params.height + h0 + r, w0 + s, o);

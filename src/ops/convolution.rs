@@ -212,11 +212,13 @@ impl Convolution {
     }
 
     fn convolve_direct(&self, tape: &mut Tape, call: &Call, source: Source) {
-        let (rows, cols) = if self.kernel == 3 { (2, 4) } else { (1, 8) };
+        // A 1x1 convolution has registers to spare for a second block of outputs.
+        let (rows, cols, blocks_each) = if self.kernel == 3 { (2, 4, 1) } else { (1, 4, 2) };
         let [_, h, w, cx] = seen(tape, source.x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
-        let variant = self.variant(call).with("ROWS", u(rows)).with("COLS", u(cols));
+        let variant =
+            self.variant(call).with("ROWS", u(rows)).with("COLS", u(cols)).with("BLOCKS", u(blocks_each));
         let kernel = Kernel::new(DIRECT, "forward", variant);
         let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
         for images in tape.image_slices(&[source.x, call.y]) {
@@ -242,7 +244,7 @@ impl Convolution {
                 .images(call.y, &images)
                 .params(&params)
                 .flops(2 * images.len() * h * w * cx * co * self.taps())
-                .groups(groups_per_block * blocks);
+                .groups(groups_per_block * blocks.div_ceil(blocks_each));
         }
     }
 
