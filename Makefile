@@ -27,8 +27,10 @@ demo: build
 test: ensure
 	$(CARGO) test --release --locked
 
-bench: ensure
-	$(CARGO) bench --locked
+# A training step by kernel on this device, then what runs on the processor.
+bench: build
+	$(ROSETTE) bench --step
+	$(CARGO) bench --locked --bench host
 
 lint:
 	$(CARGO) fmt --check

@@ -38,8 +38,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(4) var<uniform> params: Params;
 
-// [channel][pixels / 4] and [channel][outputs / 4]
-var<workgroup> x_tile: array<vec4<f32>, 512>;
+// [channel][pixels], scalars since each comes from another invocation, and [channel][outputs / 4]
+var<workgroup> x_tile: array<f32, 2048>;
 var<workgroup> weight_tile: array<vec4<f32>, 256>;
 
 fn x_at(pixel: u32, i: u32, j: u32, group: u32) -> vec4<f32> {
@@ -86,7 +86,7 @@ fn forward(id: Invocation) {
             for (var g = 0u; g < STEP_GROUPS; g++) {
                 let value = x_at(pixel0 + id.lane, tap / K, tap % K, group0 + g);
                 for (var k = 0u; k < 4u; k++) {
-                    x_tile[(g * 4u + k) * 32u + id.lane / 4u][id.lane % 4u] = value[k];
+                    x_tile[(g * 4u + k) * TILE_PIXELS + id.lane] = value[k];
                 }
             }
             for (var part = 0u; part < 2u; part++) {
@@ -100,8 +100,9 @@ fn forward(id: Invocation) {
             }
             workgroupBarrier();
             for (var c = 0u; c < STEP_GROUPS * 4u; c++) {
-                let a = x_tile[c * 32u + my_pixels * 2u];
-                let b = x_tile[c * 32u + my_pixels * 2u + 1u];
+                let at = c * TILE_PIXELS + my_pixels * 8u;
+                let a = vec4<f32>(x_tile[at], x_tile[at + 1u], x_tile[at + 2u], x_tile[at + 3u]);
+                let b = vec4<f32>(x_tile[at + 4u], x_tile[at + 5u], x_tile[at + 6u], x_tile[at + 7u]);
                 let v = weight_tile[c * 16u + my_block * 2u];
                 let w = weight_tile[c * 16u + my_block * 2u + 1u];
                 for (var p = 0u; p < 4u; p++) {

@@ -85,7 +85,7 @@ fn transform_input(id: Invocation) {
 }
 
 @compute @workgroup_size(8)
-fn multiply(id: Invocation) {
+fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) {
     let index = linear_group(id);
     let tile_groups = (params.tiles + TILES * 8u - 1u) / (TILES * 8u);
     let pairs = (params.blocks + 1u) / 2u;
@@ -101,8 +101,8 @@ fn multiply(id: Invocation) {
         from_tile[t] = (product * params.tiles + min(first + t, params.tiles - 1u)) * params.v_groups;
     }
     let second = min(block + 1u, params.blocks - 1u);
-    let weight_a = (product * params.blocks + block) * params.v_groups * 8u + id.lane;
-    let weight_b = (product * params.blocks + second) * params.v_groups * 8u + id.lane;
+    let weight_a = (product * params.blocks + block) * params.v_groups * 8u + subgroup_lane % 8u;
+    let weight_b = (product * params.blocks + second) * params.v_groups * 8u + subgroup_lane % 8u;
     var sum: array<array<vec4<f32>, 4>, TILES>;
     for (var t = 0u; t < TILES; t++) {
         for (var k = 0u; k < 4u; k++) {

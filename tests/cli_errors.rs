@@ -299,7 +299,6 @@ fn synth_bench_and_demo_check_their_arguments() {
         ("synth --output-dir out --size 64", &["--size", "128 to 8192", "64"]),
         ("synth --output-dir out --layout flat", &["--layout", "flat", "separate, stacked"]),
         ("synth --output-dir config.yaml --samples 1 --size 128", &["config.yaml", "a directory to make"]),
-        ("bench", &["--step"]),
         ("bench --step --patch 40", &["--patch", "multiple of 16", "40", "try 48"]),
         ("bench --step --patch 8192", &["--patch", "from 16 to 4096", "8192", "try 4096"]),
         ("bench --step --base 3", &["--base", "multiple of 8", "3", "try 8"]),

@@ -11,8 +11,8 @@ use crate::train::{StepBench, StepTimes, bench_step};
 /// Measure a training step on this device, whole and by kernel.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BenchArgs {
-    /// Measure a whole training step.
-    #[arg(long, required = true)]
+    /// Measure a whole training step (what it does so far without being asked).
+    #[arg(long)]
     pub step: bool,
     /// base_channels
     #[arg(long, value_name = "CHANNELS", default_value_t = 16)]

@@ -45,8 +45,6 @@ pub struct AdapterSummary {
 pub struct Limits {
     /// Largest range of a buffer that one binding shows to a shader.
     pub storage_binding_bytes: u64,
-    /// Largest range bound as `uniform`.
-    pub uniform_binding_bytes: u64,
     /// Largest buffer.
     pub buffer_bytes: u64,
     /// Offsets of bindings are multiples of this.
@@ -61,7 +59,6 @@ impl Limits {
     /// WebGPU's defaults on a GPU: what every device has.
     pub const WEBGPU: Self = Self {
         storage_binding_bytes: 128 << 20,
-        uniform_binding_bytes: 64 << 10,
         buffer_bytes: 256 << 20,
         offset_alignment_bytes: 256,
         software: false,
@@ -132,7 +129,6 @@ fn limits_of(adapter: &wgpu::Adapter) -> Limits {
         limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment);
     Limits {
         storage_binding_bytes: limits.max_storage_buffer_binding_size,
-        uniform_binding_bytes: limits.max_uniform_buffer_binding_size,
         buffer_bytes: limits.max_buffer_size,
         // 256 everywhere: one plan then fits every device.
         offset_alignment_bytes: u64::from(alignment).max(256),

@@ -143,7 +143,7 @@ impl Gpu {
     /// # Errors
     /// Where the device was lost.
     pub fn finish_read(&self, pending: PendingRead) -> Result<Vec<u8>> {
-        self.wait_for(Some(pending.submission.clone()))?;
+        self.wait_for(pending.submission.clone())?;
         match pending.ready.recv() {
             Ok(Ok(())) => {}
             outcome => {
@@ -167,17 +167,9 @@ impl Gpu {
         self.finish_read(pending)
     }
 
-    /// Waits until the device has done all that was submitted.
-    ///
-    /// # Errors
-    /// Where the device was lost.
-    pub fn wait(&self) -> Result<()> {
-        self.wait_for(None)
-    }
-
-    fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+    fn wait_for(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
         self.device
-            .poll(wgpu::PollType::Wait { submission_index, timeout: None })
+            .poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None })
             .map(|_| ())
             .map_err(|e| Error::failure(format!("the device was lost: {e}")))
     }

@@ -105,7 +105,7 @@ impl Op for BceDice {
             .tensor(dloss)
             .tensor(dz)
             .params(&params)
-            .invocations((params.images * params.pixels) as usize);
+            .invocations(params.images as usize * params.pixels as usize);
         vec![Some(dz), None]
     }
 

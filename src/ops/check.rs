@@ -1,5 +1,5 @@
 //! Compares an operation on a device with its f64 reference: the outputs directly, the gradients with central
-//! differences of the reference through the loss `<r, y>` with a fixed random r. Tests and `doctor` use it.
+//! differences of the reference through the loss `<r, y>` with a fixed random r. For tests, and for whoever doubts a device.
 
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 

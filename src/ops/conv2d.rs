@@ -158,7 +158,7 @@ pub fn cases() -> Vec<Case> {
         for ([n, h, w], sources, out_channels, kernel) in shapes.iter().copied() {
             cases.push(case(form, [n, h, w], sources, out_channels, kernel));
         }
-        // More channels than a uniform binding holds, and more pixels than a row of workgroups.
+        // Many channels, and two sources of many.
         cases.push(case(form, [1, 4, 6], &[264], 16, 3).forward_only());
         cases.push(case(form, [1, 3, 3], &[128, 128], 8, 3).forward_only());
     }

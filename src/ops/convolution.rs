@@ -141,7 +141,8 @@ impl Convolution {
             (true, true) => Form::Direct,
             (true, false) => Form::Winograd,
         };
-        self.form.unwrap_or(usual)
+        // Broadcasts need the lanes, whatever is asked for.
+        self.form.filter(|form| limits.subgroup_lanes >= 8 || *form == Form::Tiled).unwrap_or(usual)
     }
 
     /// The preferred form; one that does not fit the convolution gives way to the next.

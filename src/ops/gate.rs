@@ -33,7 +33,7 @@ fn product(tape: &mut Tape, x: TensorId, psi: TensorId, y: TensorId) {
             .images(psi, &images)
             .images(y, &images)
             .params(&params)
-            .invocations((params.pixels * params.groups) as usize);
+            .invocations(params.pixels as usize * params.groups as usize);
     }
 }
 

@@ -63,7 +63,7 @@ fn input_gradient(tape: &mut Tape, x: TensorId, dy: TensorId, weight: TensorId) 
             .images(dy, &images)
             .images(dx, &images)
             .params(&params)
-            .invocations((params.pixels * params.groups) as usize);
+            .invocations(params.pixels as usize * params.groups as usize);
     }
     dx
 }
@@ -92,7 +92,7 @@ impl Op for Project {
                 .tensor(bias)
                 .images(outputs[0], &images)
                 .params(&params)
-                .flops((params.pixels * params.groups * 8) as usize)
+                .flops(params.pixels as usize * params.groups as usize * 8)
                 .invocations(params.pixels as usize);
         }
         Vec::new()

@@ -1,4 +1,4 @@
-//! What an operation is to the tape, and what the tests, benches and `doctor` want of it.
+//! What an operation is to the tape, and what the tests want of it.
 
 use std::fmt::Debug;
 

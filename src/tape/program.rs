@@ -96,7 +96,10 @@ impl Program {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let expected = format!("at most {:.0} MiB in one binding on this adapter", mib(most));
         let found = format!("{:.1} MiB", mib(arg.size_bytes));
-        let remedy = "reduce base_channels or patch_size, or take another adapter (`rosette devices`)";
+        let remedy = match self.tensor(arg.tensor).home {
+            Home::Transient => "reduce batch_size, patch_size or base_channels, or take another adapter",
+            Home::Stored { .. } => "reduce base_channels, or take another adapter (`rosette devices`)",
+        };
         Err(Error::user(&self.tensor(arg.tensor).name, expected, found, remedy))
     }
 

@@ -278,23 +278,28 @@ impl Tape {
         gradient
     }
 
-    /// The batch in as many parts as it takes for one part of each tensor to fit a storage binding: all of one length
-    /// but for the last, which may be shorter.
+    /// The batch in as many parts as it takes for one part of each tensor to fit a storage binding and to start where a
+    /// binding may: all of one length but for the last, which may be shorter.
     ///
     /// # Panics
-    /// Where a single image does not fit; training tells the user before it records.
+    /// Where a single image does not fit, or no number of images ends on a boundary; training tells the user before it
+    /// records.
     pub fn image_slices(&self, tensors: &[TensorId]) -> Vec<Range<usize>> {
         let count = self.shape(tensors[0]).dims()[0];
-        let fits = |id: &TensorId| {
-            let image_bytes = self.shape(*id).bytes() / count as u64;
-            let most = (self.limits.storage_binding_bytes / image_bytes) as usize;
-            assert!(most > 0, "{}: one image exceeds the binding limit", self.info(*id).name);
-            let aligned = image_bytes.is_multiple_of(self.limits.offset_alignment_bytes);
-            assert!(aligned || most >= count, "{}: images do not start on a boundary", self.info(*id).name);
-            most
+        let image_bytes = |id: &TensorId| self.shape(*id).bytes() / count as u64;
+        let most = tensors.iter().map(|id| self.limits.storage_binding_bytes / image_bytes(id)).min();
+        let most = (most.expect("at least one tensor") as usize).min(count);
+        assert!(most > 0, "{}: one image exceeds the binding limit", self.info(tensors[0]).name);
+        let alignment = self.limits.offset_alignment_bytes;
+        let aligned = |step: &usize| {
+            *step >= count
+                || tensors.iter().all(|id| (*step as u64 * image_bytes(id)).is_multiple_of(alignment))
         };
-        let most = tensors.iter().map(fits).min().expect("at least one tensor").min(count);
-        let step = count.div_ceil(count.div_ceil(most));
+        // As even as can be, else the most that ends on a boundary.
+        let even = count.div_ceil(count.div_ceil(most));
+        let step = std::iter::once(even).chain((1..=most).rev()).find(aligned).unwrap_or_else(|| {
+            panic!("{}: no number of images ends on a boundary", self.info(tensors[0]).name)
+        });
         (0..count).step_by(step).map(|start| start..(start + step).min(count)).collect()
     }
 
@@ -312,11 +317,6 @@ impl Tape {
             input_bytes: self.inputs.total_bytes(),
             output_bytes: self.outputs.total_bytes(),
         }
-    }
-
-    /// The applied operations so far, first to last.
-    pub fn nodes(&self) -> &[Arc<Node>] {
-        &self.nodes
     }
 }
 

@@ -93,7 +93,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     prepare(run, &mut session, &train_set, &val_set)?;
 
     let log_path = run.output_dir.join("training.log");
-    let logs: Vec<&Path> = std::iter::once(log_path.as_path()).chain(run.log_file.as_deref()).collect();
+    let logs: Vec<&Path> = run.log_file.as_deref().into_iter().chain([log_path.as_path()]).collect();
     let _log = logging::start(&logs)?;
     let outcome = train_epochs(run, session, &train_set, &val_set, tracked);
     if let Err(error) = &outcome {
@@ -184,13 +184,17 @@ fn load(run: &TrainRun, names: &[String]) -> Result<Arc<Dataset>> {
     Ok(Arc::new(Dataset::load(&run.data_dir, names, use_intensity, threads)?))
 }
 
-/// Loads the programs of a full batch: what the device refuses, it refuses before anything is written.
+/// Loads the programs of full and of short last batches: what the device refuses, it refuses before anything is written.
 fn prepare(run: &TrainRun, session: &mut Session, train_set: &Dataset, val_set: &Dataset) -> Result<()> {
     let (training, patch_px) = (&run.experiment.training, run.experiment.model.patch_size);
     let patches = train_set.samples().len() * training.patches_per_sample;
-    let tiles = val_set.samples().iter().map(|s| tiles(s.height, s.width, patch_px).len()).sum();
-    session.prepare(true, training.batch_size.min(patches))?;
-    session.prepare(false, training.batch_size.min(tiles))?;
+    let tiles: usize = val_set.samples().iter().map(|s| tiles(s.height, s.width, patch_px).len()).sum();
+    for (is_training, count) in [(true, patches), (false, tiles)] {
+        session.prepare(is_training, training.batch_size.min(count))?;
+        if count % training.batch_size > 0 {
+            session.prepare(is_training, count % training.batch_size)?;
+        }
+    }
     Ok(())
 }
 

@@ -206,6 +206,10 @@ impl Session {
     pub fn prepare(&mut self, training: bool, batch: usize) -> Result<&Loaded> {
         if !self.programs.contains_key(&(training, batch)) {
             self.settings.check_fits(&self.net, batch, self.gpu.limits())?;
+            if training {
+                // The first training program is a full batch's: its decision holds for shorter ones.
+                self.settings = self.settings.decided(&self.net, self.gpu.limits(), batch);
+            }
             let record = if training { record_training } else { record_evaluation };
             let recorded = record(&self.net, self.gpu.limits(), &self.settings, batch);
             let Recorded { program, x, target, scalars, loss, sums, logits } = recorded;

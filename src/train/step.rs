@@ -26,6 +26,17 @@ pub struct StepSettings {
 }
 
 impl StepSettings {
+    /// The same with `recompute: auto` decided for a batch size: once for all programs of a training, so that a short
+    /// last batch does not keep what a full one computes again.
+    pub fn decided(self, net: &AttentionUNet, limits: Limits, batch: usize) -> Self {
+        let recompute = match self.recompute {
+            Recompute::Auto if needs_room(net, limits, &self, batch) => Recompute::Always,
+            Recompute::Auto => Recompute::Never,
+            decided => decided,
+        };
+        Self { recompute, ..self }
+    }
+
     /// One image of the widest activation must fit a binding, and so must the logits of the whole batch: there is
     /// nothing smaller to cut these into.
     ///
@@ -78,16 +89,13 @@ pub fn record_training(
     settings: &StepSettings,
     batch: usize,
 ) -> Recorded {
-    let record = |recompute| record_training_with(net, limits, settings, batch, recompute);
-    match settings.recompute {
-        Recompute::Always => record(true),
-        Recompute::Never => record(false),
-        Recompute::Auto => {
-            let recorded = record(false);
-            let is_large = MemoryPlan::new(&recorded.program).slot_bytes() > ROOMY_BYTES;
-            if is_large { record(true) } else { recorded }
-        }
-    }
+    let decided = settings.decided(net, limits, batch);
+    record_training_with(net, limits, settings, batch, decided.recompute == Recompute::Always)
+}
+
+fn needs_room(net: &AttentionUNet, limits: Limits, settings: &StepSettings, batch: usize) -> bool {
+    let recorded = record_training_with(net, limits, settings, batch, false);
+    MemoryPlan::new(&recorded.program).slot_bytes() > ROOMY_BYTES
 }
 
 fn record_training_with(
