@@ -10,9 +10,14 @@
 // one product and one split. `finish` in conv2d_winograd_weight adds them up. Ranges follow one another and splits are added in
 // order: the same bits on every run.
 #import grid
+#import depth_to_space
 
 const GROUPS: u32 = 4u;
 const BLOCKS: u32 = 2u;
+// 36, or 1 for the weight gradient of a 1x1 convolution: the same product over pixels, with x for v and dy for m;
+// dy's pixels may be squares of a transposed convolution.
+const PRODUCTS: u32 = 36u;
+const M_SQUARES: bool = false;
 
 struct Params {
     height: u32,
@@ -77,6 +82,13 @@ fn transform_gradient(id: Invocation) {
     }
 }
 
+fn m_index(row: u32, group: u32) -> u32 {
+    if (M_SQUARES) {
+        return depth_to_space(row / params.width, row % params.width, params.width, group, params.blocks * 2u);
+    }
+    return row * params.blocks * 2u + group;
+}
+
 @compute @workgroup_size(64)
 fn multiply(id: Invocation) {
     let index = invocation_index(id);
@@ -86,7 +98,7 @@ fn multiply(id: Invocation) {
     let block0 = (index / group_tiles % block_tiles) * BLOCKS;
     let split = index / (group_tiles * block_tiles) % params.splits;
     let product = index / (group_tiles * block_tiles * params.splits);
-    if (product >= 36u) {
+    if (product >= PRODUCTS) {
         return;
     }
     var sum: array<array<vec4<f32>, 8u * BLOCKS>, GROUPS>;
@@ -109,8 +121,8 @@ fn multiply(id: Invocation) {
         let row = product * params.tiles + t;
         var d: array<vec4<f32>, 2u * BLOCKS>;
         for (var b = 0u; b < BLOCKS; b++) {
-            d[b * 2u] = m[row * params.blocks * 2u + block[b]];
-            d[b * 2u + 1u] = m[row * params.blocks * 2u + block[b] + 1u];
+            d[b * 2u] = m[m_index(row, block[b])];
+            d[b * 2u + 1u] = m[m_index(row, block[b] + 1u)];
         }
         for (var g = 0u; g < GROUPS; g++) {
             let value = v[row * params.groups + group[g]];
@@ -125,7 +137,7 @@ fn multiply(id: Invocation) {
     for (var g = 0u; g < GROUPS; g++) {
         for (var b = 0u; b < BLOCKS; b++) {
             if (group0 + g < params.groups && block0 + b < params.blocks) {
-                let to = (((split * 36u + product) * params.blocks + block0 + b) * params.groups + group0 + g) * 8u;
+                let to = (((split * PRODUCTS + product) * params.blocks + block0 + b) * params.groups + group0 + g) * 8u;
                 for (var k = 0u; k < 4u; k++) {
                     var first = sum[g][k * 2u * BLOCKS + b * 2u];
                     var second = sum[g][k * 2u * BLOCKS + b * 2u + 1u];

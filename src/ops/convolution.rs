@@ -280,8 +280,13 @@ impl Convolution {
         if by_winograd && winograd::gradient_fits(tape, dy, weight) {
             return winograd::weight_gradient(tape, sources, dy, weight);
         }
+        let by_pixels = self.preferred_form(tape) != Form::Tiled && self.kernel == 1;
         for (x, first) in sources {
-            self.direct_weight_gradient(tape, *x, dy, weight, *first);
+            if by_pixels && self.out_channels.is_multiple_of(8) {
+                winograd::pixel_weight_gradient(tape, (*x, *first), dy, weight, self.squares);
+            } else {
+                self.direct_weight_gradient(tape, *x, dy, weight, *first);
+            }
         }
     }
 

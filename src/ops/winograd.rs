@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::common::{splits_for, u};
+use super::common::{Scatter, split_sum, splits_for, u};
 use super::convolution::{Call, Start};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -252,4 +252,51 @@ fn record_gradient_range(
         .params(&params)
         .flops(flops)
         .invocations(lanes);
+}
+
+/// Records the weight gradient of a 1x1 convolution for one source, as the same product over pixels; `squares` where
+/// dy is the large side of a transposed convolution. For whole blocks of 8 outputs.
+pub(super) fn pixel_weight_gradient(
+    tape: &mut Tape,
+    (x, first): (TensorId, usize),
+    dy: TensorId,
+    weight: TensorId,
+    squares: bool,
+) {
+    let [_, h, w, cx] = tape.shape(x).as_nhwc();
+    let [blocks, row_groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
+    let groups = cx / 4;
+    let (group_block, block_block) = (block_of(groups, 4), block_of(blocks, 2));
+    let lanes = groups.div_ceil(group_block) * blocks.div_ceil(block_block);
+    let slices = tape.image_slices(&[x, dy]);
+    let splits = splits_for(tape, slices[0].len() * h * w, lanes, 32, blocks * groups * 32);
+    let part = tape.transient("weight part", Shape::new([splits, blocks, groups, 4, 8]));
+    let variant = Variant::new()
+        .with("GROUPS", u(group_block))
+        .with("BLOCKS", u(block_block))
+        .with("PRODUCTS", u(1))
+        .with("M_SQUARES", squares);
+    let kernel = Kernel::new(GRADIENT, "multiply", variant);
+    for images in slices {
+        let pixels = images.len() * h * w;
+        let params = GradientParams {
+            width: w as u32,
+            tiles: pixels as u32,
+            groups: groups as u32,
+            blocks: blocks as u32,
+            splits: splits as u32,
+            add_to: u32::from(images.start > 0),
+            ..bytemuck::Zeroable::zeroed()
+        };
+        tape.dispatch(kernel.clone())
+            .images(x, &images)
+            .images(dy, &images)
+            .tensor(part)
+            .params(&params)
+            .flops(2 * pixels * cx * blocks * 8)
+            .invocations(lanes * splits);
+    }
+    let target = tape.weight_gradient(weight);
+    let scatter = Scatter { unit: 32, from_groups: groups, to_groups: row_groups, first };
+    split_sum(tape, part, target, scatter);
 }
