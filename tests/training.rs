@@ -185,6 +185,22 @@ fn a_training_starts_from_the_weights_it_is_given() {
 }
 
 #[test]
+fn initial_weights_of_the_other_skip_variant_are_told() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let from_it = ["--no-timestamp", "--init-weights", "before/best_model.pth"];
+    train(&workshop, &["--output-dir", "before", "--no-timestamp"]);
+    train(&workshop, &[&["--output-dir", "same"], &from_it[..]].concat());
+    train(&workshop, &[&["--output-dir", "other", "--override", "skip=pooled"], &from_it[..]].concat());
+    let log =
+        |run: &str| std::fs::read_to_string(workshop.path(&format!("{run}/training.log"))).expect("a log");
+    assert!(log("other").contains("another function"));
+    assert!(!log("same").contains("another function"));
+}
+
+#[test]
 fn a_training_starts_from_weights_that_pytorch_wrote() {
     if common::device().is_none() {
         return;

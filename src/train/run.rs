@@ -206,6 +206,21 @@ fn initial_tensors(run: &TrainRun, net: &AttentionUNet) -> Result<(Vec<NamedTens
 }
 
 /// Logs what is about to run, and returns the line of it that a person wants to see.
+/// The state dict of both skip variants is the same, so weights of the other one load: say so where their record tells.
+fn warn_of_other_skip(run: &TrainRun) {
+    let record = run.init_weights.as_ref().map(|path| path.with_file_name("config.json"));
+    let Some(Ok(record)) = record.filter(|path| path.exists()).map(|path| RunRecord::read(&path)) else {
+        return;
+    };
+    if record.model.skip != run.experiment.model.skip {
+        tracing::warn!(
+            "the initial weights come from a run with skip {:?}, this one has skip {:?}: the same names, another function",
+            record.model.skip,
+            run.experiment.model.skip
+        );
+    }
+}
+
 fn log_start(run: &TrainRun, record: &RunRecord, train_set: &Dataset, val_set: &Dataset) -> String {
     let training = &run.experiment.training;
     let (train, val) = (train_set.samples().len(), val_set.samples().len());
@@ -218,6 +233,7 @@ fn log_start(run: &TrainRun, record: &RunRecord, train_set: &Dataset, val_set: &
     for (set, samples) in [("training", train_set), ("validation", val_set)] {
         samples.warnings().iter().for_each(|warning| tracing::warn!("{set} samples: {warning}"));
     }
+    warn_of_other_skip(run);
     if training.augmentation.any() {
         tracing::info!("augmentation is off: this version trains on plain crops");
     }
