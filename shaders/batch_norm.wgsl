@@ -15,20 +15,6 @@ alias V = vec4<f32>;
 const RELU: bool = false;
 const PIXELS: u32 = 8u;
 
-struct Params {
-    pixels: u32,
-    groups: u32,
-    pixels_per_split: u32,
-    splits: u32,
-    split_first: u32,
-    slices: u32,
-    total_pixels: u32,
-    training: u32,
-    accumulate: u32,
-    eps: f32,
-    momentum: f32,
-}
-
 @group(0) @binding(0) var<storage, read> x: array<V>;
 @group(0) @binding(1) var<storage, read_write> part: array<V>;
 @group(0) @binding(2) var<storage, read_write> running_mean: array<V>;
@@ -41,16 +27,6 @@ struct Params {
 @group(0) @binding(9) var<uniform> params: Params;
 
 #import normalise
-
-struct Place {
-    group: u32,
-    split: u32,
-}
-
-fn place(id: Invocation) -> Place {
-    let index = invocation_index(id);
-    return Place(index % params.groups, index / params.groups);
-}
 
 // Mean and sum of squared deviations of a split, about its first value so that large means do not cancel.
 @compute @workgroup_size(64)
@@ -120,15 +96,6 @@ fn running_stats(id: Invocation) {
     }
     stats_out[group] = running_mean[group];
     stats_out[params.groups + group] = inverseSqrt(running_var[group] + V(params.eps));
-}
-
-fn channel(group: u32) -> Channel {
-    return Channel(stats[group], stats[params.groups + group], gamma[group], beta[group]);
-}
-
-// An invocation takes PIXELS pixels, this far apart, so that neighbours read neighbours.
-fn pixel_stride() -> u32 {
-    return (params.pixels + PIXELS - 1u) / PIXELS;
 }
 
 @compute @workgroup_size(64)

@@ -16,20 +16,6 @@ alias V = vec4<f32>;
 const RELU: bool = false;
 const PIXELS: u32 = 8u;
 
-struct Params {
-    pixels: u32,
-    groups: u32,
-    pixels_per_split: u32,
-    splits: u32,
-    split_first: u32,
-    slices: u32,
-    total_pixels: u32,
-    training: u32,
-    accumulate: u32,
-    eps: f32,
-    momentum: f32,
-}
-
 @group(0) @binding(0) var<storage, read> x: array<V>;
 @group(0) @binding(1) var<storage, read> dy: array<V>;
 @group(0) @binding(2) var<storage, read_write> part: array<V>;
@@ -43,25 +29,6 @@ struct Params {
 @group(0) @binding(10) var<uniform> params: Params;
 
 #import normalise
-
-struct Place {
-    group: u32,
-    split: u32,
-}
-
-fn place(id: Invocation) -> Place {
-    let index = invocation_index(id);
-    return Place(index % params.groups, index / params.groups);
-}
-
-fn channel(group: u32) -> Channel {
-    return Channel(stats[group], stats[params.groups + group], gamma[group], beta[group]);
-}
-
-// An invocation takes PIXELS pixels, this far apart, so that neighbours read neighbours.
-fn pixel_stride() -> u32 {
-    return (params.pixels + PIXELS - 1u) / PIXELS;
-}
 
 fn through_relu(gradient: V, xhat: V, c: Channel) -> V {
     if (RELU) {
