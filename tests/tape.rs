@@ -6,11 +6,13 @@ mod step;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use rosette::config::Skip;
+use rosette::config::{Recompute, Skip};
 use rosette::gpu::{BindingKind, Limits};
+use rosette::model::{AttentionUNet, Spec};
 use rosette::ops::activation::{Add, Relu, add};
 use rosette::ops::gate::Gate;
 use rosette::tape::{Arg, Dispatch, Home, Layout, MemoryPlan, Mode, Program, Shape, Store, Tape, TensorId};
+use rosette::train::{StepSettings, record_training};
 use step::Settings;
 
 /// A storage binding of at most that much, on a GPU and on the processor.
@@ -254,4 +256,40 @@ fn ranges_of_a_layout_are_aligned_and_apart() {
     assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start));
     assert!(layout.total_bytes() >= ranges[4].end && layout.total_bytes().is_multiple_of(Layout::ALIGNMENT));
     assert_eq!(layout.get("65").map(|entry| entry.offset_bytes), Some(512));
+}
+
+/// `psi` fits one binding whole and was cut where `x` had to be, at offsets that no binding may have.
+#[test]
+fn slices_end_on_boundaries_of_every_tensor_that_is_cut() {
+    for limits in limits(110_000) {
+        let mut tape = Tape::new(limits, Mode::Train { accumulate: false });
+        let x = tape.input("x", Shape::nhwc(5, 20, 20, 16));
+        let psi = tape.input("psi", Shape::nhwc(5, 20, 20, 1));
+        tape.apply("gate", Gate, &[x, psi]);
+        let dispatches = tape.finish().dispatches;
+        assert!(dispatches.len() > 1, "the batch is cut");
+        for arg in dispatches.iter().flat_map(|dispatch| &dispatch.args) {
+            assert_eq!(arg.offset_bytes % limits.offset_alignment_bytes, 0);
+        }
+    }
+}
+
+/// A short last batch fitted without recomputing, kept everything, and took more slots than the plan had promised.
+#[test]
+fn recomputing_is_decided_by_the_full_batch_and_holds_for_a_short_one() {
+    let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 64, skip: Skip::Full });
+    let auto = StepSettings {
+        patch_px: 512,
+        dice_weight: 0.5,
+        weight_decay: 0.01,
+        winograd: true,
+        recompute: Recompute::Auto,
+    };
+    let [limits, _] = limits(128 << 20);
+    let decided = auto.decided(&net, limits, 4);
+    assert_eq!(decided.recompute, Recompute::Always);
+    let slots = |settings: &StepSettings| {
+        MemoryPlan::new(&record_training(&net, limits, settings, 1).program).slot_bytes()
+    };
+    assert!(slots(&decided) < slots(&auto), "one patch alone would keep everything");
 }
