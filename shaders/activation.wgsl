@@ -1,18 +1,19 @@
 // Point by point: ReLU y = max(x, 0), sigmoid y = 1 / (1 + exp(-x)), sum y = a + b; and the gradients of the first two,
 // from y alone. An invocation owns one V (vec4<f32>, or f32 where the length is no multiple of 4).
 //
-//   a, b, y, dy, dx   [len]   f32
+//   a, b, y, dy, dx   [len]   Stored: V itself, or vec4<f16>; arithmetic is in f32
 #import grid
 
 alias V = vec4<f32>;
+alias Stored = V;
 
 struct Params {
     len: u32,
 }
 
-@group(0) @binding(0) var<storage, read> a: array<V>;
-@group(0) @binding(1) var<storage, read> b: array<V>;
-@group(0) @binding(2) var<storage, read_write> y: array<V>;
+@group(0) @binding(0) var<storage, read> a: array<Stored>;
+@group(0) @binding(1) var<storage, read> b: array<Stored>;
+@group(0) @binding(2) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(3) var<uniform> params: Params;
 
 fn place(id: Invocation) -> u32 {
@@ -24,7 +25,8 @@ fn relu(id: Invocation) {
     let index = place(id);
     if (index < params.len) {
         // Not max(): a number that is none must stay so, or a training that diverged goes unseen.
-        y[index] = select(a[index], V(0.0), a[index] < V(0.0));
+        let value = V(a[index]);
+        y[index] = Stored(select(value, V(0.0), value < V(0.0)));
     }
 }
 
@@ -33,7 +35,7 @@ fn relu(id: Invocation) {
 fn relu_gradient(id: Invocation) {
     let index = place(id);
     if (index < params.len) {
-        y[index] = select(V(0.0), b[index], a[index] > V(0.0));
+        y[index] = Stored(select(V(0.0), V(b[index]), V(a[index]) > V(0.0)));
     }
 }
 
@@ -42,9 +44,10 @@ fn sigmoid(id: Invocation) {
     let index = place(id);
     if (index < params.len) {
         // exp of a negative number only: nothing overflows.
-        let e = exp(-abs(a[index]));
+        let value = V(a[index]);
+        let e = exp(-abs(value));
         let small = e / (V(1.0) + e);
-        y[index] = select(small, V(1.0) - small, a[index] >= V(0.0));
+        y[index] = Stored(select(small, V(1.0) - small, value >= V(0.0)));
     }
 }
 
@@ -53,7 +56,8 @@ fn sigmoid(id: Invocation) {
 fn sigmoid_gradient(id: Invocation) {
     let index = place(id);
     if (index < params.len) {
-        y[index] = b[index] * a[index] * (V(1.0) - a[index]);
+        let value = V(a[index]);
+        y[index] = Stored(V(b[index]) * value * (V(1.0) - value));
     }
 }
 
@@ -61,6 +65,6 @@ fn sigmoid_gradient(id: Invocation) {
 fn add(id: Invocation) {
     let index = place(id);
     if (index < params.len) {
-        y[index] = a[index] + b[index];
+        y[index] = Stored(V(a[index]) + V(b[index]));
     }
 }

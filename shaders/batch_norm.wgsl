@@ -1,21 +1,22 @@
 // Batch normalisation by channel: y = gamma * (x - mean) * inv_std + beta, then ReLU where RELU.
 // Training takes mean and variance over N, H, W; evaluation takes the running ones.
 //
-//   x, y           [P, C]            f32, P = N * H * W pixels
+//   x, y           [P, C]            Stored, P = N * H * W pixels
 //   part           [splits][2][C]    f32: (mean, sum of squared deviations) of a split
 //   stats          [2][C]            f32: mean, 1 / sqrt(variance + eps)
 //   affine         [C] each          f32: gamma, beta
 //
-// V is vec4<f32>, or f32 for a single channel. `moments` gives one channel group of one split of the pixels to an
+// V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `moments` gives one channel group of one split of the pixels to an
 // invocation; the splits are merged in order (Chan, Golub, LeVeque 1979), so that nothing cancels and the same bits
 // come out on every run. `normalise` gives PIXELS pixels to an invocation.
 #import grid
 
 alias V = vec4<f32>;
+alias Stored = V;
 const RELU: bool = false;
 const PIXELS: u32 = 8u;
 
-@group(0) @binding(0) var<storage, read> x: array<V>;
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
 @group(0) @binding(1) var<storage, read_write> part: array<V>;
 @group(0) @binding(2) var<storage, read_write> running_mean: array<V>;
 @group(0) @binding(3) var<storage, read_write> running_var: array<V>;
@@ -23,7 +24,7 @@ const PIXELS: u32 = 8u;
 @group(0) @binding(5) var<storage, read> stats: array<V>;
 @group(0) @binding(6) var<storage, read> gamma: array<V>;
 @group(0) @binding(7) var<storage, read> beta: array<V>;
-@group(0) @binding(8) var<storage, read_write> y: array<V>;
+@group(0) @binding(8) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(9) var<uniform> params: Params;
 
 #import normalise
@@ -40,10 +41,10 @@ fn moments(id: Invocation) {
     var mean = V(0.0);
     var squares = V(0.0);
     if (start < end) {
-        let shift = x[start * params.groups + at.group];
+        let shift = V(x[start * params.groups + at.group]);
         var total = V(0.0);
         for (var p = start; p < end; p++) {
-            let d = x[p * params.groups + at.group] - shift;
+            let d = V(x[p * params.groups + at.group]) - shift;
             total += d;
             squares = fma(d, d, squares);
         }
@@ -106,12 +107,12 @@ fn normalise(id: Invocation) {
         let pixel = at.split + k * pixel_stride();
         if (at.split < pixel_stride() && pixel < params.pixels) {
             let index = pixel * params.groups + at.group;
-            let value = affine(normalised(x[index], c), c);
+            let value = affine(normalised(V(x[index]), c), c);
             if (RELU) {
                 // Not max(): a number that is none must stay so, or a training that diverged goes unseen.
-                y[index] = select(value, V(0.0), value < V(0.0));
+                y[index] = Stored(select(value, V(0.0), value < V(0.0)));
             } else {
-                y[index] = value;
+                y[index] = Stored(value);
             }
         }
     }

@@ -2,28 +2,29 @@
 //   dbeta = sum dz,  dgamma = sum dz * xhat,  dx = gamma * inv_std * (dz - (dbeta + xhat * dgamma) / P)
 // In evaluation the statistics do not depend on x, and dx = gamma * inv_std * dz.
 //
-//   x, dy, dx      [P, C]            f32, P = N * H * W pixels
+//   x, dy, dx      [P, C]            Stored, P = N * H * W pixels
 //   part           [splits][2][C]    f32: (sum dz, sum dz * xhat) of a split
 //   stats          [2][C]            f32: mean, 1 / sqrt(variance + eps)
 //   sums           [2][C]            f32: sum dz, sum dz * xhat
 //   affine         [C] each          f32: gamma, beta
 //
-// V is vec4<f32>, or f32 for a single channel. `gradient_sums` gives one channel group of one split of the pixels to
+// V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `gradient_sums` gives one channel group of one split of the pixels to
 // an invocation, and the splits are added in order; `input_gradient` gives it PIXELS pixels.
 #import grid
 
 alias V = vec4<f32>;
+alias Stored = V;
 const RELU: bool = false;
 const PIXELS: u32 = 8u;
 
-@group(0) @binding(0) var<storage, read> x: array<V>;
-@group(0) @binding(1) var<storage, read> dy: array<V>;
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
+@group(0) @binding(1) var<storage, read> dy: array<Stored>;
 @group(0) @binding(2) var<storage, read_write> part: array<V>;
 @group(0) @binding(3) var<storage, read> stats: array<V>;
 @group(0) @binding(4) var<storage, read> gamma: array<V>;
 @group(0) @binding(5) var<storage, read> beta: array<V>;
 @group(0) @binding(6) var<storage, read> sums: array<V>;
-@group(0) @binding(7) var<storage, read_write> dx: array<V>;
+@group(0) @binding(7) var<storage, read_write> dx: array<Stored>;
 @group(0) @binding(8) var<storage, read_write> dgamma: array<V>;
 @group(0) @binding(9) var<storage, read_write> dbeta: array<V>;
 @group(0) @binding(10) var<uniform> params: Params;
@@ -50,8 +51,8 @@ fn gradient_sums(id: Invocation) {
     var total_xhat = V(0.0);
     for (var p = start; p < end; p++) {
         let index = p * params.groups + at.group;
-        let xhat = normalised(x[index], c);
-        let dz = through_relu(dy[index], xhat, c);
+        let xhat = normalised(V(x[index]), c);
+        let dz = through_relu(V(dy[index]), xhat, c);
         total += dz;
         total_xhat = fma(dz, xhat, total_xhat);
     }
@@ -89,9 +90,9 @@ fn input_gradient(id: Invocation) {
         let pixel = at.split + k * pixel_stride();
         if (at.split < pixel_stride() && pixel < params.pixels) {
             let index = pixel * params.groups + at.group;
-            let xhat = normalised(x[index], c);
-            let dz = through_relu(dy[index], xhat, c) - (mean_dz + xhat * mean_dz_xhat);
-            dx[index] = dz * c.gamma * c.inv_std;
+            let xhat = normalised(V(x[index]), c);
+            let dz = through_relu(V(dy[index]), xhat, c) - (mean_dz + xhat * mean_dz_xhat);
+            dx[index] = Stored(dz * c.gamma * c.inv_std);
         }
     }
 }

@@ -2,10 +2,10 @@
 // The direct form for devices whose loads cost more than arithmetic (software adapters): large register tiles, and
 // each lane of a subgroup loads one of the eight vec4 of a tap's weights, which then go round by broadcast.
 //
-//   x       [N, H, W, CX]              f32, CX a multiple of 4
+//   x       [N, H, W, CX]              X, CX a multiple of 4
 //   weight  [blocks][CG][K*K][4][8]    f32, packed: 8 output channels a block, groups of 4 input channels
 //   bias    [CO]                       f32
-//   y       [N, H, W, CO]              f32, CO a multiple of 4
+//   y       [N, H, W, CO]              Y, CO a multiple of 4
 //
 // A workgroup owns 64 tiles of BLOCKS blocks of 8 output channels; an invocation owns one tile of ROWS x COLS pixels.
 // Subgroups have at least 8 lanes, all of the same blocks. f32 throughout; channels are added in order. A second source
@@ -13,6 +13,9 @@
 #import grid
 #import depth_to_space
 
+// How four channels of x and of y are stored: vec4<f32>, or vec4<f16>. Arithmetic is in f32.
+alias X = vec4<f32>;
+alias Y = vec4<f32>;
 const K: u32 = 3u;
 // x or y is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
 const X_SQUARES: bool = false;
@@ -39,10 +42,10 @@ struct Params {
     start_from: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<Y>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 fn x_index(row: u32, w: u32, group: u32) -> u32 {
@@ -94,7 +97,7 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
             let row = image * params.height + min(h, params.height - 1u);
             for (var j = 0u; j < WINDOW_COLS; j++) {
                 let w = w0 + j - K / 2u;
-                let value = x[x_index(row, min(w, params.width - 1u), c)];
+                let value = vec4<f32>(x[x_index(row, min(w, params.width - 1u), c)]);
                 window[i][j] = select(vec4<f32>(0.0), value, h < params.height && w < params.width);
             }
         }
@@ -136,11 +139,11 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
                 if (h0 + r < params.height && w0 + s < params.width && o < out_groups) {
                     let at = y_index(image * params.height + h0 + r, w0 + s, o);
                     if (params.start_from == 0u) {
-                        y[at] = bias[bias_group(o)] + sum[r * COLS + s][half];
+                        y[at] = Y(bias[bias_group(o)] + sum[r * COLS + s][half]);
                     } else if (params.start_from == 1u) {
-                        y[at] = y[at] + sum[r * COLS + s][half];
+                        y[at] = Y(vec4<f32>(y[at]) + sum[r * COLS + s][half]);
                     } else {
-                        y[at] = sum[r * COLS + s][half];
+                        y[at] = Y(sum[r * COLS + s][half]);
                     }
                 }
             }

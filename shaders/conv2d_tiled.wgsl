@@ -1,16 +1,19 @@
 // Convolution, stride 1, same size: y[n,h,w,o] = b[o] + sum over (i,j,c) of x[n,h+i-P,w+j-P,c] * weight[o,c,i,j].
 // The tiled form for GPUs: an implicit matrix product, [pixels] x [taps * channels] times [taps * channels] x [outputs].
 //
-//   x       [N, H, W, CX]               f32, CX a multiple of 4
+//   x       [N, H, W, CX]               X, CX a multiple of 4
 //   weight  [blocks][CG][K*K][4][8]     f32, packed: 8 output channels a block, groups of 4 input channels
 //   bias    [CO]                        f32
-//   y       [N, H, W, CO]               f32, CO a multiple of 4
+//   y       [N, H, W, CO]               Y, CO a multiple of 4
 //
 // A workgroup owns 128 pixels x 64 output channels and steps through 16 channels of one tap at a time, held in
 // workgroup memory; an invocation owns 8 pixels x 8 channels in registers. f32 throughout, added in a fixed order.
 #import grid
 #import depth_to_space
 
+// How four channels of x and of y are stored: vec4<f32>, or vec4<f16>. Arithmetic is in f32.
+alias X = vec4<f32>;
+alias Y = vec4<f32>;
 const K: u32 = 3u;
 // x or y is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
 const X_SQUARES: bool = false;
@@ -32,10 +35,10 @@ struct Params {
     start_from: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<Y>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 // [channel][pixels], scalars since each comes from another invocation, and [channel][outputs / 4]
@@ -51,9 +54,9 @@ fn x_at(pixel: u32, i: u32, j: u32, group: u32) -> vec4<f32> {
     }
     let row = pixel / (params.width * params.height) * params.height + h;
     if (X_SQUARES) {
-        return x[depth_to_space(row, w, params.width, group, params.x_groups)];
+        return vec4<f32>(x[depth_to_space(row, w, params.width, group, params.x_groups)]);
     }
-    return x[(row * params.width + w) * params.x_groups + group];
+    return vec4<f32>(x[(row * params.width + w) * params.x_groups + group]);
 }
 
 fn y_index(pixel: u32, group: u32) -> u32 {
@@ -122,11 +125,11 @@ fn forward(id: Invocation) {
             if (pixel < params.pixels && o < params.out_groups) {
                 let at = y_index(pixel, o);
                 if (params.start_from == 0u) {
-                    y[at] = bias[bias_group(o)] + sum[p][half];
+                    y[at] = Y(bias[bias_group(o)] + sum[p][half]);
                 } else if (params.start_from == 1u) {
-                    y[at] = y[at] + sum[p][half];
+                    y[at] = Y(vec4<f32>(y[at]) + sum[p][half]);
                 } else {
-                    y[at] = sum[p][half];
+                    y[at] = Y(sum[p][half]);
                 }
             }
         }

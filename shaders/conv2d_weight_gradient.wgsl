@@ -1,7 +1,7 @@
 // Gradient of a convolution's weights: dw[o,c,i,j] = sum over n,h,w of x[n,h+i-P,w+j-P,c] * dy[n,h,w,o].
 //
-//   x     [N, H, W, CX]                        f32
-//   dy    [N, H, W, CO]                        f32
+//   x     [N, H, W, CX]                        X
+//   dy    [N, H, W, CO]                        Y
 //   part  [splits][blocks][CG][K*K][4][8]      f32, one partial sum of the packed weights a split of the image rows
 //
 // An invocation owns 4 input channels x 8 output channels x TAP_ROWS rows of taps, and walks the rows (n, h) of its
@@ -11,6 +11,9 @@
 #import grid
 #import depth_to_space
 
+// How four channels of x and of dy are stored: vec4<f32>, or vec4<f16>. Arithmetic is in f32.
+alias X = vec4<f32>;
+alias Y = vec4<f32>;
 const K: u32 = 3u;
 const TAP_ROWS: u32 = 3u;
 // dy is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
@@ -30,13 +33,13 @@ struct Params {
     blocks: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read> dy: array<Y>;
 @group(0) @binding(2) var<storage, read_write> part: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
 
 fn x_at(row: u32, w: u32, group: u32, inside: bool) -> vec4<f32> {
-    let value = x[(row * params.width + min(w, params.width - 1u)) * params.x_groups + group];
+    let value = vec4<f32>(x[(row * params.width + min(w, params.width - 1u)) * params.x_groups + group]);
     return select(vec4<f32>(0.0), value, inside && w < params.width);
 }
 
@@ -81,8 +84,9 @@ fn weight_gradient(id: Invocation) {
             }
         }
         for (var w = 0u; w < params.width; w++) {
-            let d0 = dy[dy_index(row, w, block * 2u)];
-            let d1 = select(vec4<f32>(0.0), dy[dy_index(row, w, block * 2u + u32(has_second))], has_second);
+            let d0 = vec4<f32>(dy[dy_index(row, w, block * 2u)]);
+            let second = vec4<f32>(dy[dy_index(row, w, block * 2u + u32(has_second))]);
+            let d1 = select(vec4<f32>(0.0), second, has_second);
             for (var i = 0u; i < TAP_ROWS; i++) {
                 for (var j = 0u; j + 1u < K; j++) {
                     window[i][j] = window[i][j + 1u];

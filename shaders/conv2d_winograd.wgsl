@@ -1,11 +1,11 @@
 // Convolution 3x3 by Winograd's minimal filtering F(4x4, 3x3) (Winograd 1980; Lavin and Gray 2016): four times fewer
 // multiplications. A tile of 4 x 4 outputs looks at 6 x 6 inputs:  y = A' [ (G g G') * (B' d B) ] A,  per channel pair.
 //
-//   x       [N, H, W, CX]               f32
+//   x       [N, H, W, CX]               X
 //   u       [36][blocks][CG][4][8]      f32, transformed weights (conv2d_winograd_weight)
 //   v       [36][tiles][CG][4]          f32, transformed inputs of a range of tiles
 //   m       [36][tiles][blocks][8]      f32, products
-//   y       [N, H, W, CO]               f32
+//   y       [N, H, W, CO]               Y
 //
 // `transform_input`: an invocation owns 4 channels of a tile. `multiply`: of one of the 36 products
 // TILES tiles x 16 outputs; the lanes of a subgroup (8 at least) load weights in turn and
@@ -13,6 +13,9 @@
 // largest value in f32: sums are in a fixed order all the same.
 #import grid
 
+// How four channels of x and of y are stored: vec4<f32>, or vec4<f16>. All between is f32.
+alias X = vec4<f32>;
+alias Y = vec4<f32>;
 const TILES: u32 = 8u;
 
 struct Params {
@@ -31,14 +34,14 @@ struct Params {
     start_from: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(3) var<storage, read_write> v_out: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> u: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> m_out: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read> m: array<vec4<f32>>;
 @group(0) @binding(8) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(9) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(9) var<storage, read_write> y: array<Y>;
 @group(0) @binding(10) var<uniform> params: Params;
 
 // B' d: six to six.
@@ -71,7 +74,7 @@ fn transform_input(id: Invocation) {
         var d: array<vec4<f32>, 6>;
         for (var j = 0u; j < 6u; j++) {
             let w = w0 + j - 1u;
-            let value = x[(row + min(w, params.width - 1u)) * params.x_groups + group];
+            let value = vec4<f32>(x[(row + min(w, params.width - 1u)) * params.x_groups + group]);
             d[j] = select(vec4<f32>(0.0), value, h < params.height && w < params.width);
         }
         rows[i] = gather(d);
@@ -196,9 +199,9 @@ fn transform_output(id: Invocation) {
                 let at = ((image * params.height + h0 + i) * params.width + w0 + j) * params.out_groups + o;
                 var value = start + column[i];
                 if (params.start_from == 1u) {
-                    value += y[at];
+                    value += vec4<f32>(y[at]);
                 }
-                y[at] = value;
+                y[at] = Y(value);
             }
         }
     }

@@ -1,7 +1,7 @@
 // Gradient of a 3x3 convolution's weights through Winograd's F(4x4, 3x3): the transposed passes of conv2d_winograd.
 //   dM = A dy A',   dU = sum over tiles of V' dM,   dg = G' dU G
 //
-//   dy     [N, H, W, CO]                         f32
+//   dy     [N, H, W, CO]                         Y
 //   m      [36][tiles][blocks][8]                f32, transformed dy of a range of tiles
 //   v      [36][tiles][CG][4]                    f32, transformed inputs of the same tiles (conv2d_winograd)
 //   part   [splits][36][blocks][CG][4][8]        f32, partial sums over the tiles of a split, over all ranges
@@ -12,6 +12,10 @@
 #import grid
 #import depth_to_space
 
+// How four channels are stored: dy, and v and m, which are x and dy of a 1x1 convolution. Arithmetic is in f32.
+alias Y = vec4<f32>;
+alias V = vec4<f32>;
+alias M = vec4<f32>;
 const GROUPS: u32 = 4u;
 const BLOCKS: u32 = 2u;
 // 36, or 1 for the weight gradient of a 1x1 convolution: the same product over pixels, with x for v and dy for m;
@@ -33,10 +37,10 @@ struct Params {
     add_to: u32,
 }
 
-@group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> dy: array<Y>;
 @group(0) @binding(1) var<storage, read_write> m_out: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> m: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> v: array<V>;
+@group(0) @binding(3) var<storage, read> m: array<M>;
 @group(0) @binding(4) var<storage, read_write> part_out: array<vec4<f32>>;
 @group(0) @binding(7) var<uniform> params: Params;
 
@@ -68,7 +72,7 @@ fn transform_gradient(id: Invocation) {
         let row = (image * params.height + min(h0 + i, params.height - 1u)) * params.width;
         var d: array<vec4<f32>, 4>;
         for (var j = 0u; j < 4u; j++) {
-            let value = dy[(row + min(w0 + j, params.width - 1u)) * params.out_groups + channel];
+            let value = vec4<f32>(dy[(row + min(w0 + j, params.width - 1u)) * params.out_groups + channel]);
             let inside = h0 + i < params.height && w0 + j < params.width && o < params.out_groups;
             d[j] = select(vec4<f32>(0.0), value, inside);
         }
@@ -121,11 +125,11 @@ fn multiply(id: Invocation) {
         let row = product * params.tiles + t;
         var d: array<vec4<f32>, 2u * BLOCKS>;
         for (var b = 0u; b < BLOCKS; b++) {
-            d[b * 2u] = m[m_index(row, block[b])];
-            d[b * 2u + 1u] = m[m_index(row, block[b] + 1u)];
+            d[b * 2u] = vec4<f32>(m[m_index(row, block[b])]);
+            d[b * 2u + 1u] = vec4<f32>(m[m_index(row, block[b] + 1u)]);
         }
         for (var g = 0u; g < GROUPS; g++) {
-            let value = v[row * params.groups + group[g]];
+            let value = vec4<f32>(v[row * params.groups + group[g]]);
             for (var b = 0u; b < 2u * BLOCKS; b++) {
                 sum[g][b] = fma(vec4<f32>(value.x), d[b], sum[g][b]);
                 sum[g][2u * BLOCKS + b] = fma(vec4<f32>(value.y), d[b], sum[g][2u * BLOCKS + b]);

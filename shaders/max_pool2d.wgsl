@@ -1,11 +1,13 @@
 // 2x2 max pooling, stride 2: y[n,h,w,c] = max of x[n,2h..2h+2,2w..2w+2,c]. The gradient goes to the first of equal
 // values in reading order, as PyTorch's does; it is found again from x, so that nothing is stored.
 //
-//   x, dx   [N, H, W, C]        f32, H and W even, C a multiple of 4
-//   y, dy   [N, H/2, W/2, C]    f32
+//   x, dx   [N, H, W, C]        Stored (vec4<f32> or vec4<f16>), H and W even, C a multiple of 4
+//   y, dy   [N, H/2, W/2, C]    Stored
 //
 // An invocation owns 4 channels of one pixel of y.
 #import grid
+
+alias Stored = vec4<f32>;
 
 struct Params {
     // of y
@@ -14,9 +16,9 @@ struct Params {
     len: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
+@group(0) @binding(1) var<storage, read> dy: array<Stored>;
+@group(0) @binding(2) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(3) var<uniform> params: Params;
 
 // First of the four values in x. Images have even heights, so that rows of all images count through.
@@ -56,7 +58,7 @@ fn backward(id: Invocation) {
     let is_c = !is_a & !is_b & (c == most);
     let is_d = !is_a & !is_b & !is_c;
     let gradient = dy[index];
-    let zero = vec4<f32>(0.0);
+    let zero = Stored();
     y[at] = select(zero, gradient, is_a);
     y[at + params.groups] = select(zero, gradient, is_b);
     y[below] = select(zero, gradient, is_c);

@@ -1,13 +1,15 @@
 // 1x1 convolution onto one channel: y[n,h,w] = b + sum over c of x[n,h,w,c] * weight[c].
 // Gradients: dx[p,c] = dy[p] * weight[c], dweight[c] = sum over p of dy[p] * x[p,c].
 //
-//   x, dx    [P, C]         f32, C a multiple of 4
+//   x, dx    [P, C]         Stored (vec4<f32> or vec4<f16>; arithmetic is in f32), C a multiple of 4
 //   weight   [C]            f32
 //   y, dy    [P]            f32
 //   part     [splits][C]    f32, partial sums of dweight; `split_sum` adds them in order
 //
 // An invocation owns a pixel (forward), 4 channels of a pixel (input), 4 channels of a split of the pixels (weight).
 #import grid
+
+alias Stored = vec4<f32>;
 
 struct Params {
     pixels: u32,
@@ -17,13 +19,14 @@ struct Params {
     split_first: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dx: array<vec4<f32>>;
-@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read_write> dx: array<Stored>;
+@group(0) @binding(6) var<storage, read_write> part: array<vec4<f32>>;
+@group(0) @binding(7) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
 fn forward(id: Invocation) {
@@ -33,7 +36,7 @@ fn forward(id: Invocation) {
     }
     var total = vec4<f32>(0.0);
     for (var g = 0u; g < params.groups; g++) {
-        total = fma(x[pixel * params.groups + g], weight[g], total);
+        total = fma(vec4<f32>(x[pixel * params.groups + g]), weight[g], total);
     }
     y[pixel] = bias[0] + ((total.x + total.y) + (total.z + total.w));
 }
@@ -42,7 +45,7 @@ fn forward(id: Invocation) {
 fn input_gradient(id: Invocation) {
     let index = invocation_index(id);
     if (index < params.pixels * params.groups) {
-        dx[index] = dy[index / params.groups] * weight[index % params.groups];
+        dx[index] = Stored(dy[index / params.groups] * weight[index % params.groups]);
     }
 }
 
@@ -57,7 +60,7 @@ fn weight_gradient(id: Invocation) {
     let end = min((split + 1u) * params.pixels_per_split, params.pixels);
     var total = vec4<f32>(0.0);
     for (var p = split * params.pixels_per_split; p < end; p++) {
-        total = fma(x[p * params.groups + group], vec4<f32>(dy[p]), total);
+        total = fma(vec4<f32>(x[p * params.groups + group]), vec4<f32>(dy[p]), total);
     }
-    dx[(params.split_first + split) * params.groups + group] = total;
+    part[(params.split_first + split) * params.groups + group] = total;
 }

@@ -2,11 +2,13 @@
 // an output pixel o looks at s = max((o + 0.5) * in / out - 0.5, 0), between floor(s) and the next pixel inside.
 // The gradient is gathered: an input pixel adds what every output pixel took of it, in order, so that sums repeat.
 //
-//   x, dx   [N, HI, WI, C]   f32, C a multiple of 4
-//   y, dy   [N, HO, WO, C]   f32
+//   x, dx   [N, HI, WI, C]   Stored (vec4<f32> or vec4<f16>; arithmetic is in f32), C a multiple of 4
+//   y, dy   [N, HO, WO, C]   Stored
 //
 // An invocation owns 4 channels of a pixel of what it writes.
 #import grid
+
+alias Stored = vec4<f32>;
 
 struct Params {
     in_height: u32,
@@ -17,9 +19,13 @@ struct Params {
     len: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(2) var<uniform> params: Params;
+
+fn x_at(pixel: u32, group: u32) -> vec4<f32> {
+    return vec4<f32>(x[pixel * params.groups + group]);
+}
 
 fn source(o: u32, count_in: u32, count_out: u32) -> f32 {
     return max((f32(o) + 0.5) * (f32(count_in) / f32(count_out)) - 0.5, 0.0);
@@ -61,9 +67,9 @@ fn forward(id: Invocation) {
     let w1 = min(w0 + 1u, params.in_width - 1u);
     let top = (image * params.in_height + h0) * params.in_width;
     let bottom = (image * params.in_height + h1) * params.in_width;
-    let a = mix(x[(top + w0) * params.groups + group], x[(top + w1) * params.groups + group], sw - f32(w0));
-    let b = mix(x[(bottom + w0) * params.groups + group], x[(bottom + w1) * params.groups + group], sw - f32(w0));
-    y[index] = mix(a, b, sh - f32(h0));
+    let a = mix(x_at(top + w0, group), x_at(top + w1, group), sw - f32(w0));
+    let b = mix(x_at(bottom + w0, group), x_at(bottom + w1, group), sw - f32(w0));
+    y[index] = Stored(mix(a, b, sh - f32(h0)));
 }
 
 // x: dy, y: dx
@@ -84,8 +90,8 @@ fn backward(id: Invocation) {
         let row_share = share(h, oh, params.in_height, params.out_height);
         for (var ow = cols.x; ow < cols.y; ow++) {
             let at = ((image * params.out_height + oh) * params.out_width + ow) * params.groups + group;
-            total += x[at] * (row_share * share(w, ow, params.in_width, params.out_width));
+            total += vec4<f32>(x[at]) * (row_share * share(w, ow, params.in_width, params.out_width));
         }
     }
-    y[index] = total;
+    y[index] = Stored(total);
 }

@@ -9,16 +9,20 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use rosette::gpu::{Kernel, Limits};
 use rosette::ops::{OPS, check};
-use rosette::tape::Case;
+use rosette::tape::{Case, Element};
 
-/// Every distinct kernel that the cases record, on a GPU's limits and on the software adapter's.
+const PRECISIONS: [Element; 2] = [Element::F32, Element::F16];
+
+/// Every distinct kernel that the cases record in both precisions, on a GPU's limits and on the software adapter's.
 fn kernels() -> Vec<Kernel> {
-    let limits = [Limits::WEBGPU, Limits { software: true, ..Limits::WEBGPU }];
-    let cases =
-        |limits: Limits| OPS.iter().flat_map(|op| (op.cases)()).map(move |case| check::record(case, limits));
+    let limits = [Limits::WEBGPU, Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU }];
+    let cases = |limits: Limits, stored: Element| {
+        OPS.iter().flat_map(|op| (op.cases)()).map(move |case| check::record(case, limits, stored))
+    };
     let kernels: HashSet<Kernel> = limits
         .into_iter()
-        .flat_map(cases)
+        .flat_map(|limits| PRECISIONS.map(|stored| (limits, stored)))
+        .flat_map(|(limits, stored)| cases(limits, stored))
         .flat_map(|(recorded, _)| recorded.program.dispatches.into_iter().map(|d| d.kernel))
         .collect();
     kernels.into_iter().collect()
@@ -27,12 +31,14 @@ fn kernels() -> Vec<Kernel> {
 #[test]
 fn every_kernel_lowers_to_every_language() {
     let kernels = kernels();
-    assert!(kernels.len() > 4, "the cases record kernels");
+    let halves = kernels.iter().filter(|kernel| kernel.text().starts_with("enable f16")).count();
+    assert!(halves > 20 && kernels.len() - halves > 20, "the cases record kernels of both precisions");
     for kernel in kernels {
         let module = naga::front::wgsl::parse_str(kernel.text()).expect("parsed once already");
-        let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
+        let capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16;
+        let info = Validator::new(ValidationFlags::all(), capabilities)
             .validate(&module)
-            .unwrap_or_else(|e| panic!("{kernel} needs more than WebGPU with subgroups: {e:?}"));
+            .unwrap_or_else(|e| panic!("{kernel} needs more than WebGPU with subgroups and f16: {e:?}"));
         spv::write_vec(&module, &info, &spv::Options::default(), None)
             .unwrap_or_else(|e| panic!("{kernel}: SPIR-V: {e}"));
         msl::write_string(
@@ -53,15 +59,28 @@ fn every_kernel_lowers_to_every_language() {
 
 #[test]
 fn every_operation_agrees_with_its_reference_and_its_gradient_with_differences() {
+    agree(Element::F32);
+}
+
+#[test]
+fn every_operation_agrees_with_its_reference_in_half_precision() {
+    agree(Element::F16);
+}
+
+fn agree(stored: Element) {
     let Some(gpu) = common::device() else { return };
+    if stored == Element::F16 && !gpu.limits().f16 {
+        return println!("SKIPPED: {} has no 16-bit floats", gpu.summary());
+    }
+    let rounding = if stored == Element::F16 { check::F16_ROUNDING } else { 0.0 };
     let mut failures = Vec::new();
     for op in OPS {
         let count = (op.cases)().len();
         assert!(count > 0, "{} has cases", op.name);
         for index in 0..count {
             let make = || -> Case { (op.cases)().swap_remove(index) };
-            let (label, tolerance) = (make().label, make().tolerance);
-            let report = check::compare(&gpu, make).expect("the device works");
+            let (label, tolerance) = (make().label, make().tolerance + rounding);
+            let report = check::compare(&gpu, stored, make).expect("the device works");
             println!(
                 "{:<16} {label:<48} forward {:.1e} backward {:?}",
                 op.name, report.forward, report.backward
@@ -71,5 +90,12 @@ fn every_operation_agrees_with_its_reference_and_its_gradient_with_differences()
             }
         }
     }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{}",
+        failures.join(
+            "
+"
+        )
+    );
 }

@@ -53,6 +53,8 @@ pub struct Limits {
     pub software: bool,
     /// Lanes that every subgroup has at least; 0 where shaders have no subgroup operations.
     pub subgroup_lanes: u32,
+    /// Shaders have 16-bit floats.
+    pub f16: bool,
 }
 
 impl Limits {
@@ -63,6 +65,7 @@ impl Limits {
         offset_alignment_bytes: 256,
         software: false,
         subgroup_lanes: 0,
+        f16: false,
     };
 }
 
@@ -134,6 +137,7 @@ fn limits_of(adapter: &wgpu::Adapter) -> Limits {
         offset_alignment_bytes: u64::from(alignment).max(256),
         software: info.device_type == wgpu::DeviceType::Cpu,
         subgroup_lanes: if subgroups { info.subgroup_min_size } else { 0 },
+        f16: adapter.features().contains(wgpu::Features::SHADER_F16),
     }
 }
 

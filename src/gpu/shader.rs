@@ -56,6 +56,10 @@ impl fmt::Display for Variant {
 /// On an import or a constant that the shader does not declare: both are mistakes in this program.
 pub fn compose(source: ShaderSource, variant: &Variant) -> String {
     let mut lines: Vec<String> = Vec::new();
+    // A directive of the language, which has to come before everything else.
+    if variant.iter().any(|(_, value)| value.contains("f16")) {
+        lines.push("enable f16;".to_owned());
+    }
     for line in source.text.lines() {
         match line.trim().strip_prefix("#import ") {
             Some(name) => lines.extend(shared(source.name, name.trim()).lines().map(str::to_owned)),
@@ -106,6 +110,13 @@ mod tests {
         let text = compose(SOURCE, &Variant::new().with("TILE", "8u").with("V", "f32"));
         assert!(text.contains("const TILE: u32 = 8u;\nconst TILES = 2u;\nalias V = f32;"), "{text}");
         assert!(text.contains("fn linear_group"), "the import is pasted: {text}");
+    }
+
+    #[test]
+    fn half_precision_is_enabled_where_a_type_needs_it() {
+        let text = compose(SOURCE, &Variant::new().with("V", "vec4<f16>"));
+        assert!(text.starts_with("enable f16;\n"), "{text}");
+        assert!(!compose(SOURCE, &Variant::new()).contains("enable"), "and only there");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Any shape. The gradients of the first two come from the output alone; a sum hands its gradient through.
 
-use super::common::vector;
-use crate::gpu::{Kernel, ShaderSource, Variant};
+use super::common::{stored_alike, vector};
+use crate::gpu::{Kernel, ShaderSource};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Tape, TensorId};
 
@@ -31,7 +31,7 @@ fn record(tape: &mut Tape, entry: &'static str, tensors: &[TensorId]) {
     let shape = tape.shape(tensors[0]).clone();
     let image_len = shape.len() / shape.dims()[0];
     let (width, alias) = vector(image_len);
-    let kernel = Kernel::new(SHADER, entry, Variant::new().with("V", alias));
+    let kernel = Kernel::new(SHADER, entry, stored_alike(tape, tensors).with("V", alias));
     for images in tape.image_slices(tensors) {
         let len = images.len() * image_len / width;
         let mut dispatch = tape.dispatch(kernel.clone());
@@ -44,14 +44,14 @@ fn record(tape: &mut Tape, entry: &'static str, tensors: &[TensorId]) {
 
 /// Records an entry point into a new tensor, in the backward pass.
 fn again(tape: &mut Tape, entry: &'static str, inputs: &[TensorId]) -> TensorId {
-    let y = tape.transient(entry, tape.shape(inputs[0]).clone());
+    let y = tape.activation(entry, tape.shape(inputs[0]).clone());
     record(tape, entry, &[inputs, &[y]].concat());
     y
 }
 
 /// Records `a + b` into a new tensor: also how the tape sums two gradients of one tensor.
 pub fn add(tape: &mut Tape, a: TensorId, b: TensorId) -> TensorId {
-    let y = tape.transient("sum", tape.shape(a).clone());
+    let y = tape.activation("sum", tape.shape(a).clone());
     record(tape, "add", &[a, b, y]);
     y
 }
@@ -65,7 +65,7 @@ fn same_shape(inputs: &[&Shape], count: usize) -> Result<Vec<Shape>, String> {
 
 fn gradient_from_output(tape: &mut Tape, node: &Node, entry: &'static str, dy: Option<TensorId>) -> TensorId {
     let y = tape.value(node.outputs[0]);
-    let dx = tape.transient("dx", tape.shape(y).clone());
+    let dx = tape.activation("dx", tape.shape(y).clone());
     record(tape, entry, &[y, dy.expect("one output"), dx]);
     dx
 }

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, indices, split_sum_plain, splits_for, u, vector};
+use super::common::{Scatter, indices, split_sum_plain, splits_for, stored_alike, u, vector};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
@@ -63,9 +63,8 @@ impl Cut {
 }
 
 impl BatchNorm {
-    fn kernel(&self, source: ShaderSource, entry: &'static str, channels: usize) -> Kernel {
-        let variant =
-            Variant::new().with("V", vector(channels).1).with("RELU", self.relu).with("PIXELS", u(PIXELS));
+    fn kernel(&self, source: ShaderSource, entry: &'static str, channels: usize, stored: Variant) -> Kernel {
+        let variant = stored.with("V", vector(channels).1).with("RELU", self.relu).with("PIXELS", u(PIXELS));
         Kernel::new(source, entry, variant)
     }
 
@@ -94,12 +93,12 @@ impl BatchNorm {
         let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
-            let kernel = self.kernel(SHADER, "moments", cut.channels);
+            let kernel = self.kernel(SHADER, "moments", cut.channels, stored_alike(tape, &[x]));
             let dispatch = tape.dispatch(kernel).images(x, images).tensor(part).params(&params);
             dispatch.invocations(cut.splits * cut.groups);
         }
         let params = self.params(tape, &cut, 0);
-        tape.dispatch(self.kernel(SHADER, "finish_moments", cut.channels))
+        tape.dispatch(self.kernel(SHADER, "finish_moments", cut.channels, Variant::new()))
             .tensor(part)
             .tensor(inputs[3])
             .tensor(inputs[4])
@@ -113,7 +112,8 @@ impl BatchNorm {
         let cut = Cut::new(tape, &[x, y]);
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
-            tape.dispatch(self.kernel(SHADER, "normalise", cut.channels))
+            let kernel = self.kernel(SHADER, "normalise", cut.channels, stored_alike(tape, &[x, y]));
+            tape.dispatch(kernel)
                 .images(x, images)
                 .tensor(stats)
                 .tensor(inputs[1])
@@ -126,11 +126,12 @@ impl BatchNorm {
 
     fn input_gradient(&self, tape: &mut Tape, node: &Node, dy: TensorId, sums: TensorId) -> TensorId {
         let [x, gamma, beta] = [tape.value(node.inputs[0]), node.inputs[1], node.inputs[2]];
-        let dx = tape.transient("dx", tape.shape(x).clone());
+        let dx = tape.activation("dx", tape.shape(x).clone());
         let cut = Cut::new(tape, &[x, dy, dx]);
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
-            tape.dispatch(self.kernel(GRADIENT, "input_gradient", cut.channels))
+            let stored = stored_alike(tape, &[x, dy, dx]);
+            tape.dispatch(self.kernel(GRADIENT, "input_gradient", cut.channels, stored))
                 .images(x, images)
                 .images(dy, images)
                 .tensor(node.saved[0])
@@ -151,7 +152,8 @@ impl BatchNorm {
         let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
-            tape.dispatch(self.kernel(GRADIENT, "gradient_sums", cut.channels))
+            let stored = stored_alike(tape, &[x, dy]);
+            tape.dispatch(self.kernel(GRADIENT, "gradient_sums", cut.channels, stored))
                 .images(x, images)
                 .images(dy, images)
                 .tensor(part)
@@ -175,7 +177,7 @@ impl BatchNorm {
             accumulate: tape.accumulate(),
             ..bytemuck::Zeroable::zeroed()
         };
-        tape.dispatch(self.kernel(GRADIENT, "affine_gradient", channels))
+        tape.dispatch(self.kernel(GRADIENT, "affine_gradient", channels, Variant::new()))
             .tensor(sums)
             .tensor(dgamma)
             .tensor(dbeta)
@@ -212,7 +214,7 @@ impl Op for BatchNorm {
             self.batch_stats(tape, inputs, stats);
         } else {
             let params = self.params(tape, &cut, 0);
-            tape.dispatch(self.kernel(SHADER, "running_stats", cut.channels))
+            tape.dispatch(self.kernel(SHADER, "running_stats", cut.channels, Variant::new()))
                 .tensor(inputs[3])
                 .tensor(inputs[4])
                 .tensor(stats)
@@ -244,7 +246,7 @@ impl Op for BatchNorm {
     }
 
     fn recompute(&self, tape: &mut Tape, node: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
-        let y = tape.transient("batch_norm again", tape.shape(inputs[0]).clone());
+        let y = tape.activation("batch_norm again", tape.shape(inputs[0]).clone());
         self.normalise(tape, inputs, node.saved[0], y);
         vec![y]
     }

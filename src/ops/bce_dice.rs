@@ -94,7 +94,7 @@ impl Op for BceDice {
         assert!(!needs[1], "no gradient flows to the target");
         let (z, t, sums) = (node.inputs[0], node.inputs[1], node.outputs[1]);
         let dloss = dy[0].expect("the loss has a gradient");
-        let dz = tape.transient("dz", tape.shape(z).clone());
+        let dz = tape.activation("dz", tape.shape(z).clone());
         let slices = tape.image_slices(&[z, t, dz]);
         assert_eq!(slices.len(), 1, "the sums of all images are read together: logits must fit one binding");
         let params = self.params(tape, z, slices[0].len(), 0);

@@ -1,12 +1,14 @@
 //! Compares an operation on a device with its f64 reference: the outputs directly, the gradients with central
 //! differences of the reference through the loss `<r, y>` with a fixed random r. For tests, and for whoever doubts a device.
 
+use half::f16;
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Limits};
 use crate::tape::{
-    Array, Case, CaseInput, Fill, Layout, Loaded, Mode, Program, SlotPool, Store, Stores, Tape, TensorId,
+    Array, Case, CaseInput, Element, Fill, Layout, Loaded, Mode, Program, SlotPool, Store, Stores, Tape,
+    TensorId,
 };
 
 /// Step of the central differences, in f64.
@@ -23,6 +25,9 @@ pub struct Report {
     pub backward: Option<f64>,
 }
 
+/// Relative rounding of a stored f16, and room for a sum that was stored in between: added to a case's tolerance.
+pub const F16_ROUNDING: f64 = 1e-3;
+
 /// A case recorded for a device with those limits.
 pub struct Recorded {
     /// The recording.
@@ -34,9 +39,10 @@ pub struct Recorded {
     store_bytes: Vec<(Store, u64)>,
 }
 
-/// Records a case: forward, and backward unless it is forward only.
-pub fn record(case: Case, limits: Limits) -> (Recorded, CaseData) {
+/// Records a case with its activations stored as `stored`: forward, and backward unless it is forward only.
+pub fn record(case: Case, limits: Limits, stored: Element) -> (Recorded, CaseData) {
     let mut tape = Tape::new(limits, Mode::Train { accumulate: false });
+    tape.set_stored_element(stored);
     let mut layouts: Vec<(Store, Layout)> = Vec::new();
     let Case { label, op, inputs: specs, tolerance, forward_only } = case;
     let inputs: Vec<TensorId> =
@@ -48,7 +54,8 @@ pub fn record(case: Case, limits: Limits) -> (Recorded, CaseData) {
     let mut seed = None;
     if wants_gradient {
         let shape = tape.shape(outputs[0]).clone();
-        let r = tape.input("r", shape);
+        let element = stored.of_activation(&shape);
+        let r = tape.input_as("r", shape, element);
         tape.backward(outputs[0], r, |_, _, _| unreachable!("one node has no sums of gradients"));
         seed = Some(r);
     }
@@ -90,7 +97,8 @@ fn add_input(
 ) -> TensorId {
     let name = format!("input {index}");
     if spec.store == Store::Inputs {
-        let id = tape.input(&name, spec.shape.clone());
+        let element = tape.stored_element().of_activation(&spec.shape);
+        let id = tape.input_as(&name, spec.shape.clone(), element);
         tape.set_differentiable(id, spec.differentiable);
         return id;
     }
@@ -102,16 +110,18 @@ fn add_input(
     tape.stored(&name, spec.shape.clone(), spec.store, offset, spec.differentiable)
 }
 
-/// Runs a case on the device and compares it with its reference. `make` gives the case anew: once to record, once for
+/// Runs a case, its activations stored as `stored`, on the device and compares it with its reference. `make` gives the case anew: once to record, once for
 /// the reference.
 ///
 /// # Errors
 /// Where the device fails.
-pub fn compare(gpu: &Gpu, make: impl Fn() -> Case) -> Result<Report> {
+pub fn compare(gpu: &Gpu, stored: Element, make: impl Fn() -> Case) -> Result<Report> {
     let op = make().op;
-    let (recorded, data) = record(make(), gpu.limits());
+    let (recorded, data) = record(make(), gpu.limits(), stored);
     let mut random = ChaCha8Rng::seed_from_u64(0x726f_7365);
-    let values: Vec<Array> = data.inputs.iter().map(|spec| fill(spec, &mut random)).collect();
+    let element = |id: TensorId| recorded.program.tensor(id).element;
+    let specs = data.inputs.iter().zip(&recorded.inputs);
+    let values: Vec<Array> = specs.map(|(spec, id)| fill(spec, element(*id), &mut random)).collect();
     let mut stores = Stores::new();
     for (store, bytes) in &recorded.store_bytes {
         stores.insert(*store, gpu.buffer("store", *bytes)?);
@@ -123,8 +133,8 @@ pub fn compare(gpu: &Gpu, make: impl Fn() -> Case) -> Result<Report> {
         loaded.write(gpu, *id, &value.to_f32());
     }
     let r = recorded.seed.map(|id| {
-        let spec = CaseInput::activation(loaded.program.tensor(id).shape.clone());
-        let r = fill(&spec, &mut random);
+        let info = loaded.program.tensor(id);
+        let r = fill(&CaseInput::activation(info.shape.clone()), info.element, &mut random);
         loaded.write(gpu, id, &r.to_f32());
         r
     });
@@ -192,8 +202,8 @@ fn nan_is_worst(error: f64) -> f64 {
     if error.is_nan() { f64::INFINITY } else { error }
 }
 
-/// Values as the device will hold them: rounded to f32, so that the reference starts from the same.
-fn fill(spec: &CaseInput, random: &mut impl Rng) -> Array {
+/// Values as the device will hold them: rounded to the element type, so that the reference starts from the same.
+fn fill(spec: &CaseInput, element: Element, random: &mut impl Rng) -> Array {
     let len = spec.shape.len();
     let mut data: Vec<f64> = match spec.fill {
         Fill::Normal(mean, deviation) => (0..len).map(|_| mean + deviation * normal(random)).collect(),
@@ -211,7 +221,11 @@ fn fill(spec: &CaseInput, random: &mut impl Rng) -> Array {
         }
         Fill::Constant(value) => vec![value; len],
     };
-    data.iter_mut().for_each(|v| *v = f64::from(*v as f32));
+    let round = |v: f64| match element {
+        Element::F32 => f64::from(v as f32),
+        Element::F16 => f16::from_f64(v).to_f64(),
+    };
+    data.iter_mut().for_each(|v| *v = round(*v));
     Array::new(spec.shape.clone(), data)
 }
 

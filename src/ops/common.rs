@@ -2,7 +2,7 @@
 
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Shape, Tape, TensorId};
+use crate::tape::{Element, Shape, Tape, TensorId};
 
 const SPLIT_SUM: ShaderSource =
     ShaderSource { name: "split_sum", text: include_str!("../../shaders/split_sum.wgsl") };
@@ -27,6 +27,24 @@ pub(super) fn u(value: usize) -> String {
 /// Elements that an invocation takes at once, and the shader's type for them: four where the length allows.
 pub(super) fn vector(len: usize) -> (usize, &'static str) {
     if len.is_multiple_of(4) { (4, "vec4<f32>") } else { (1, "f32") }
+}
+
+/// Sets the shader's type `alias` for four elements of a tensor; its declared default is that of f32.
+pub(super) fn stored(variant: Variant, alias: &'static str, tape: &Tape, id: TensorId) -> Variant {
+    match tape.element(id) {
+        Element::F32 => variant,
+        Element::F16 => variant.with(alias, "vec4<f16>"),
+    }
+}
+
+/// The variant for kernels whose activations are all stored alike.
+///
+/// # Panics
+/// Where they are not.
+pub(super) fn stored_alike(tape: &Tape, ids: &[TensorId]) -> Variant {
+    let element = tape.element(ids[0]);
+    assert!(ids.iter().all(|id| tape.element(*id) == element), "{}: stored alike", tape.info(ids[0]).name);
+    stored(Variant::new(), "Stored", tape, ids[0])
 }
 
 /// Invocations that keep a device busy: a GPU hides latency with many, two cores want few and long ones.
@@ -91,7 +109,7 @@ pub(super) fn bias_gradient(tape: &mut Tape, dy: TensorId, bias: TensorId) {
     let slices = tape.image_slices(&[dy]);
     let splits = splits_for(tape, slices[0].len() * h * w, groups, 64, slices.len() * c);
     let part = tape.transient("bias part", Shape::new([splits * slices.len(), c]));
-    let kernel = Kernel::new(COLUMN_SUM, "column_sum", Variant::new().with("V", alias));
+    let kernel = Kernel::new(COLUMN_SUM, "column_sum", stored_alike(tape, &[dy]).with("V", alias));
     for (place, images) in slices.iter().enumerate() {
         let pixels = images.len() * h * w;
         let params = ColumnSumParams {

@@ -5,7 +5,7 @@
 //! A transposed 2x2 convolution with stride 2 is a 1x1 convolution to four times the channels whose result is seen as
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
-use super::common::{Scatter, split_sum, splits_for, u};
+use super::common::{Scatter, split_sum, splits_for, stored, u};
 use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -156,8 +156,8 @@ impl Convolution {
         self.kernel * self.kernel
     }
 
-    fn variant(&self, call: &Call) -> Variant {
-        Variant::new()
+    fn variant(&self, tape: &Tape, call: &Call, x: TensorId) -> Variant {
+        stored(stored(Variant::new(), "X", tape, x), "Y", tape, call.y)
             .with("K", u(self.kernel))
             .with("X_SQUARES", call.x_squares)
             .with("Y_SQUARES", call.y_squares)
@@ -186,7 +186,7 @@ impl Convolution {
         let [_, h, w, cx] = seen(tape, source.x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
-        let kernel = Kernel::new(TILED, "forward", self.variant(call));
+        let kernel = Kernel::new(TILED, "forward", self.variant(tape, call, source.x));
         for images in tape.image_slices(&[source.x, call.y]) {
             let pixels = images.len() * h * w;
             let params = TiledParams {
@@ -218,8 +218,11 @@ impl Convolution {
         let [_, h, w, cx] = seen(tape, source.x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
-        let variant =
-            self.variant(call).with("ROWS", u(rows)).with("COLS", u(cols)).with("BLOCKS", u(blocks_each));
+        let variant = self
+            .variant(tape, call, source.x)
+            .with("ROWS", u(rows))
+            .with("COLS", u(cols))
+            .with("BLOCKS", u(blocks_each));
         let kernel = Kernel::new(DIRECT, "forward", variant);
         let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
         for images in tape.image_slices(&[source.x, call.y]) {
@@ -309,7 +312,7 @@ impl Convolution {
         let unit = self.taps() * 32;
         let splits = splits_for(tape, slices[0].len() * h, lanes, 1, slices.len() * blocks * cx / 4 * unit);
         let part = tape.transient("weight part", Shape::new([splits * slices.len(), blocks, cx / 4, unit]));
-        let variant = Variant::new()
+        let variant = stored(stored(Variant::new(), "X", tape, x), "Y", tape, dy)
             .with("K", u(self.kernel))
             .with("TAP_ROWS", u(tap_rows))
             .with("Y_SQUARES", self.squares);
@@ -353,7 +356,7 @@ impl Convolution {
         let shape = tape.shape(x).clone();
         let cx = shape.as_nhwc()[3];
         let flipped = self.flipped_weight(tape, weight, first, cx);
-        let dx = tape.transient("dx", shape);
+        let dx = tape.activation("dx", shape);
         let call = Call {
             sources: vec![(dy, 0)],
             weight: flipped,

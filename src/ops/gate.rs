@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
-use super::common::indices;
-use crate::gpu::{Kernel, ShaderSource, Variant};
+use super::common::{indices, stored_alike};
+use crate::gpu::{Kernel, ShaderSource};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
@@ -28,7 +28,7 @@ fn params(tape: &Tape, x: TensorId, images: &Range<usize>) -> GateParams {
 fn product(tape: &mut Tape, x: TensorId, psi: TensorId, y: TensorId) {
     for images in tape.image_slices(&[x, psi, y]) {
         let params = params(tape, x, &images);
-        tape.dispatch(Kernel::new(SHADER, "forward", Variant::new()))
+        tape.dispatch(Kernel::new(SHADER, "forward", stored_alike(tape, &[x, y])))
             .images(x, &images)
             .images(psi, &images)
             .images(y, &images)
@@ -65,16 +65,16 @@ impl Op for Gate {
     ) -> Vec<Option<TensorId>> {
         let (x, psi, dy) = (node.inputs[0], node.inputs[1], dy[0].expect("one output"));
         let dx = needs[0].then(|| {
-            let dx = tape.transient("dx", tape.shape(x).clone());
+            let dx = tape.activation("dx", tape.shape(x).clone());
             product(tape, dy, psi, dx);
             dx
         });
         let dpsi = needs[1].then(|| {
             let x = tape.value(x);
-            let dpsi = tape.transient("dpsi", tape.shape(psi).clone());
+            let dpsi = tape.activation("dpsi", tape.shape(psi).clone());
             for images in tape.image_slices(&[x, dy, dpsi]) {
                 let params = params(tape, x, &images);
-                tape.dispatch(Kernel::new(SHADER, "psi_gradient", Variant::new()))
+                tape.dispatch(Kernel::new(SHADER, "psi_gradient", stored_alike(tape, &[x, dy])))
                     .images(x, &images)
                     .images(dy, &images)
                     .images(dpsi, &images)
@@ -91,7 +91,7 @@ impl Op for Gate {
     }
 
     fn recompute(&self, tape: &mut Tape, _: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
-        let y = tape.transient("gate again", tape.shape(inputs[0]).clone());
+        let y = tape.activation("gate again", tape.shape(inputs[0]).clone());
         product(tape, inputs[0], inputs[1], y);
         vec![y]
     }

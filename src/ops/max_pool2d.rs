@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use super::common::indices;
-use crate::gpu::{Kernel, ShaderSource, Variant};
+use super::common::{indices, stored_alike};
+use crate::gpu::{Kernel, ShaderSource};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Tape, TensorId};
 
@@ -44,7 +44,7 @@ impl Op for MaxPool2d {
         let (x, y) = (inputs[0], outputs[0]);
         for images in tape.image_slices(&[x, y]) {
             let params = params(tape, y, &images);
-            let kernel = Kernel::new(SHADER, "forward", Variant::new());
+            let kernel = Kernel::new(SHADER, "forward", stored_alike(tape, &[x, y]));
             let dispatch = tape.dispatch(kernel).images(x, &images).images(y, &images).params(&params);
             dispatch.invocations(params.len as usize);
         }
@@ -62,10 +62,10 @@ impl Op for MaxPool2d {
             return vec![None];
         }
         let (x, dy) = (tape.value(node.inputs[0]), dy[0].expect("one output"));
-        let dx = tape.transient("dx", tape.shape(x).clone());
+        let dx = tape.activation("dx", tape.shape(x).clone());
         for images in tape.image_slices(&[x, dy, dx]) {
             let params = params(tape, dy, &images);
-            tape.dispatch(Kernel::new(SHADER, "backward", Variant::new()))
+            tape.dispatch(Kernel::new(SHADER, "backward", stored_alike(tape, &[x, dy, dx])))
                 .images(x, &images)
                 .images(dy, &images)
                 .images(dx, &images)

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, bias_gradient, split_sum, splits_for};
-use crate::gpu::{Kernel, ShaderSource, Variant};
+use super::common::{Scatter, bias_gradient, split_sum, splits_for, stored_alike};
+use crate::gpu::{Kernel, ShaderSource};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
@@ -21,8 +21,8 @@ params! {
 #[derive(Debug, Clone)]
 pub struct Project;
 
-fn kernel(entry: &'static str) -> Kernel {
-    Kernel::new(SHADER, entry, Variant::new())
+fn kernel(tape: &Tape, entry: &'static str, x: TensorId) -> Kernel {
+    Kernel::new(SHADER, entry, stored_alike(tape, &[x]))
 }
 
 fn params(tape: &Tape, x: TensorId, images: &Range<usize>) -> ProjectParams {
@@ -47,7 +47,8 @@ fn weight_gradient(tape: &mut Tape, x: TensorId, dy: TensorId, weight: TensorId)
             split_first: (place * splits) as u32,
             ..plain
         };
-        let dispatch = tape.dispatch(kernel("weight_gradient")).images(x, images).images(dy, images);
+        let kernel = kernel(tape, "weight_gradient", x);
+        let dispatch = tape.dispatch(kernel).images(x, images).images(dy, images);
         dispatch.tensor(part).params(&params).invocations(splits * c / 4);
     }
     let target = tape.weight_gradient(weight);
@@ -55,10 +56,10 @@ fn weight_gradient(tape: &mut Tape, x: TensorId, dy: TensorId, weight: TensorId)
 }
 
 fn input_gradient(tape: &mut Tape, x: TensorId, dy: TensorId, weight: TensorId) -> TensorId {
-    let dx = tape.transient("dx", tape.shape(x).clone());
+    let dx = tape.activation("dx", tape.shape(x).clone());
     for images in tape.image_slices(&[dy, dx]) {
         let params = params(tape, dx, &images);
-        tape.dispatch(kernel("input_gradient"))
+        tape.dispatch(kernel(tape, "input_gradient", dx))
             .tensor(weight)
             .images(dy, &images)
             .images(dx, &images)
@@ -86,7 +87,7 @@ impl Op for Project {
         let [x, weight, bias] = inputs[..] else { unreachable!("three inputs") };
         for images in tape.image_slices(&[x, outputs[0]]) {
             let params = params(tape, x, &images);
-            tape.dispatch(kernel("forward"))
+            tape.dispatch(kernel(tape, "forward", x))
                 .images(x, &images)
                 .tensor(weight)
                 .tensor(bias)

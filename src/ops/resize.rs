@@ -2,8 +2,8 @@
 //!
 //! Input `x` [N, HI, WI, C], C a multiple of 4; output [N, HO, WO, C]. The gradient is gathered in a fixed order.
 
-use super::common::indices;
-use crate::gpu::{Kernel, ShaderSource, Variant};
+use super::common::{indices, stored_alike};
+use crate::gpu::{Kernel, ShaderSource};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
@@ -35,6 +35,7 @@ fn record(
     let [_, out_height, out_width, _] = tape.shape(outer).as_nhwc();
     let shape = tape.shape(written);
     let image_len = shape.len() / shape.dims()[0] / 4;
+    let kernel = Kernel::new(SHADER, entry, stored_alike(tape, &[read, written]));
     for images in tape.image_slices(&[read, written]) {
         let params = ResizeParams {
             in_height: in_height as u32,
@@ -44,7 +45,7 @@ fn record(
             groups: (c / 4) as u32,
             len: (images.len() * image_len) as u32,
         };
-        let dispatch = tape.dispatch(Kernel::new(SHADER, entry, Variant::new()));
+        let dispatch = tape.dispatch(kernel.clone());
         dispatch
             .images(read, &images)
             .images(written, &images)
@@ -82,7 +83,7 @@ impl Op for Resize {
             return vec![None];
         }
         let (x, dy) = (node.inputs[0], dy[0].expect("one output"));
-        let dx = tape.transient("dx", tape.shape(x).clone());
+        let dx = tape.activation("dx", tape.shape(x).clone());
         record(tape, "backward", [dy, dx], [dx, dy]);
         vec![Some(dx)]
     }

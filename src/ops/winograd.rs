@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, split_sum, splits_for, u};
+use super::common::{Scatter, split_sum, splits_for, stored, u};
 use super::convolution::{Call, Start};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -44,11 +44,6 @@ params! {
         height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, x_groups: u32,
         v_groups: u32, v_first: u32, blocks: u32, out_groups: u32, start_from: u32,
     }
-}
-
-fn kernel(entry: &'static str, tiles: usize) -> Kernel {
-    let variant = if entry == "multiply" { Variant::new().with("TILES", u(tiles)) } else { Variant::new() };
-    Kernel::new(SHADER, entry, variant)
 }
 
 /// The transformed weights fit a binding, the image is not so small that tiles are mostly padding, and neither side is
@@ -131,7 +126,8 @@ fn transform_input(
     for (x, first) in sources {
         let x_groups = tape.shape(*x).as_nhwc()[3] / 4;
         let params = WinogradParams { x_groups: x_groups as u32, v_first: *first as u32, ..params };
-        let dispatch = tape.dispatch(kernel("transform_input", 1)).images(*x, images).tensor(v);
+        let kernel = Kernel::new(SHADER, "transform_input", stored(Variant::new(), "X", tape, *x));
+        let dispatch = tape.dispatch(kernel).images(*x, images).tensor(v);
         dispatch.params(&params).invocations(params.tiles as usize * x_groups);
     }
 }
@@ -145,9 +141,11 @@ fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
     let groups = tiles.div_ceil(each * 8) * (params.blocks as usize).div_ceil(2) * PRODUCTS;
     // Counted as the convolution that it stands for, so that forms compare.
     let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * params.out_groups as usize * 4;
-    let dispatch = tape.dispatch(kernel("multiply", each)).tensor(work.v).tensor(work.u).tensor(work.m);
+    let multiply = Kernel::new(SHADER, "multiply", Variant::new().with("TILES", u(each)));
+    let dispatch = tape.dispatch(multiply).tensor(work.v).tensor(work.u).tensor(work.m);
     dispatch.params(params).flops(flops).groups(groups);
-    let dispatch = tape.dispatch(kernel("transform_output", 1)).tensor(work.m);
+    let output = Kernel::new(SHADER, "transform_output", stored(Variant::new(), "Y", tape, call.y));
+    let dispatch = tape.dispatch(output).tensor(work.m);
     // Where there is no bias, something must be bound all the same.
     let dispatch = dispatch.tensor(call.bias.unwrap_or(work.u)).images(call.y, images);
     dispatch.params(params).invocations(tiles * params.out_groups as usize);
@@ -237,7 +235,7 @@ fn record_gradient_range(
     images: &Range<usize>,
 ) {
     let (tiles, blocks, groups) = (params.tiles as usize, params.blocks as usize, params.groups as usize);
-    let transform = Kernel::new(GRADIENT, "transform_gradient", Variant::new());
+    let transform = Kernel::new(GRADIENT, "transform_gradient", stored(Variant::new(), "Y", tape, dy));
     let dispatch = tape.dispatch(transform).images(dy, images).tensor(m).params(&params);
     dispatch.invocations(tiles * blocks * 2);
     let (group_block, block_block) = (block_of(groups, 4), block_of(blocks, 2));
@@ -271,7 +269,7 @@ pub(super) fn pixel_weight_gradient(
     let slices = tape.image_slices(&[x, dy]);
     let splits = splits_for(tape, slices[0].len() * h * w, lanes, 32, blocks * groups * 32);
     let part = tape.transient("weight part", Shape::new([splits, blocks, groups, 4, 8]));
-    let variant = Variant::new()
+    let variant = stored(stored(Variant::new(), "V", tape, x), "M", tape, dy)
         .with("GROUPS", u(group_block))
         .with("BLOCKS", u(block_block))
         .with("PRODUCTS", u(1))

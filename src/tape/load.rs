@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use half::f16;
+
 use super::plan::MemoryPlan;
 use super::program::{Arg, Program};
-use super::tensor::{Home, Store, TensorId};
+use super::tensor::{Element, Home, Store, TensorId};
 use crate::error::Result;
 use crate::gpu::{Binding, Command, Executable, Gpu, SharedBuffer};
 
@@ -117,14 +119,28 @@ impl Loaded {
         let binding = self.tensors[id.0 as usize].expect("something touches the tensor");
         let range = binding.offset_bytes..binding.offset_bytes + binding.size_bytes;
         let bytes = gpu.read(&self.buffers[binding.buffer], range)?;
-        Ok(bytemuck::pod_collect_to_vec(&bytes))
+        Ok(match self.program.tensor(id).element {
+            Element::F32 => bytemuck::pod_collect_to_vec(&bytes),
+            Element::F16 => {
+                let bits: Vec<u16> = bytemuck::pod_collect_to_vec(&bytes);
+                bits.into_iter().map(|bits| f16::from_bits(bits).to_f32()).collect()
+            }
+        })
     }
 
-    /// Writes one tensor's values before a run.
+    /// Writes one tensor's values before a run, rounded to its element type.
     pub fn write(&self, gpu: &Gpu, id: TensorId, values: &[f32]) {
         let binding = self.tensors[id.0 as usize].expect("something touches the tensor");
-        assert_eq!(binding.size_bytes, values.len() as u64 * 4);
-        gpu.write(&self.buffers[binding.buffer], binding.offset_bytes, bytemuck::cast_slice(values));
+        let element = self.program.tensor(id).element;
+        assert_eq!(binding.size_bytes, values.len() as u64 * element.bytes());
+        let write = |bytes: &[u8]| gpu.write(&self.buffers[binding.buffer], binding.offset_bytes, bytes);
+        match element {
+            Element::F32 => write(bytemuck::cast_slice(values)),
+            Element::F16 => {
+                let bits: Vec<u16> = values.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
+                write(bytemuck::cast_slice(&bits));
+            }
+        }
     }
 }
 
@@ -142,7 +158,7 @@ fn place_tensors(
             Home::Stored { store, offset_bytes } => first_of.get(&store).map(|buffer| Binding {
                 buffer: *buffer,
                 offset_bytes,
-                size_bytes: info.shape.bytes(),
+                size_bytes: info.bytes(),
             }),
         })
         .collect();

@@ -17,4 +17,4 @@ pub use op::{Case, CaseInput, Fill, Node, Op, OpEntry};
 pub use plan::{Lifetime, MemoryPlan};
 pub use program::{Arg, Dispatch, Phase, Program};
 pub use record::{DispatchBuilder, Mode, Tape};
-pub use tensor::{Home, Layout, LayoutEntry, Shape, Store, TensorId, TensorInfo};
+pub use tensor::{Element, Home, Layout, LayoutEntry, Shape, Store, TensorId, TensorInfo};

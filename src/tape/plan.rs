@@ -41,7 +41,7 @@ impl MemoryPlan {
             .enumerate()
             .filter(|(index, _)| program.tensors[*index].home == Home::Transient)
             .filter_map(|(index, life)| {
-                let bytes = program.tensors[index].shape.bytes();
+                let bytes = program.tensors[index].bytes();
                 life.map(|dispatches| Lifetime { tensor: TensorId(index as u32), dispatches, bytes, slot: 0 })
             })
             .collect();

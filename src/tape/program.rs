@@ -82,7 +82,7 @@ impl Program {
     pub fn stored_range(&self, id: TensorId) -> Range<u64> {
         let info = self.tensor(id);
         let Home::Stored { offset_bytes, .. } = info.home else { panic!("{} is transient", info.name) };
-        offset_bytes..offset_bytes + info.shape.bytes()
+        offset_bytes..offset_bytes + info.bytes()
     }
 
     /// Whether the device can show every dispatch what it binds.

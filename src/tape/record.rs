@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::op::{Node, Op};
 use super::program::{Arg, Dispatch, Phase, Program};
-use super::tensor::{Home, Layout, Shape, Store, TensorId, TensorInfo};
+use super::tensor::{Element, Home, Layout, Shape, Store, TensorId, TensorInfo};
 use crate::gpu::{Kernel, Limits, Params};
 
 /// What a program is for.
@@ -27,6 +27,7 @@ pub struct Tape {
     mode: Mode,
     exact: bool,
     recompute: bool,
+    stored: Element,
     tensors: Vec<TensorInfo>,
     nodes: Vec<Arc<Node>>,
     /// The node and the output that a tensor came from.
@@ -50,6 +51,7 @@ impl Tape {
             mode,
             exact: false,
             recompute: false,
+            stored: Element::F32,
             tensors: Vec::new(),
             nodes: Vec::new(),
             producers: HashMap::new(),
@@ -89,6 +91,16 @@ impl Tape {
         self.recompute = recompute;
     }
 
+    /// How activations and their gradients are stored.
+    pub fn stored_element(&self) -> Element {
+        self.stored
+    }
+
+    /// Sets [`Tape::stored_element`], for what is recorded from here on.
+    pub fn set_stored_element(&mut self, element: Element) {
+        self.stored = element;
+    }
+
     /// A tensor of the forward pass as the backward pass reads it: the tensor itself, or one that is computed again
     /// where that is cheap and wanted. To be called for what is read, and only for that.
     pub fn value(&mut self, id: TensorId) -> TensorId {
@@ -115,8 +127,14 @@ impl Tape {
 
     /// A tensor that the host uploads before each run.
     pub fn input(&mut self, name: &str, shape: Shape) -> TensorId {
-        let offset_bytes = self.inputs.push(name, shape.clone());
-        self.stored(name, shape, Store::Inputs, offset_bytes, false)
+        self.input_as(name, shape, Element::F32)
+    }
+
+    /// [`Tape::input`] of elements other than f32.
+    pub fn input_as(&mut self, name: &str, shape: Shape, element: Element) -> TensorId {
+        let offset_bytes = self.inputs.push_as(name, shape.clone(), element);
+        let home = Home::Stored { store: Store::Inputs, offset_bytes };
+        self.push(name, shape, element, home, false)
     }
 
     /// A tensor that the host reads back after each run.
@@ -134,21 +152,38 @@ impl Tape {
         offset_bytes: u64,
         differentiable: bool,
     ) -> TensorId {
-        self.push(name, shape, Home::Stored { store, offset_bytes }, differentiable)
+        self.push(name, shape, Element::F32, Home::Stored { store, offset_bytes }, differentiable)
     }
 
-    /// A tensor that lives from its first to its last use within the program.
+    /// A tensor of f32 that lives from its first to its last use within the program: partial sums and the like.
     pub fn transient(&mut self, name: &str, shape: Shape) -> TensorId {
+        self.transient_as(name, shape, Element::F32)
+    }
+
+    /// An activation or its gradient, stored as the program stores these, from its first to its last use.
+    pub fn activation(&mut self, name: &str, shape: Shape) -> TensorId {
+        let element = self.stored.of_activation(&shape);
+        self.transient_as(name, shape, element)
+    }
+
+    fn transient_as(&mut self, name: &str, shape: Shape, element: Element) -> TensorId {
         let name = match (self.phase, self.node_name.as_str()) {
             (_, "") => name.to_owned(),
             (Phase::Backward, node) => format!("{node}:{name}'"),
             (_, node) => format!("{node}:{name}"),
         };
-        self.push(&name, shape, Home::Transient, true)
+        self.push(&name, shape, element, Home::Transient, true)
     }
 
-    fn push(&mut self, name: &str, shape: Shape, home: Home, differentiable: bool) -> TensorId {
-        self.tensors.push(TensorInfo { name: name.to_owned(), shape, home, differentiable });
+    fn push(
+        &mut self,
+        name: &str,
+        shape: Shape,
+        element: Element,
+        home: Home,
+        differentiable: bool,
+    ) -> TensorId {
+        self.tensors.push(TensorInfo { name: name.to_owned(), shape, element, home, differentiable });
         TensorId(self.tensors.len() as u32 - 1)
     }
 
@@ -160,6 +195,11 @@ impl Tape {
     /// The tensor's shape.
     pub fn shape(&self, id: TensorId) -> &Shape {
         &self.info(id).shape
+    }
+
+    /// How the tensor's elements are stored.
+    pub fn element(&self, id: TensorId) -> Element {
+        self.info(id).element
     }
 
     /// Lets gradients flow to an input (for tests of gradients), or stops them.
@@ -192,7 +232,7 @@ impl Tape {
         let shapes: Vec<&Shape> = inputs.iter().map(|id| self.shape(*id)).collect();
         let shapes = op.infer(&shapes).unwrap_or_else(|e| panic!("{name} ({}): {e}", op.name()));
         self.node_name = name.to_owned();
-        let outputs: Vec<TensorId> = shapes.into_iter().map(|s| self.transient(op.name(), s)).collect();
+        let outputs: Vec<TensorId> = shapes.into_iter().map(|s| self.activation(op.name(), s)).collect();
         self.record_node(op, inputs, outputs.clone());
         outputs
     }
@@ -286,7 +326,7 @@ impl Tape {
     /// records.
     pub fn image_slices(&self, tensors: &[TensorId]) -> Vec<Range<usize>> {
         let count = self.shape(tensors[0]).dims()[0];
-        let image_bytes = |id: &TensorId| self.shape(*id).bytes() / count as u64;
+        let image_bytes = |id: &TensorId| self.info(*id).bytes() / count as u64;
         let most = tensors.iter().map(|id| self.limits.storage_binding_bytes / image_bytes(id)).min();
         let most = (most.expect("at least one tensor") as usize).min(count);
         assert!(most > 0, "{}: one image exceeds the binding limit", self.info(tensors[0]).name);
@@ -332,14 +372,14 @@ pub struct DispatchBuilder<'a> {
 impl DispatchBuilder<'_> {
     /// Binds a whole tensor.
     pub fn tensor(self, tensor: TensorId) -> Self {
-        let size_bytes = self.tape.shape(tensor).bytes();
+        let size_bytes = self.tape.info(tensor).bytes();
         self.range(tensor, 0, size_bytes)
     }
 
     /// Binds some images of a tensor whose first dimension is the batch.
     pub fn images(self, tensor: TensorId, images: &Range<usize>) -> Self {
-        let shape = self.tape.shape(tensor);
-        let image_bytes = shape.bytes() / shape.dims()[0] as u64;
+        let info = self.tape.info(tensor);
+        let image_bytes = info.bytes() / info.shape.dims()[0] as u64;
         self.range(tensor, images.start as u64 * image_bytes, images.len() as u64 * image_bytes)
     }
 

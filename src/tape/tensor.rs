@@ -1,10 +1,36 @@
-//! Tensors: names, static shapes, and where their bytes live. Everything is f32.
+//! Tensors: names, static shapes, element types, and where their bytes live.
 
 use std::fmt;
 
 /// A tensor of one tape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub(super) u32);
+
+/// How a tensor's elements are stored. Arithmetic is in f32 whatever they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats: half the memory and the traffic, 11 bits of precision, up to 65504.
+    F16,
+}
+
+impl Element {
+    /// Its size.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+
+    /// How an activation of that shape is stored where activations are stored as `self`: single channels stay f32, since
+    /// they take next to nothing, decide most, and f16 numbers could not be bound one by one.
+    pub fn of_activation(self, shape: &Shape) -> Self {
+        let in_fours = shape.dims().len() == 4 && shape.dims()[3].is_multiple_of(4);
+        if in_fours { self } else { Self::F32 }
+    }
+}
 
 /// A static shape. Activations are `[N, H, W, C]`; parameters have shapes of their operation's choice.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -97,10 +123,19 @@ pub struct TensorInfo {
     pub name: String,
     /// Its shape.
     pub shape: Shape,
+    /// How its elements are stored.
+    pub element: Element,
     /// Where it lives.
     pub home: Home,
     /// Whether gradients flow to it.
     pub differentiable: bool,
+}
+
+impl TensorInfo {
+    /// Its size.
+    pub fn bytes(&self) -> u64 {
+        self.shape.len() as u64 * self.element.bytes()
+    }
 }
 
 /// Named ranges of one flat buffer, each on a 256-byte boundary.
@@ -127,8 +162,14 @@ impl Layout {
 
     /// Appends a range and returns its start.
     pub fn push(&mut self, name: impl Into<String>, shape: Shape) -> u64 {
+        self.push_as(name, shape, Element::F32)
+    }
+
+    /// [`Layout::push`] of elements other than f32.
+    pub fn push_as(&mut self, name: impl Into<String>, shape: Shape, element: Element) -> u64 {
         let offset_bytes = self.total_bytes;
-        self.total_bytes = (offset_bytes + shape.bytes()).next_multiple_of(Self::ALIGNMENT);
+        let bytes = shape.len() as u64 * element.bytes();
+        self.total_bytes = (offset_bytes + bytes).next_multiple_of(Self::ALIGNMENT);
         self.entries.push(LayoutEntry { name: name.into(), shape, offset_bytes });
         offset_bytes
     }
