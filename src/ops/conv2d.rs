@@ -73,7 +73,15 @@ impl Op for Conv2d {
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
         let (weight, bias, y) = (inputs[inputs.len() - 2], inputs[inputs.len() - 1], outputs[0]);
         let sources = sources(tape, inputs);
-        let call = Call { sources, weight, bias: Some(bias), y, x_squares: false, y_squares: false };
+        let call = Call {
+            sources,
+            weight,
+            flip_from: None,
+            bias: Some(bias),
+            y,
+            x_squares: false,
+            y_squares: false,
+        };
         self.kernels().convolve(tape, &call);
         Vec::new()
     }

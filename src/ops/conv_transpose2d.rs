@@ -72,6 +72,7 @@ impl Op for ConvTranspose2d {
             weight: inputs[1],
             bias: Some(inputs[2]),
             y: outputs[0],
+            flip_from: None,
             x_squares: false,
             y_squares: true,
         };

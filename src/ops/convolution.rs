@@ -101,12 +101,26 @@ pub(super) struct Convolution {
 pub(super) struct Call {
     pub sources: Vec<(TensorId, usize)>,
     pub weight: TensorId,
+    /// For an input gradient: `weight` is that of the forward pass, to be taken flipped and with input and output
+    /// channels exchanged, for the input channels that start at this group.
+    pub flip_from: Option<usize>,
     pub bias: Option<TensorId>,
     pub y: TensorId,
     /// `x` is [N, 2 H, 2 W, C] seen as [N, H, W, 4 C].
     pub x_squares: bool,
     /// The same of `y`.
     pub y_squares: bool,
+}
+
+impl Call {
+    /// Blocks of output channels and groups of input channels of the weight as this call sees it.
+    pub(super) fn weight_dims(&self, tape: &Tape) -> [usize; 2] {
+        let channels = |id| tape.shape(id).as_nhwc()[3];
+        match self.flip_from {
+            Some(_) => [channels(self.y).div_ceil(8), channels(self.sources[0].0) / 4],
+            None => [tape.shape(self.weight).dims()[0], tape.shape(self.weight).dims()[1]],
+        }
+    }
 }
 
 /// One source of a convolution.
@@ -168,6 +182,12 @@ impl Convolution {
         let form = self.form(tape, call);
         if form == Form::Winograd {
             return winograd::convolve(tape, call);
+        }
+        if let Some(first) = call.flip_from {
+            let cx = tape.shape(call.y).as_nhwc()[3];
+            let weight = self.flipped_weight(tape, call.weight, first, cx);
+            return self
+                .convolve(tape, &Call { sources: call.sources.clone(), weight, flip_from: None, ..*call });
         }
         let first_start = if call.bias.is_some() { Start::Bias } else { Start::Zero };
         for (place, (x, first)) in call.sources.iter().enumerate() {
@@ -354,12 +374,11 @@ impl Convolution {
         x: TensorId,
     ) -> TensorId {
         let shape = tape.shape(x).clone();
-        let cx = shape.as_nhwc()[3];
-        let flipped = self.flipped_weight(tape, weight, first, cx);
         let dx = tape.activation("dx", shape);
         let call = Call {
             sources: vec![(dy, 0)],
-            weight: flipped,
+            weight,
+            flip_from: Some(first),
             bias: None,
             y: dx,
             x_squares: self.squares,

@@ -29,7 +29,9 @@ const WEIGHT: ShaderSource = ShaderSource {
 };
 
 params! {
-    struct WeightParams { count: u32, splits: u32, accumulate: u32 }
+    struct WeightParams {
+        count: u32, splits: u32, accumulate: u32, weight_groups: u32, weight_first: u32, x_groups: u32, out_groups: u32,
+    }
 }
 
 params! {
@@ -50,8 +52,8 @@ params! {
 /// seen as squares.
 pub(super) fn fits(tape: &Tape, call: &Call) -> bool {
     let [_, h, w, _] = tape.shape(call.y).as_nhwc();
-    let weight = tape.shape(call.weight).dims();
-    let u_bytes = (PRODUCTS * weight[0] * weight[1] * 128) as u64;
+    let [blocks, groups] = call.weight_dims(tape);
+    let u_bytes = (PRODUCTS * blocks * groups * 128) as u64;
     let plain = !call.x_squares && !call.y_squares;
     plain && u_bytes <= tape.limits().storage_binding_bytes && h >= TILE && w >= TILE
 }
@@ -68,7 +70,7 @@ struct Work<'a> {
 /// Records `y = conv(x, weight) + bias` for all sources at once.
 pub(super) fn convolve(tape: &mut Tape, call: &Call) {
     let [_, h, w, co] = tape.shape(call.y).as_nhwc();
-    let [blocks, groups] = [tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]];
+    let [blocks, groups] = call.weight_dims(tape);
     let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
     let params = WinogradParams {
         height: h as u32,
@@ -84,7 +86,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call) {
     let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| *x).chain([call.y]).collect();
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
-    let u = transform_weight(tape, call.weight);
+    let u = transform_weight(tape, call);
     let v = tape.transient("winograd v", Shape::new([PRODUCTS, range, groups, 4]));
     let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
     for images in slices {
@@ -106,13 +108,21 @@ fn tiles_at_once(tape: &Tape, groups: usize, blocks: usize) -> usize {
     (cached.max(64) / 64 * 64).min(bound)
 }
 
-fn transform_weight(tape: &mut Tape, weight: TensorId) -> TensorId {
-    let [blocks, groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
+fn transform_weight(tape: &mut Tape, call: &Call) -> TensorId {
+    let [blocks, groups] = call.weight_dims(tape);
     let count = blocks * groups * 32;
-    let params = WeightParams { count: count as u32, ..bytemuck::Zeroable::zeroed() };
+    let mut params = WeightParams { count: count as u32, ..bytemuck::Zeroable::zeroed() };
+    let mut entry = "transform_weight";
+    if let Some(first) = call.flip_from {
+        entry = "transform_flipped";
+        params.weight_groups = tape.shape(call.weight).dims()[1] as u32;
+        params.weight_first = first as u32;
+        params.x_groups = (tape.shape(call.y).as_nhwc()[3] / 4) as u32;
+        params.out_groups = groups as u32;
+    }
     let u = tape.transient("winograd u", Shape::new([PRODUCTS, blocks, groups, 4, 8]));
-    let kernel = Kernel::new(WEIGHT, "transform_weight", Variant::new());
-    tape.dispatch(kernel).tensor(weight).tensor(u).params(&params).invocations(count);
+    let kernel = Kernel::new(WEIGHT, entry, Variant::new());
+    tape.dispatch(kernel).tensor(call.weight).tensor(u).params(&params).invocations(count);
     u
 }
 
@@ -217,7 +227,12 @@ pub(super) fn weight_gradient(
 fn finish(tape: &mut Tape, part: TensorId, weight: TensorId) {
     let dims = tape.shape(part).dims();
     let (splits, count) = (dims[0], dims[2] * dims[3] * 32);
-    let params = WeightParams { count: count as u32, splits: splits as u32, accumulate: tape.accumulate() };
+    let params = WeightParams {
+        count: count as u32,
+        splits: splits as u32,
+        accumulate: tape.accumulate(),
+        ..bytemuck::Zeroable::zeroed()
+    };
     let dw = tape.weight_gradient(weight);
     let kernel = Kernel::new(WEIGHT, "finish", Variant::new());
     tape.dispatch(kernel).tensor(part).tensor(dw).params(&params).invocations(count);
