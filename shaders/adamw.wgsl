@@ -3,7 +3,9 @@
 //   w -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)
 //
 //   w, g, m, v   [len]   f32, a multiple of 4 elements
-//   step         [4]     f32: lr, lr / (1 - b1^t), 1 / sqrt(1 - b2^t), 0
+//   step         [4]     f32: lr, lr / (1 - b1^t), 1 / sqrt(1 - b2^t), what g is multiplied by first
+//
+// Where that last is 0, nothing changes: the gradients of a scaled loss overflowed, and the step is skipped.
 //
 // An invocation owns 4 elements. Padding between the ranges of the buffers is zero and stays zero.
 #import grid
@@ -28,10 +30,10 @@ struct Params {
 @compute @workgroup_size(64)
 fn adamw(id: Invocation) {
     let index = invocation_index(id);
-    if (index >= params.len / 4u) {
+    if (index >= params.len / 4u || step_sizes.w == 0.0) {
         return;
     }
-    let gradient = g[index];
+    let gradient = g[index] * step_sizes.w;
     let first = params.beta1 * m[index] + params.rest1 * gradient;
     let second = params.beta2 * v[index] + params.rest2 * gradient * gradient;
     m[index] = first;

@@ -9,8 +9,10 @@ use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, Te
 
 const SHADER: ShaderSource = ShaderSource { name: "adamw", text: include_str!("../../shaders/adamw.wgsl") };
 const EPS: f32 = 1e-8;
-const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.999;
+/// Decay of the first moment.
+pub(super) const BETA1: f64 = 0.9;
+/// Decay of the second moment.
+pub(super) const BETA2: f64 = 0.999;
 
 params! {
     struct AdamWParams { len: u32, decay: f32, beta1: f32, beta2: f32, rest1: f32, rest2: f32, eps: f32 }
@@ -24,12 +26,13 @@ pub struct AdamW {
 }
 
 /// What changes from step to step, as the shader takes it: learning rate, learning rate over the first bias
-/// correction, one over the root of the second. `step` counts from 1.
+/// correction, one over the root of the second, and what gradients are multiplied by; nothing changes where that is 0.
+/// `step` counts from 1.
 pub fn step_sizes(learning_rate: f64, step: u64) -> [f32; 4] {
     let correction = |beta: f64| 1.0 - beta.powf(step as f64);
     let first = learning_rate / correction(BETA1);
     let second = 1.0 / correction(BETA2).sqrt();
-    [learning_rate as f32, first as f32, second as f32, 0.0]
+    [learning_rate as f32, first as f32, second as f32, 1.0]
 }
 
 impl Op for AdamW {
@@ -81,6 +84,10 @@ impl Op for AdamW {
         let [w, g, m, v, sizes] = inputs else { unreachable!("five inputs") };
         let (lr, first, second) = (sizes.data[0], sizes.data[1], sizes.data[2]);
         let (b1, b2) = (BETA1, BETA2);
+        if sizes.data[3] == 0.0 {
+            return vec![w.clone(), m.clone(), v.clone()];
+        }
+        let g = &g.map(|g| g * sizes.data[3]);
         let m = m.zip(g, |m, g| b1 * m + (1.0 - b1) * g);
         let v = v.zip(g, |v, g| b2 * v + (1.0 - b2) * g * g);
         let update = m.zip(&v, |m, v| first * m / (v.sqrt() * second + f64::from(EPS)));
@@ -91,17 +98,26 @@ impl Op for AdamW {
 
 /// Shapes worth testing and timing.
 pub fn cases() -> Vec<Case> {
-    let case = |len: usize, weight_decay: f32| {
+    let case = |len: usize, weight_decay: f32, sizes: &'static [f64]| {
         let constant = |store, fill| CaseInput::constant(Shape::new([len]), store, fill);
-        let sizes = CaseInput::constant(Shape::new([4]), Store::Inputs, Fill::Uniform(0.001, 0.01));
+        let step = CaseInput::constant(Shape::new([4]), Store::Inputs, Fill::Listed(sizes));
         let inputs = vec![
             constant(Store::Weights, Fill::Normal(0.0, 1.0)),
             constant(Store::Gradients, Fill::Normal(0.0, 1.0)),
             constant(Store::Moment1, Fill::Normal(0.0, 1.0)),
             constant(Store::Moment2, Fill::Uniform(0.1, 1.0)),
-            sizes,
+            step,
         ];
-        Case::new(format!("[{len}] decay {weight_decay}"), AdamW { weight_decay }, inputs)
+        Case::new(
+            format!("[{len}] decay {weight_decay} gradients times {}", sizes[3]),
+            AdamW { weight_decay },
+            inputs,
+        )
     };
-    vec![case(4, 0.0), case(4096 + 4, 0.01)]
+    vec![
+        case(4, 0.0, &[0.001, 0.01, 1.5, 1.0]),
+        case(4096 + 4, 0.01, &[0.003, 0.004, 3.0, 1.0]),
+        case(260, 0.01, &[0.003, 0.004, 3.0, 0.125]),
+        case(256, 0.01, &[0.003, 0.004, 3.0, 0.0]),
+    ]
 }

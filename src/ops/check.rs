@@ -220,6 +220,8 @@ fn fill(spec: &CaseInput, element: Element, random: &mut impl Rng) -> Array {
             (0..len).map(|_| f64::from(random.random_range(low..=1))).collect()
         }
         Fill::Constant(value) => vec![value; len],
+        Fill::NormalButLast(last) => (1..len).map(|_| normal(random)).chain([last]).collect(),
+        Fill::Listed(values) => values.to_vec(),
     };
     let round = |v: f64| match element {
         Element::F32 => f64::from(v as f32),

@@ -10,6 +10,7 @@ pub mod conv2d;
 pub mod conv_transpose2d;
 mod convolution;
 pub mod gate;
+pub mod loss_scale;
 pub mod max_pool2d;
 pub mod project;
 pub mod resize;
@@ -31,5 +32,6 @@ pub const OPS: &[OpEntry] = &[
     OpEntry { name: "project", cases: project::cases },
     OpEntry { name: "resize", cases: resize::cases },
     OpEntry { name: "bce_dice", cases: bce_dice::cases },
+    OpEntry { name: "loss_scale", cases: loss_scale::cases },
     OpEntry { name: "adamw", cases: adamw::cases },
 ];

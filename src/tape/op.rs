@@ -78,6 +78,10 @@ pub enum Fill {
     Target(bool),
     /// The same value everywhere.
     Constant(f64),
+    /// Normal, but for the last element.
+    NormalButLast(f64),
+    /// These values, one for each element.
+    Listed(&'static [f64]),
 }
 
 /// An input of a case: its shape, where it lives, and how it is filled.

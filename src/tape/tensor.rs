@@ -96,6 +96,8 @@ pub enum Store {
     Moment2,
     /// What is neither trained nor transient: running statistics.
     State,
+    /// The state of loss scaling, and the step sizes that come of it.
+    Scaling,
     /// What the host uploads before a step, all in one piece.
     Inputs,
     /// What the host reads back after a step, all in one piece.
