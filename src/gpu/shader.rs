@@ -17,6 +17,8 @@ const SHARED: &[(&str, &str)] = &[
     ("depth_to_space", include_str!("../../shaders/shared/depth_to_space.wgsl")),
     ("grid", include_str!("../../shaders/shared/grid.wgsl")),
     ("normalise", include_str!("../../shaders/shared/normalise.wgsl")),
+    ("patch", include_str!("../../shaders/shared/patch.wgsl")),
+    ("random", include_str!("../../shaders/shared/random.wgsl")),
 ];
 
 /// The values a kernel gives to its shader's constants and aliases: the substitution, the cache key and the

@@ -14,6 +14,7 @@ pub mod loss_scale;
 pub mod max_pool2d;
 pub mod project;
 pub mod resize;
+pub mod warp;
 mod winograd;
 
 use crate::tape::OpEntry;

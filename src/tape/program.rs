@@ -9,6 +9,8 @@ use crate::gpu::{Kernel, Limits};
 /// The part of a step that a dispatch belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
+    /// From samples to the input.
+    Data,
     /// From the input to the loss.
     Forward,
     /// From the loss to the gradients.

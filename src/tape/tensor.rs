@@ -98,6 +98,8 @@ pub enum Store {
     State,
     /// The state of loss scaling, and the step sizes that come of it.
     Scaling,
+    /// Training samples; there may be several such buffers.
+    Samples(usize),
     /// What the host uploads before a step, all in one piece.
     Inputs,
     /// What the host reads back after a step, all in one piece.
