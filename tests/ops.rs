@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use rosette::gpu::{Kernel, Limits};
-use rosette::ops::{OPS, check};
+use rosette::ops::{OPS, check, warp};
 use rosette::tape::{Case, Element};
 
 const PRECISIONS: [Element; 2] = [Element::F32, Element::F16];
@@ -25,7 +25,7 @@ fn kernels() -> Vec<Kernel> {
         .flat_map(|(limits, stored)| cases(limits, stored))
         .flat_map(|(recorded, _)| recorded.program.dispatches.into_iter().map(|d| d.kernel))
         .collect();
-    kernels.into_iter().collect()
+    kernels.into_iter().chain(warp::kernels()).collect()
 }
 
 #[test]

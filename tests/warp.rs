@@ -40,7 +40,7 @@ fn plain(top: f32, left: f32) -> Patch {
 #[test]
 fn patches_agree_with_their_reference() {
     let Some(gpu) = common::device() else { return };
-    let turned = Patch { map: [[0.0, -1.0, 25.0], [1.0, 0.0, 20.0]], ..plain(0.0, 0.0) };
+    let turned = Patch { map: [[0.0, -1.0, 25.5], [1.0, 0.0, 20.5]], ..plain(0.0, 0.0) };
     let tilted = Patch { map: [[0.9, 0.2, 22.3], [-0.2, 1.1, 19.7]], mirror: 1, ..plain(0.0, 0.0) };
     let patches = [
         plain(3.0, 7.0),
