@@ -3,9 +3,11 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use rosette::config::{Recompute, Skip};
+use rosette::config::{AugmentationConfig, Recompute, Skip};
+use rosette::data::augment::Place;
 use rosette::data::channels::Prepared;
-use rosette::data::patches::{CHANNELS, draw_crop, write_patch};
+use rosette::data::loader::{Dataset, PatchPlan, patch_of};
+use rosette::data::residency::pack;
 use rosette::data::sample::Sample;
 use rosette::data::synth::{Layout, SynthPlan, write_samples};
 use rosette::gpu::Limits;
@@ -25,27 +27,29 @@ fn sample() -> Sample {
 fn patches(c: &mut Criterion) {
     let sample = sample();
     c.bench_function("channels of a 1024 px sample", |b| b.iter(|| Prepared::new(black_box(sample.clone()))));
-    let image = Prepared::new(sample);
-    let (mut x, mut y) = (vec![0.0; PATCH_PX * PATCH_PX * CHANNELS], vec![0.0; PATCH_PX * PATCH_PX]);
+    let dataset = Dataset::new(vec![Prepared::new(sample)]);
+    c.bench_function("pack a 1024 px sample", |b| b.iter(|| pack(black_box(&dataset.samples()[0]))));
+    let plan = PatchPlan {
+        patch_px: PATCH_PX,
+        batch_size: 4,
+        patches_per_sample: 1,
+        foreground_share: 0.7,
+        augmentation: AugmentationConfig::default(),
+        seed: 42,
+        epoch: 1,
+    };
     let mut draw = 0;
-    c.bench_function("one 512 px patch", |b| {
+    c.bench_function("draw what a patch is made of", |b| {
         b.iter(|| {
             draw += 1;
-            let crop = draw_crop(&image, PATCH_PX, 0.7, 42, [0, 0, draw]);
-            write_patch(&image, crop, PATCH_PX, &mut x, &mut y);
+            patch_of(&dataset, &plan, Place { chunk: 0, first_word: 0 }, (0, draw))
         });
     });
 }
 
 fn step(c: &mut Criterion) {
     let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 64, skip: Skip::Full });
-    let settings = StepSettings {
-        patch_px: PATCH_PX,
-        dice_weight: 0.5,
-        weight_decay: 0.01,
-        winograd: true,
-        recompute: Recompute::Never,
-    };
+    let settings = StepSettings { recompute: Recompute::Never, ..StepSettings::new(PATCH_PX) };
     c.bench_function("record the default step", |b| {
         b.iter(|| record_training(&net, Limits::WEBGPU, &settings, 4));
     });

@@ -3,9 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rosette::config::AugmentationConfig;
+use rosette::data::augment::Place;
 use rosette::data::channels::Prepared;
-use rosette::data::loader::{Batch, Dataset, PatchPlan, TrainBatches, ValBatches, epoch_order};
-use rosette::data::patches::{draw_crop, write_patch};
+use rosette::data::loader::{
+    Batch, Dataset, PatchBatch, PatchPlan, TrainBatches, ValBatches, epoch_order, patch_of,
+};
+use rosette::data::residency::{Residency, Upload, pack};
 use rosette::data::sample::{Sample, discover, sample_path};
 use rosette::data::synth::{Layout, SynthPlan, write_samples};
 
@@ -26,6 +30,7 @@ fn plan() -> PatchPlan {
         batch_size: 4,
         patches_per_sample: 3,
         foreground_share: 0.7,
+        augmentation: AugmentationConfig::default(),
         seed: 9,
         epoch: 2,
     }
@@ -34,6 +39,19 @@ fn plan() -> PatchPlan {
 fn dataset() -> Arc<Dataset> {
     let (dir, names) = tissue();
     Arc::new(Dataset::load(dir.path(), &names, true, 2).unwrap())
+}
+
+/// Words of the largest sample of [`tissue`], and more.
+const SLOT: usize = 40_000;
+
+/// All samples on the device, or as few at a time as can be.
+fn residency(dataset: &Dataset, budget_words: usize) -> Arc<Residency> {
+    let batch = plan().batch_size;
+    Arc::new(Residency::plan(dataset.samples(), budget_words, 2 * SLOT, batch).expect("small samples"))
+}
+
+fn epoch(dataset: &Arc<Dataset>, budget_words: usize, first: usize) -> TrainBatches {
+    TrainBatches::start(Arc::clone(dataset), residency(dataset, budget_words), plan(), first)
 }
 
 #[test]
@@ -71,35 +89,84 @@ fn the_first_error_in_the_list_wins() {
 #[test]
 fn an_epoch_gives_each_sample_its_patches() {
     let dataset = dataset();
-    let batches: Vec<Batch> = TrainBatches::start(Arc::clone(&dataset), plan(), 0).collect();
-    let counts: Vec<usize> = batches.iter().map(|b| b.count).collect();
+    let batches: Vec<PatchBatch> = epoch(&dataset, usize::MAX, 0).collect();
+    let counts: Vec<usize> = batches.iter().map(|b| b.patches.len()).collect();
     assert_eq!(counts, [4, 4, 4, 3], "15 patches, the last batch short");
     assert_eq!(TrainBatches::batches_per_epoch(5, &plan()), 4);
+    let uploads: Vec<_> = residency(&dataset, usize::MAX).first_uploads(dataset.samples()).collect();
+    assert_eq!(uploads.len(), 5);
     let order = epoch_order(5, &plan());
     let mut seen = vec![0; 5];
-    let pixels = PATCH_PX * PATCH_PX;
     for (batch, entries) in batches.iter().zip(order.chunks(4)) {
-        assert_eq!((batch.x.len(), batch.y.len()), (batch.count * pixels * 4, batch.count * pixels));
+        assert!(batch.uploads.is_empty(), "they are on the device already");
         for (place, &(sample, draw)) in entries.iter().enumerate() {
-            let image = &dataset.samples()[sample];
-            let crop = draw_crop(image, PATCH_PX, 0.7, 9, [2, sample as u64, draw as u64]);
-            let (mut x, mut y) = (vec![0.0; pixels * 4], vec![0.0; pixels]);
-            write_patch(image, crop, PATCH_PX, &mut x, &mut y);
-            assert_eq!((batch.samples[place], batch.crops[place]), (sample, crop));
-            assert!(batch.x[place * pixels * 4..][..pixels * 4] == x);
-            assert!(batch.y[place * pixels..][..pixels] == y);
+            assert_eq!(batch.samples[place], sample);
+            assert_eq!(
+                batch.patches[place],
+                patch_of(&dataset, &plan(), uploads[sample].place, (sample, draw))
+            );
             seen[sample] += 1;
         }
     }
     assert_eq!(seen, [3; 5]);
 }
 
+/// What a step finds on the device: each patch with the words of its sample, wherever these lie.
+fn found_by_steps(dataset: &Arc<Dataset>, budget_words: usize, first: usize) -> Vec<(Vec<u32>, Vec<u8>)> {
+    let plan = residency(dataset, budget_words);
+    let mut device = vec![vec![0; plan.chunk_words]; plan.chunks];
+    let put = |device: &mut [Vec<u32>], upload: &Upload| {
+        let Place { chunk, first_word } = upload.place;
+        device[chunk][first_word..][..upload.words.len()].copy_from_slice(&upload.words);
+    };
+    plan.first_uploads(dataset.samples()).for_each(|upload| put(&mut device, &upload));
+    let mut found = Vec::new();
+    for batch in epoch(dataset, budget_words, first) {
+        batch.uploads.iter().for_each(|upload| put(&mut device, upload));
+        for (patch, sample) in batch.patches.iter().zip(&batch.samples) {
+            let len = pack(&dataset.samples()[*sample]).len();
+            let words = device[patch.chunk as usize][patch.planes as usize..][..len].to_vec();
+            let mut moved = *patch;
+            moved.intensity -= moved.planes;
+            (moved.chunk, moved.planes) = (0, 0);
+            found.push((words, bytemuck::bytes_of(&moved).to_vec()));
+        }
+    }
+    found
+}
+
+#[test]
+fn streamed_samples_give_the_same_patches_as_resident_ones() {
+    let dataset = dataset();
+    let resident = found_by_steps(&dataset, usize::MAX, 0);
+    let order = epoch_order(5, &plan());
+    for (found, (sample, _)) in resident.iter().zip(&order) {
+        assert!(found.0 == pack(&dataset.samples()[*sample]), "the words of another sample");
+    }
+    assert!(residency(&dataset, usize::MAX).is_resident());
+    assert_eq!((residency(&dataset, usize::MAX).chunks, residency(&dataset, 0).chunks), (3, 2));
+    assert!(
+        !residency(&dataset, 0).is_resident()
+            && residency(&dataset, 0).bytes() < residency(&dataset, usize::MAX).bytes()
+    );
+    assert!(found_by_steps(&dataset, 0, 0) == resident);
+    assert!(found_by_steps(&dataset, 0, 2) == resident[8..], "resumed within the epoch");
+}
+
+#[test]
+fn a_sample_that_no_buffer_holds_is_told() {
+    let dataset = dataset();
+    let error = Residency::plan(dataset.samples(), usize::MAX, 100, 4).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("sample 'T"), "{error}");
+}
+
 #[test]
 fn a_later_start_gives_the_rest_of_the_same_epoch() {
     let dataset = dataset();
-    let whole: Vec<Batch> = TrainBatches::start(Arc::clone(&dataset), plan(), 0).collect();
+    let whole: Vec<PatchBatch> = epoch(&dataset, usize::MAX, 0).collect();
     for first in 0..=5 {
-        let rest: Vec<Batch> = TrainBatches::start(Arc::clone(&dataset), plan(), first).collect();
+        let rest: Vec<PatchBatch> = epoch(&dataset, usize::MAX, first).collect();
         assert!(rest == whole[first.min(whole.len())..], "from batch {first}");
     }
 }
@@ -118,8 +185,8 @@ fn orders_depend_on_seed_and_epoch() {
 #[test]
 fn an_epoch_can_be_left_early() {
     let dataset = dataset();
-    let mut batches = TrainBatches::start(Arc::clone(&dataset), plan(), 0);
-    assert_eq!(batches.next().unwrap().count, 4);
+    let mut batches = epoch(&dataset, usize::MAX, 0);
+    assert_eq!(batches.next().unwrap().patches.len(), 4);
     drop(batches);
     // The thread has ended and let go of the data.
     assert_eq!(Arc::strong_count(&dataset), 1);

@@ -63,8 +63,7 @@ impl Bench {
                 values: weights[&p.name].clone(),
             })
             .collect();
-        let settings =
-            StepSettings { patch_px: 64, dice_weight: 0.5, weight_decay: 0.01, winograd, recompute };
+        let settings = StepSettings { winograd, recompute, ..StepSettings::new(64) };
         let mut session = Session::new(gpu, net, settings).expect("memory enough");
         session.set_tensors(&tensors);
         session.prepare(true, 4).expect("memory enough");

@@ -278,13 +278,7 @@ fn slices_end_on_boundaries_of_every_tensor_that_is_cut() {
 #[test]
 fn recomputing_is_decided_by_the_full_batch_and_holds_for_a_short_one() {
     let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 64, skip: Skip::Full });
-    let auto = StepSettings {
-        patch_px: 512,
-        dice_weight: 0.5,
-        weight_decay: 0.01,
-        winograd: true,
-        recompute: Recompute::Auto,
-    };
+    let auto = StepSettings::new(512);
     let [limits, _] = limits(128 << 20);
     let decided = auto.decided(&net, limits, 4);
     assert_eq!(decided.recompute, Recompute::Always);

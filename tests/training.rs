@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rosette::config::Recompute;
 use rosette::config::Skip;
 use rosette::data::loader::{Dataset, ValBatches};
 use rosette::interop::{TensorData, Values, read_pth, read_safetensors};
@@ -27,13 +26,7 @@ const STEPS: usize = 80;
 /// A network of the workshop's configuration on a device, where there is one.
 fn session() -> Option<Session> {
     let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
-    let settings = StepSettings {
-        patch_px: PATCH_PX,
-        dice_weight: 0.5,
-        weight_decay: 0.01,
-        winograd: true,
-        recompute: Recompute::Auto,
-    };
+    let settings = StepSettings::new(PATCH_PX);
     Some(Session::new(common::device()?, net, settings).expect("memory enough"))
 }
 
@@ -73,6 +66,29 @@ fn the_same_training_twice_gives_the_same_bytes() {
 
     train(&workshop, &["--output-dir", "other", "--no-timestamp", "--override", "seed=8"]);
     assert_ne!(rows("first")[1], rows("other")[1], "the seed changes nothing");
+}
+
+/// Where the samples lie must not change what is learnt: each patch is made of its own numbers.
+#[test]
+fn streamed_samples_train_to_the_same_bytes() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let settings =
+        ["--override", "patches_per_sample=4", "--override", "batch_size=1", "--override", "patch_size=32"];
+    let elastic = ["--override", "augmentation.elastic_transform=0.9"];
+    for (out, budget) in [("resident", "1.0"), ("streamed", "0")] {
+        let budget = format!("data.memory_budget={budget}");
+        let own = ["--output-dir", out, "--no-timestamp", "--override", &budget];
+        train(&workshop, &[&own[..], &settings, &elastic].concat());
+    }
+    let read = |name: &str| std::fs::read(workshop.path(name)).expect(name);
+    assert!(read("resident/best_model.pth") == read("streamed/best_model.pth"), "the weights differ");
+    let log = |out: &str| String::from_utf8_lossy(&read(&format!("{out}/training.log"))).into_owned();
+    assert!(log("resident").contains("training samples stay on the device"));
+    assert!(log("streamed").contains("training samples are streamed to the device"));
+    assert!(log("streamed").contains("rosettes in "));
 }
 
 /// Two patches whose target is to be found by the width of the cells.

@@ -10,8 +10,8 @@ use crate::error::Result;
 /// Declares a section of settings: `name: type = default, rule;`.
 macro_rules! section {
     ($(#[$meta:meta])* $section:ident { $($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $rule:expr;)* }) => {
-        $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        $(#[$meta])*
         pub struct $section {
             $($(#[$doc])* pub $name: $type,)*
         }
@@ -120,6 +120,7 @@ section! {
 
 section! {
     /// How the network is trained.
+    #[serde(default)]
     TrainingConfig {
         /// Passes over the training samples, at most.
         num_epochs: usize = 100, Rule::within(1.0, 1e6);
@@ -145,8 +146,20 @@ section! {
         winograd: bool = true, Rule::any();
         /// Computes cheap tensors again instead of keeping them: a third less memory, a few percent more time.
         recompute: Recompute = Recompute::Auto, Rule::any();
+        /// How training samples reach the device.
+        data: DataConfig = DataConfig::default(), Rule::any();
         /// What is done to training patches.
         augmentation: AugmentationConfig = AugmentationConfig::default(), Rule::any();
+    }
+}
+
+section! {
+    /// How training samples reach the device.
+    #[serde(default)]
+    DataConfig {
+        /// GiB of device memory for training samples: where they all fit, they stay there; else they are streamed.
+        memory_budget: f64 = 2.0, Rule::within(0.0, 1024.0)
+            .because("it is in GiB: a byte a pixel, and four more with use_intensity; 0 streams every sample");
     }
 }
 
@@ -156,6 +169,7 @@ const PROBABILITY: Rule =
 
 section! {
     /// The probability with which a training patch undergoes each transform.
+    #[serde(default)]
     AugmentationConfig {
         /// Mirrors left and right.
         horizontal_flip: f64 = 0.5, PROBABILITY;
@@ -167,8 +181,55 @@ section! {
         elastic_transform: f64 = 0.25, PROBABILITY;
         /// Scales, shifts and rotates a little.
         affine_transform: f64 = 0.5, PROBABILITY;
-        /// Blanks a few squares of the input.
+        /// Blanks a few rectangles of the input.
         coarse_dropout: f64 = 0.2, PROBABILITY;
+        /// Enlarges or shrinks more than the affine transform does.
+        random_scale: f64 = 0.0, PROBABILITY;
+        /// Multiplies the intensity channel.
+        intensity_gain: f64 = 0.0, PROBABILITY;
+        /// Raises the intensity channel to a power.
+        intensity_gamma: f64 = 0.0, PROBABILITY;
+        /// Adds Gaussian noise to the intensity channel.
+        intensity_noise: f64 = 0.0, PROBABILITY;
+        /// Blurs the intensity channel.
+        intensity_blur: f64 = 0.0, PROBABILITY;
+        /// How strong the transforms are.
+        magnitudes: MagnitudeConfig = MagnitudeConfig::default(), Rule::any();
+    }
+}
+
+section! {
+    /// How strong the transforms are. Lengths in px are for patches of 512 px and shrink with the patch.
+    #[serde(default)]
+    MagnitudeConfig {
+        /// Factor of the smoothed noise that displaces a patch, in px.
+        elastic_alpha: f64 = 120.0, Rule::within(0.0, 10_000.0);
+        /// Deviation of the Gaussian that smooths that noise, in px.
+        elastic_sigma: f64 = 6.0, Rule::within(1.0, 32.0);
+        /// How far the elastic transform's affine moves its control points, in px.
+        elastic_affine: f64 = 3.6, Rule::within(0.0, 64.0);
+        /// The affine transform scales by 1 minus to 1 plus this.
+        affine_scale: f64 = 0.1, Rule::within(0.0, 0.9);
+        /// Shifts by up to this share of the side.
+        affine_shift: f64 = 0.1, Rule::within(0.0, 1.0);
+        /// Rotates by up to so many degrees either way.
+        affine_rotation: f64 = 15.0, Rule::within(0.0, 180.0);
+        /// Rectangles blanked, at most.
+        dropout_holes: usize = 5, Rule::within(1.0, 5.0);
+        /// Their shortest side, in px.
+        dropout_least: f64 = 10.0, Rule::within(1.0, 512.0);
+        /// Their longest side, in px.
+        dropout_most: f64 = 40.0, Rule::within(1.0, 512.0);
+        /// The random scale is from 1 minus to 1 plus this.
+        scale: f64 = 0.25, Rule::within(0.0, 0.9);
+        /// The intensity's gain is from 1 minus to 1 plus this.
+        gain: f64 = 0.2, Rule::within(0.0, 1.0);
+        /// Its exponent is from 1 minus to 1 plus this.
+        gamma: f64 = 0.3, Rule::within(0.0, 0.9);
+        /// Largest deviation of the noise; intensities are at most 1.
+        noise: f64 = 0.05, Rule::within(0.0, 1.0);
+        /// Largest deviation of the blur, in px of the image.
+        blur: f64 = 1.5, Rule::within(0.0, 8.0);
     }
 }
 
@@ -182,6 +243,11 @@ impl AugmentationConfig {
             self.elastic_transform,
             self.affine_transform,
             self.coarse_dropout,
+            self.random_scale,
+            self.intensity_gain,
+            self.intensity_gamma,
+            self.intensity_noise,
+            self.intensity_blur,
         ];
         all.iter().any(|probability| *probability > 0.0)
     }

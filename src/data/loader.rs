@@ -9,12 +9,16 @@ use std::thread::JoinHandle;
 
 use rand::seq::SliceRandom;
 
+use crate::config::AugmentationConfig;
+use crate::data::augment::{Place, draw_patch};
 use crate::data::channels::Prepared;
-use crate::data::patches::{CHANNELS, Crop, draw_crop, write_patch};
+use crate::data::patches::{CHANNELS, Crop, draw_crop};
 use crate::data::random::{Purpose, generator};
+use crate::data::residency::{Residency, Upload};
 use crate::data::sample::Sample;
 use crate::data::tiles::{Tile, tiles, write_tile};
 use crate::error::{Error, Result};
+use crate::ops::warp::Patch;
 
 /// How many batches wait, ready.
 const BATCHES_AHEAD: usize = 2;
@@ -93,7 +97,7 @@ fn warnings(samples: &[Prepared]) -> Vec<String> {
 }
 
 /// What an epoch of training patches is made of.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PatchPlan {
     /// Side of a patch, P.
     pub patch_px: usize,
@@ -103,25 +107,12 @@ pub struct PatchPlan {
     pub patches_per_sample: usize,
     /// Share of the crops that are centred on a rosette pixel, 0 to 1.
     pub foreground_share: f64,
+    /// What is done to them.
+    pub augmentation: AugmentationConfig,
     /// The run's seed.
     pub seed: u64,
     /// The epoch.
     pub epoch: u64,
-}
-
-/// Some patches, ready for the device.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    /// Channels [count, P, P, 4] f32, those that are not used 0.
-    pub x: Vec<f32>,
-    /// Target [count, P, P] f32: 0, 1, or (validation) -1 where nothing is to be scored.
-    pub y: Vec<f32>,
-    /// Each patch's sample, as an index into [`Dataset::samples`]: `[count]`.
-    pub samples: Vec<usize>,
-    /// Where each patch was cut: `[count]`.
-    pub crops: Vec<Crop>,
-    /// How many patches there are: the batch size, or less in the last batch.
-    pub count: usize,
 }
 
 /// The order of an epoch: (sample, draw) for each patch. Depends on the seed, the epoch and the counts alone.
@@ -133,21 +124,51 @@ pub fn epoch_order(samples: usize, plan: &PatchPlan) -> Vec<(usize, usize)> {
     order
 }
 
+/// Patch number `draw` of sample number `sample`, which lies at `place`.
+pub fn patch_of(dataset: &Dataset, plan: &PatchPlan, place: Place, (sample, draw): (usize, usize)) -> Patch {
+    let image = &dataset.samples[sample];
+    let numbers = [plan.epoch, sample as u64, draw as u64];
+    let crop = draw_crop(image, plan.patch_px, plan.foreground_share, plan.seed, numbers);
+    draw_patch(image, place, crop, plan.patch_px, &plan.augmentation, plan.seed, numbers)
+}
+
+/// Training patches for the device to make.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PatchBatch {
+    /// What each patch is made of: the batch size of them, or fewer in the last batch.
+    pub patches: Vec<Patch>,
+    /// Each patch's sample, as an index into [`Dataset::samples`].
+    pub samples: Vec<usize>,
+    /// Samples that must be on the device first.
+    pub uploads: Vec<Upload>,
+}
+
 /// One epoch of training batches, prepared ahead on a thread of its own.
-pub struct TrainBatches(Ahead);
+pub struct TrainBatches(Ahead<PatchBatch>);
 
 impl TrainBatches {
-    /// Starts an epoch at batch number `first` (0 for all of it): the batches from there on are those that a full
+    /// Starts an epoch at batch number `first` (0 for all of it): the patches from there on are those that a full
     /// epoch would give.
     ///
     /// # Panics
     /// Where the patch, the batch size or the patches per sample are 0: the configuration allows none of it.
-    pub fn start(dataset: Arc<Dataset>, plan: PatchPlan, first: usize) -> Self {
+    pub fn start(dataset: Arc<Dataset>, residency: Arc<Residency>, plan: PatchPlan, first: usize) -> Self {
         assert!(plan.patch_px > 0 && plan.batch_size > 0 && plan.patches_per_sample > 0, "{plan:?}");
-        let order = epoch_order(dataset.samples.len(), &plan);
-        let entries: Vec<Entry> =
-            order.into_iter().map(|(sample, draw)| Entry::Patch { sample, draw }).collect();
-        Self(Ahead::start(dataset, plan, entries, first))
+        Self(Ahead::start(move |send| {
+            let order = epoch_order(dataset.samples.len(), &plan);
+            let rest = &order[(first * plan.batch_size).min(order.len())..];
+            let mut schedule = residency.schedule(rest.iter().map(|(sample, _)| *sample));
+            for entries in rest.chunks(plan.batch_size) {
+                let samples: Vec<usize> = entries.iter().map(|(sample, _)| *sample).collect();
+                let (places, uploads) = schedule.next_batch(&samples, &dataset.samples);
+                let patch =
+                    |(place, entry): (Place, &(usize, usize))| patch_of(&dataset, &plan, place, *entry);
+                let patches = places.into_iter().zip(entries).map(patch).collect();
+                if !send(PatchBatch { patches, samples, uploads }) {
+                    return;
+                }
+            }
+        }))
     }
 
     /// How many batches a whole epoch has.
@@ -157,16 +178,31 @@ impl TrainBatches {
 }
 
 impl Iterator for TrainBatches {
-    type Item = Batch;
+    type Item = PatchBatch;
 
-    fn next(&mut self) -> Option<Batch> {
+    fn next(&mut self) -> Option<PatchBatch> {
         self.0.next()
     }
 }
 
+/// Some validation tiles.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Channels [count, P, P, 4] f32, those that are not used 0.
+    pub x: Vec<f32>,
+    /// Target [count, P, P] f32: 0, 1, or -1 where nothing is to be scored.
+    pub y: Vec<f32>,
+    /// Each tile's sample, as an index into [`Dataset::samples`]: `[count]`.
+    pub samples: Vec<usize>,
+    /// Where each tile was cut: `[count]`.
+    pub crops: Vec<Crop>,
+    /// How many tiles there are: the batch size, or less in the last batch.
+    pub count: usize,
+}
+
 /// All tiles of all samples, in order, prepared ahead on a thread of its own. A tile's target is -1 where it is not
 /// to be scored; over all batches each pixel of each image is scored once.
-pub struct ValBatches(Ahead);
+pub struct ValBatches(Ahead<Batch>);
 
 impl ValBatches {
     /// Starts one pass over the dataset.
@@ -177,18 +213,16 @@ impl ValBatches {
         assert!(patch_px > 0 && batch_size > 0, "patch {patch_px} px, batch {batch_size}");
         let of_sample = |(sample, image): (usize, &Prepared)| {
             let all = tiles(image.height, image.width, patch_px);
-            all.into_iter().map(move |tile| Entry::Tile { sample, tile })
+            all.into_iter().map(move |tile| (sample, tile))
         };
-        let entries = dataset.samples.iter().enumerate().flat_map(of_sample).collect();
-        let plan = PatchPlan {
-            patch_px,
-            batch_size,
-            patches_per_sample: 1,
-            foreground_share: 0.0,
-            seed: 0,
-            epoch: 0,
-        };
-        Self(Ahead::start(dataset, plan, entries, 0))
+        let entries: Vec<(usize, Tile)> = dataset.samples.iter().enumerate().flat_map(of_sample).collect();
+        Self(Ahead::start(move |send| {
+            for entries in entries.chunks(batch_size) {
+                if !send(tile_batch(&dataset, patch_px, entries)) {
+                    return;
+                }
+            }
+        }))
     }
 }
 
@@ -200,74 +234,43 @@ impl Iterator for ValBatches {
     }
 }
 
-/// What one place of a batch is filled with.
-#[derive(Debug, Clone, Copy)]
-enum Entry {
-    Patch { sample: usize, draw: usize },
-    Tile { sample: usize, tile: Tile },
-}
-
-impl Entry {
-    fn write(self, dataset: &Dataset, plan: &PatchPlan, x: &mut [f32], y: &mut [f32]) -> (usize, Crop) {
-        match self {
-            Self::Patch { sample, draw } => {
-                let image = &dataset.samples[sample];
-                let crop = draw_crop(
-                    image,
-                    plan.patch_px,
-                    plan.foreground_share,
-                    plan.seed,
-                    [plan.epoch, sample as u64, draw as u64],
-                );
-                write_patch(image, crop, plan.patch_px, x, y);
-                (sample, crop)
-            }
-            Self::Tile { sample, tile } => {
-                write_tile(&dataset.samples[sample], &tile, plan.patch_px, x, y);
-                (sample, tile.crop)
-            }
-        }
-    }
-}
-
-fn fill(dataset: &Dataset, plan: &PatchPlan, entries: &[Entry]) -> Batch {
-    let pixels = plan.patch_px * plan.patch_px;
+fn tile_batch(dataset: &Dataset, patch_px: usize, entries: &[(usize, Tile)]) -> Batch {
+    let pixels = patch_px * patch_px;
     let mut x = vec![0.0; entries.len() * pixels * CHANNELS];
     let mut y = vec![0.0; entries.len() * pixels];
     let places = x.chunks_exact_mut(pixels * CHANNELS).zip(y.chunks_exact_mut(pixels));
-    let (samples, crops) =
-        entries.iter().zip(places).map(|(entry, (x, y))| entry.write(dataset, plan, x, y)).unzip();
+    for ((sample, tile), (x, y)) in entries.iter().zip(places) {
+        write_tile(&dataset.samples[*sample], tile, patch_px, x, y);
+    }
+    let (samples, crops) = entries.iter().map(|(sample, tile)| (*sample, tile.crop)).unzip();
     Batch { x, y, samples, crops, count: entries.len() }
 }
 
-/// A thread that fills batches and the bounded channel they come through.
-struct Ahead {
-    batches: Option<Receiver<Batch>>,
+/// A thread that makes batches and the bounded channel they come through.
+struct Ahead<T> {
+    batches: Option<Receiver<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Ahead {
-    fn start(dataset: Arc<Dataset>, plan: PatchPlan, entries: Vec<Entry>, first: usize) -> Self {
+impl<T: Send + 'static> Ahead<T> {
+    /// Runs `make` on the thread. What it calls for each batch returns false where nobody takes any more: an epoch was
+    /// cut short.
+    fn start(make: impl FnOnce(&mut dyn FnMut(T) -> bool) + Send + 'static) -> Self {
         let (sender, batches) = sync_channel(BATCHES_AHEAD);
-        let thread = std::thread::spawn(move || {
-            for chunk in entries.chunks(plan.batch_size).skip(first) {
-                // The receiver is gone where the epoch was cut short.
-                if sender.send(fill(&dataset, &plan, chunk)).is_err() {
-                    return;
-                }
-            }
-        });
+        let thread = std::thread::spawn(move || make(&mut |batch| sender.send(batch).is_ok()));
         Self { batches: Some(batches), thread: Some(thread) }
     }
 
-    fn next(&mut self) -> Option<Batch> {
+    fn next(&mut self) -> Option<T> {
         let received = self.batches.as_ref()?.recv().ok();
         if received.is_none() {
             self.join();
         }
         received
     }
+}
 
+impl<T> Ahead<T> {
     /// Ends the thread; a panic in it goes on here rather than looking like the end of the epoch.
     fn join(&mut self) {
         self.batches = None;
@@ -279,7 +282,7 @@ impl Ahead {
     }
 }
 
-impl Drop for Ahead {
+impl<T> Drop for Ahead<T> {
     fn drop(&mut self) {
         self.join();
     }

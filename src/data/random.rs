@@ -14,6 +14,8 @@ pub enum Purpose {
     Shuffle = 2,
     /// Synthetic tissue.
     Tissue = 3,
+    /// How a training patch is warped.
+    Augmentation = 4,
 }
 
 /// The generator of `purpose` for a seed and three further numbers. They are the cipher's key, so that no two

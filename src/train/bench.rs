@@ -7,10 +7,15 @@ use serde::Serialize;
 
 use super::session::Session;
 use super::step::StepSettings;
-use crate::config::{Recompute, Skip};
+use crate::config::{Recompute, Skip, TrainingConfig};
+use crate::data::augment::{Place, smoothing_weights};
+use crate::data::channels::Prepared;
+use crate::data::loader::{Dataset, PatchPlan, patch_of};
+use crate::data::residency::Residency;
 use crate::error::Result;
 use crate::gpu::{Ceilings, Gpu};
 use crate::model::{AttentionUNet, Spec};
+use crate::ops::warp::Patch;
 use crate::tape::{Dispatch, Phase};
 
 /// What is measured.
@@ -94,27 +99,32 @@ impl KernelTime {
 pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
     let net =
         AttentionUNet::new(Spec { in_channels: 2, base_channels: bench.base_channels, skip: bench.skip });
-    let settings = StepSettings {
-        patch_px: bench.patch_px,
-        dice_weight: 0.5,
-        weight_decay: 0.01,
-        winograd: true,
-        recompute: bench.recompute,
-    };
+    let settings = StepSettings { recompute: bench.recompute, ..StepSettings::new(bench.patch_px) };
     let device = gpu.summary().to_string();
     let started = Instant::now();
     let persistent = 4 * net.weights().total_bytes() + net.state().total_bytes();
     let mut session = Session::new(gpu, net, settings)?;
-    session.prepare(true, bench.batch_size)?;
     session.set_tensors(&session.net().initial(1));
-    let (x, target) = data(bench);
-    let first = session.start_training_step(&x, &target, 1e-3)?;
+    let dataset = Dataset::new(vec![sample(2 * bench.patch_px)]);
+    let residency = Residency::plan(dataset.samples(), usize::MAX, usize::MAX, 1)?;
+    let plan = patch_plan(bench);
+    session.make_patches(&residency, smoothing_weights(&plan.augmentation, plan.patch_px))?;
+    residency.first_uploads(dataset.samples()).for_each(|upload| session.upload(&upload));
+    let patches = |step: usize| -> Vec<Patch> {
+        let place = Place { chunk: 0, first_word: 0 };
+        (0..bench.batch_size)
+            .map(|at| patch_of(&dataset, &plan, place, (0, step * bench.batch_size + at)))
+            .collect()
+    };
+    session.prepare(true, bench.batch_size)?;
+    let first = session.start_patch_step(&patches(0), 1e-3)?;
     session.finish(first)?;
     let first_step_ms = started.elapsed().as_secs_f64() * 1e3;
     let (mut steps_ms, mut submits_ms) = (Vec::new(), Vec::new());
-    for _ in 0..bench.repeats.max(1) {
+    for step in 1..=bench.repeats.max(1) {
+        let patches = patches(step);
         let started = Instant::now();
-        let pending = session.start_training_step(&x, &target, 1e-3)?;
+        let pending = session.start_patch_step(&patches, 1e-3)?;
         submits_ms.push(started.elapsed().as_secs_f64() * 1e3);
         session.finish(pending)?;
         steps_ms.push(started.elapsed().as_secs_f64() * 1e3);
@@ -141,13 +151,36 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
     })
 }
 
-/// Channels and targets without meaning, the same every time.
-fn data(bench: &StepBench) -> (Vec<f32>, Vec<f32>) {
-    let pixels = bench.batch_size * bench.patch_px * bench.patch_px;
+/// A square sample without meaning, the same every time.
+fn sample(side_px: usize) -> Prepared {
     let hash = |i: usize| (i.wrapping_mul(0x9E37_79B9) >> 7) % 256;
-    let x = (0..4 * pixels).map(|i| if i % 4 < 2 { hash(i) as f32 / 255.0 } else { 0.0 }).collect();
-    let target = (0..pixels).map(|i| f32::from(u8::from(hash(i) > 204))).collect();
-    (x, target)
+    let plane = |above: usize| (0..side_px * side_px).map(|i| u8::from(hash(i) > above)).collect::<Vec<u8>>();
+    let target = plane(204);
+    let rosette_pixels = (0..).zip(&target).filter(|(_, t)| **t > 0).map(|(at, _)| at).collect();
+    Prepared {
+        name: "noise".into(),
+        height: side_px,
+        width: side_px,
+        boundary: plane(127),
+        cells: plane(25),
+        intensity: None,
+        target,
+        rosette_pixels,
+    }
+}
+
+/// Patches with the default augmentation.
+fn patch_plan(bench: &StepBench) -> PatchPlan {
+    let training = TrainingConfig::default();
+    PatchPlan {
+        patch_px: bench.patch_px,
+        batch_size: bench.batch_size,
+        patches_per_sample: 1,
+        foreground_share: training.foreground_share,
+        augmentation: training.augmentation,
+        seed: 1,
+        epoch: 1,
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::step::{Recorded, StepSettings, record_evaluation, record_training};
+use super::step::{Recorded, Source, StepSettings, record_evaluation, record_training};
+use crate::data::residency::{Residency, Upload};
 use crate::error::Result;
 use crate::gpu::{Gpu, PendingRead, SharedBuffer};
 use crate::model::{AttentionUNet, NamedTensor};
 use crate::ops::adamw::step_sizes;
 use crate::ops::bce_dice::SUMS;
+use crate::ops::warp::{Patch, PatchSource};
 use crate::tape::{Loaded, SlotPool, Store, Stores, TensorId};
 
 /// A network on a device.
@@ -19,6 +21,7 @@ pub struct Session {
     pool: SlotPool,
     programs: HashMap<(bool, usize), Step>,
     steps: u64,
+    smoothing_weights: Option<Vec<f32>>,
 }
 
 /// A loaded program and where its inputs and outputs lie.
@@ -30,8 +33,7 @@ struct Step {
 
 #[derive(Clone, Copy)]
 struct Ids {
-    x: TensorId,
-    target: TensorId,
+    source: Source,
     scalars: Option<(TensorId, TensorId)>,
     loss: TensorId,
     sums: TensorId,
@@ -56,6 +58,15 @@ pub struct PendingStep {
     with_logits: bool,
 }
 
+/// What a step is given.
+#[derive(Clone, Copy)]
+enum Given<'a> {
+    /// Channels and target.
+    Pixels(&'a [f32], &'a [f32]),
+    /// What patches are made of.
+    Patches(&'a [Patch]),
+}
+
 impl Session {
     /// Makes the flat buffers of a network, all zero.
     ///
@@ -69,7 +80,7 @@ impl Session {
         }
         stores.insert(Store::State, gpu.buffer("running statistics", net.state().total_bytes())?);
         let (pool, programs) = (SlotPool::default(), HashMap::new());
-        Ok(Self { gpu, net, settings, stores, pool, programs, steps: 0 })
+        Ok(Self { gpu, net, settings, stores, pool, programs, steps: 0, smoothing_weights: None })
     }
 
     /// The device.
@@ -130,6 +141,30 @@ impl Session {
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 
+    /// Makes room for training samples: from here on, training steps take patches ([`Session::start_patch_step`]) and
+    /// make them on the device. `smoothing_weights` are those of the displacement, where patches are ever displaced.
+    ///
+    /// # Errors
+    /// Where the device lacks the memory.
+    pub fn make_patches(&mut self, residency: &Residency, smoothing_weights: Option<Vec<f32>>) -> Result<()> {
+        for chunk in 0..residency.chunks {
+            let buffer = self.gpu.buffer("training samples", 4 * residency.chunk_words as u64)?;
+            self.stores.insert(Store::Samples(chunk), buffer);
+        }
+        self.programs.retain(|(training, _), _| !training);
+        let radius = smoothing_weights.as_ref().map(|weights| weights.len() - 1);
+        let (chunks, chunk_words) = (residency.chunks, residency.chunk_words);
+        self.settings.patches = Some(PatchSource { chunks, chunk_words, radius });
+        self.smoothing_weights = smoothing_weights;
+        Ok(())
+    }
+
+    /// Puts samples where they belong, before whatever is submitted next.
+    pub fn upload(&self, upload: &Upload) {
+        let buffer = self.store(Store::Samples(upload.place.chunk));
+        self.gpu.write(buffer, 4 * upload.place.first_word as u64, bytemuck::cast_slice(&upload.words));
+    }
+
     /// Submits a training step on a batch, `x` [N, P, P, 4] and `target` [N, P, P], and returns at once.
     ///
     /// # Errors
@@ -140,9 +175,21 @@ impl Session {
         target: &[f32],
         learning_rate: f64,
     ) -> Result<PendingStep> {
+        self.start_training(Given::Pixels(x, target), learning_rate)
+    }
+
+    /// Submits a training step on patches, which the device makes, and returns at once.
+    ///
+    /// # Errors
+    /// Where the device lacks memory for the program.
+    pub fn start_patch_step(&mut self, patches: &[Patch], learning_rate: f64) -> Result<PendingStep> {
+        self.start_training(Given::Patches(patches), learning_rate)
+    }
+
+    fn start_training(&mut self, given: Given<'_>, learning_rate: f64) -> Result<PendingStep> {
         self.steps += 1;
         let sizes = step_sizes(learning_rate, self.steps);
-        self.start(true, x, target, Some(sizes), false)
+        self.start(true, given, Some(sizes), false)
     }
 
     /// Submits an evaluation of a batch and returns at once.
@@ -150,25 +197,38 @@ impl Session {
     /// # Errors
     /// Where the device lacks memory for the program.
     pub fn start_evaluation(&mut self, x: &[f32], target: &[f32], with_logits: bool) -> Result<PendingStep> {
-        self.start(false, x, target, None, with_logits)
+        self.start(false, Given::Pixels(x, target), None, with_logits)
     }
 
     fn start(
         &mut self,
         training: bool,
-        x: &[f32],
-        target: &[f32],
+        given: Given<'_>,
         sizes: Option<[f32; 4]>,
         with_logits: bool,
     ) -> Result<PendingStep> {
-        let batch = target.len() / (self.settings.patch_px * self.settings.patch_px);
+        let batch = match given {
+            Given::Pixels(_, target) => target.len() / (self.settings.patch_px * self.settings.patch_px),
+            Given::Patches(patches) => patches.len(),
+        };
         let key = (training, batch);
         self.prepare(training, batch)?;
         let step = self.programs.get_mut(&key).expect("just prepared");
-        step.stage(step.recorded.x, x);
-        step.stage(step.recorded.target, target);
+        match (given, step.recorded.source) {
+            (Given::Pixels(x, target), Source::Uploaded { x: x_id, target: target_id }) => {
+                step.stage(x_id, x);
+                step.stage(target_id, target);
+            }
+            (Given::Patches(given), Source::Made { patches, weights }) => {
+                step.stage(patches, given);
+                if let (Some(id), Some(weights)) = (weights, &self.smoothing_weights) {
+                    step.stage(id, weights);
+                }
+            }
+            _ => panic!("a session takes pixels until it makes patches"),
+        }
         if let (Some((dloss, step_sizes)), Some(sizes)) = (step.recorded.scalars, sizes) {
-            step.stage(dloss, &[1.0]);
+            step.stage(dloss, &[1.0_f32]);
             step.stage(step_sizes, &sizes);
         }
         self.gpu.write(step.loaded.inputs(), 0, &step.staging);
@@ -212,10 +272,10 @@ impl Session {
             }
             let record = if training { record_training } else { record_evaluation };
             let recorded = record(&self.net, self.gpu.limits(), &self.settings, batch);
-            let Recorded { program, x, target, scalars, loss, sums, logits } = recorded;
+            let Recorded { program, source, scalars, loss, sums, logits } = recorded;
             let loaded = Loaded::new(&self.gpu, program, &self.stores, &mut self.pool)?;
             let staging = vec![0; loaded.program.input_bytes as usize];
-            let recorded = Ids { x, target, scalars, loss, sums, logits };
+            let recorded = Ids { source, scalars, loss, sums, logits };
             self.programs.insert((training, batch), Step { loaded, recorded, staging });
         }
         Ok(&self.programs[&(training, batch)].loaded)
@@ -233,9 +293,9 @@ impl Session {
 }
 
 impl Step {
-    fn stage(&mut self, id: TensorId, values: &[f32]) {
+    fn stage<T: bytemuck::Pod>(&mut self, id: TensorId, values: &[T]) {
         let range = self.loaded.program.stored_range(id);
-        let bytes = bytemuck::cast_slice(values);
+        let bytes: &[u8] = bytemuck::cast_slice(values);
         assert_eq!(bytes.len() as u64, range.end - range.start, "the size of {:?}", id);
         self.staging[range.start as usize..range.end as usize].copy_from_slice(bytes);
     }

@@ -8,6 +8,7 @@ use crate::model::AttentionUNet;
 use crate::ops::activation;
 use crate::ops::adamw::AdamW;
 use crate::ops::bce_dice::{BceDice, SUMS};
+use crate::ops::warp::{self, PatchSource};
 use crate::tape::{MemoryPlan, Mode, Phase, Program, Shape, Store, Tape, TensorId};
 
 /// What shapes a program, besides the network.
@@ -23,9 +24,23 @@ pub struct StepSettings {
     pub winograd: bool,
     /// Whether the backward pass computes cheap tensors again instead of keeping them.
     pub recompute: Recompute,
+    /// Training patches are made on the device from samples that lie there; none where they are uploaded.
+    pub patches: Option<PatchSource>,
 }
 
 impl StepSettings {
+    /// The configuration's defaults, for uploaded patches.
+    pub fn new(patch_px: usize) -> Self {
+        Self {
+            patch_px,
+            dice_weight: 0.5,
+            weight_decay: 0.01,
+            winograd: true,
+            recompute: Recompute::Auto,
+            patches: None,
+        }
+    }
+
     /// The same with `recompute: auto` decided for a batch size: once for all programs of a training, so that a short
     /// last batch does not keep what a full one computes again.
     pub fn decided(self, net: &AttentionUNet, limits: Limits, batch: usize) -> Self {
@@ -64,10 +79,8 @@ impl StepSettings {
 pub struct Recorded {
     /// The recording.
     pub program: Program,
-    /// Channels [N, P, P, 4], uploaded.
-    pub x: TensorId,
-    /// Target [N, P, P, 1], uploaded: 0, 1, or below 0 to ignore.
-    pub target: TensorId,
+    /// Where the channels and the target come from.
+    pub source: Source,
     /// Gradient of the loss `[1]` and the optimiser's step sizes `[4]`, uploaded; training only.
     pub scalars: Option<(TensorId, TensorId)>,
     /// The loss `[1]`, read back.
@@ -76,6 +89,25 @@ pub struct Recorded {
     pub sums: TensorId,
     /// Logits [N, P, P, 1], read back.
     pub logits: TensorId,
+}
+
+/// Where a step's channels [N, P, P, 4] and target [N, P, P, 1] (0, 1, or below 0 to ignore) come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Source {
+    /// They are uploaded.
+    Uploaded {
+        /// The channels.
+        x: TensorId,
+        /// The target.
+        target: TensorId,
+    },
+    /// They are made on the device (see [`crate::ops::warp`]) from what is uploaded.
+    Made {
+        /// What each patch is made of [N, 39] words.
+        patches: TensorId,
+        /// Smoothing weights of the displacement [radius + 1].
+        weights: Option<TensorId>,
+    },
 }
 
 /// With `recompute: auto` a step whose slots would take more than this computes cheap tensors again in its backward
@@ -148,9 +180,20 @@ fn record_forward(
 ) -> Recorded {
     tape.set_exact(!settings.winograd);
     let side = settings.patch_px;
-    let x = tape.input("x", Shape::nhwc(batch, side, side, 4));
     let plane = Shape::nhwc(batch, side, side, 1);
-    let target = tape.input("target", plane.clone());
+    let (x, target, source) = match settings.patches.filter(|_| training) {
+        Some(source) => {
+            tape.set_phase(Phase::Data);
+            let made = warp::record(tape, &source, batch, side);
+            tape.set_phase(Phase::Forward);
+            (made.x, made.y, Source::Made { patches: made.patches, weights: made.weights })
+        }
+        None => {
+            let x = tape.input("x", Shape::nhwc(batch, side, side, 4));
+            let target = tape.input("target", plane.clone());
+            (x, target, Source::Uploaded { x, target })
+        }
+    };
     let loss = tape.output("loss", Shape::new([1]));
     let sums = tape.output("sums", Shape::new([batch, SUMS]));
     let logits = tape.output("logits", plane);
@@ -158,5 +201,5 @@ fn record_forward(
     let op = BceDice { dice_weight: settings.dice_weight };
     tape.apply_into("loss", op, &[logits, target], &[loss, sums]);
     let program = Tape::new(tape.limits(), tape.mode()).finish();
-    Recorded { program, x, target, scalars: None, loss, sums, logits }
+    Recorded { program, source, scalars: None, loss, sums, logits }
 }
