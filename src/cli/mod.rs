@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod demo;
 pub mod devices;
+pub mod preview;
 pub mod split;
 pub mod synth;
 pub mod train;
@@ -29,6 +30,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Train(Box<train::TrainArgs>),
     Split(split::SplitArgs),
+    Preview(preview::PreviewArgs),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
     Bench(bench::BenchArgs),
@@ -52,6 +54,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Split(args) => split::run(&args),
+        Command::Preview(args) => preview::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),

@@ -61,6 +61,24 @@ pub struct Patch {
     pub holes: [[u32; 4]; HOLES],
 }
 
+impl Patch {
+    /// The same sample cut at `top`, `left` and left as it is.
+    pub fn plain(&self, top: usize, left: usize, side: usize) -> Self {
+        let corner = |at: usize| at as f32 + side as f32 / 2.0 - 0.5;
+        Self {
+            mirror: 0,
+            map: [[1.0, 0.0, corner(top)], [0.0, 1.0, corner(left)]],
+            displacement: 0.0,
+            gain: 1.0,
+            gamma: 1.0,
+            noise: 0.0,
+            blur: 0.0,
+            holes: [[0; 4]; HOLES],
+            ..*self
+        }
+    }
+}
+
 params! {
     struct ElasticParams { side: u32, first: u32, len: u32, radius: u32 }
 }

@@ -3,6 +3,7 @@
 
 mod canvas;
 pub mod config_json;
+pub mod contact_sheet;
 pub mod logging;
 pub mod metrics;
 pub mod overlay;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::report::canvas::{Canvas, Rgb, Text, blend};
+use crate::report::contact_sheet::tissue;
 
 /// One image with its target and its prediction. Planes are row-major `[height * width]`.
 #[derive(Clone, Debug)]
@@ -188,17 +189,9 @@ impl Prediction<'_> {
         Canvas { width: self.width, height: self.height, pixels }
     }
 
-    /// Dark background, grey cells or their intensity, light boundaries.
     fn tissue(&self, i: usize) -> Rgb {
-        let grey = match self.intensity {
-            Some(plane) => (plane[i].clamp(0.0, 1.0) * 200.0) as u8,
-            None if self.cells[i] > 0 => 92,
-            None => 24,
-        };
-        match self.boundary[i] {
-            0 => [grey; 3],
-            _ => blend([grey; 3], [225; 3], if self.intensity.is_some() { 0.35 } else { 1.0 }),
-        }
+        let intensity = self.intensity.map(|plane| plane[i]);
+        tissue(f32::from(self.boundary[i]), f32::from(self.cells[i]), intensity)
     }
 
     /// Whether the verdict changes within the width of a line that survives the panel's scaling.
