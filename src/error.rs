@@ -7,6 +7,9 @@ use std::path::Path;
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What shells report of a process that Ctrl-C ended.
+pub const STOPPED_EXIT_CODE: u8 = 130;
+
 /// Why a command could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +19,9 @@ pub enum Error {
     /// A mistake in a YAML file, with its line and a snippet.
     #[error("{0:?}")]
     Config(miette::Report),
+    /// A signal ended a training, which has been saved.
+    #[error("{0}")]
+    Stopped(String),
     /// The device, the disk or the operating system failed.
     #[error("{0}")]
     Failure(String),
@@ -75,11 +81,12 @@ impl Error {
         Self::user(path.display(), wanted, reason(source), remedy)
     }
 
-    /// 2 for a mistake by the user, 1 for a failure of the machine.
+    /// 2 for a mistake by the user, 1 for a failure of the machine, 130 for a training that was told to stop.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::User(_) | Self::Config(_) => 2,
             Self::Failure(_) => 1,
+            Self::Stopped(_) => STOPPED_EXIT_CODE,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `rosette preview`: its two pictures, and what is said where it cannot draw them. Needs no device.
 
 #[path = "common/workshop.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod workshop;
 
 use workshop::Workshop;

@@ -68,6 +68,7 @@ fn rows(epochs: usize, best: usize) -> Vec<EpochRow> {
             val_precision: quality,
             val_recall: quality,
             learning_rate: 1e-3,
+            skipped_steps: 0,
             seconds: 10.0,
             patches_per_second: 20.0,
         }

@@ -6,6 +6,7 @@ use super::say;
 use crate::config::{Recompute, Skip};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::tape::Element;
 use crate::train::{StepBench, StepTimes, bench_step};
 
 /// Measure a training step on this device, whole and by kernel.
@@ -29,6 +30,9 @@ pub struct BenchArgs {
     /// Compute cheap tensors again in the backward pass, for less memory.
     #[arg(long)]
     pub recompute: bool,
+    /// How activations are stored: f32 or f16.
+    #[arg(long, value_name = "PRECISION", default_value = "f32", value_parser = ["f32", "f16"])]
+    pub precision: String,
     /// Take the skips after pooling.
     #[arg(long)]
     pub pooled: bool,
@@ -56,6 +60,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         skip: if args.pooled { Skip::Pooled } else { Skip::Full },
         recompute: if args.recompute { Recompute::Always } else { Recompute::Auto },
         repeats: args.repeats,
+        element: if args.precision == "f16" { Element::F16 } else { Element::F32 },
     };
     let times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;
     match args.json {

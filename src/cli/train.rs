@@ -1,13 +1,14 @@
 //! `rosette train`: one experiment, with the pipeline's flags.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::say;
 use crate::config::{Config, Experiment};
 use crate::error::Result;
 use crate::gpu::{Gpu, Limits};
 use crate::report::{Mode, config_json};
-use crate::train::{TrainRun, describe_plan, train};
+use crate::train::{CHECKPOINT_EVERY, TrainRun, describe_plan, train};
 
 /// Train one experiment of a configuration.
 #[derive(Debug, Clone, clap::Args)]
@@ -42,6 +43,12 @@ pub struct TrainArgs {
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
     pub adapter: Option<String>,
+    /// Start anew even where --output-dir holds an unfinished training of the same kind, which would go on.
+    #[arg(long)]
+    pub restart: bool,
+    /// Seconds between checkpoints within an epoch; 0 for one after every step.
+    #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_EVERY.as_secs())]
+    pub checkpoint_every: u64,
     /// Print the memory plan and stop.
     #[arg(long)]
     pub plan: bool,
@@ -74,6 +81,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         init_weights: args.init_weights.clone(),
         adapter: args.adapter.clone(),
         mode: Mode::detect(args.quiet),
+        restart: args.restart,
+        checkpoint_every: Duration::from_secs(args.checkpoint_every),
     })?;
     let best = &outcome.best;
     say(format!(

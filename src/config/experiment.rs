@@ -97,6 +97,18 @@ choice! {
     }
 }
 
+choice! {
+    /// How a step stores activations and their gradients. Weights, moments, statistics and arithmetic are f32 always.
+    Precision {
+        /// As 32-bit floats.
+        F32 = "f32",
+        /// As 16-bit floats, with dynamic loss scaling: about half the memory and the traffic.
+        F16 = "f16",
+        /// f16 on a GPU that has it, f32 on the software adapter.
+        Auto = "auto",
+    }
+}
+
 section! {
     /// What the network is.
     ModelConfig {
@@ -146,6 +158,8 @@ section! {
         winograd: bool = true, Rule::any();
         /// Computes cheap tensors again instead of keeping them: a third less memory, a few percent more time.
         recompute: Recompute = Recompute::Auto, Rule::any();
+        /// How activations are stored.
+        precision: Precision = Precision::F32, Rule::any();
         /// How training samples reach the device.
         data: DataConfig = DataConfig::default(), Rule::any();
         /// What is done to training patches.

@@ -8,16 +8,18 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rand::seq::SliceRandom;
+use sha2::{Digest, Sha256};
 
 use crate::config::AugmentationConfig;
 use crate::data::augment::{Place, draw_patch};
 use crate::data::channels::Prepared;
 use crate::data::patches::{CHANNELS, Crop, draw_crop};
 use crate::data::random::{Purpose, generator};
-use crate::data::residency::{Residency, Upload};
+use crate::data::residency::{Residency, Upload, pack};
 use crate::data::sample::Sample;
 use crate::data::tiles::{Tile, tiles, write_tile};
 use crate::error::{Error, Result};
+use crate::files::hex;
 use crate::ops::warp::Patch;
 
 /// How many batches wait, ready.
@@ -71,6 +73,16 @@ impl Dataset {
     /// The samples.
     pub fn samples(&self) -> &[Prepared] {
         &self.samples
+    }
+
+    /// SHA-256 over the samples' names, sizes and planes, in order: what a training has learnt from.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for sample in &self.samples {
+            hash.update(format!("{} {} {}\n", sample.name, sample.height, sample.width));
+            hash.update(bytemuck::cast_slice::<u32, u8>(&pack(sample)));
+        }
+        hex(&hash.finalize())
     }
 
     /// What is allowed and yet hardly meant, one sentence each.

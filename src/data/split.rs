@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::mt19937::Mt19937;
 use crate::error::{Error, Result};
-use crate::files::{read_text, write_atomic};
+use crate::files::{hex, read_text, write_atomic};
 
 const REMEDY_MANIFEST: &str = "make the manifest again with 'rosette split'";
 
@@ -208,7 +208,7 @@ impl Manifest {
 fn order_hash(split: &Split) -> String {
     let mut names: Vec<&str> = split.train.iter().chain(&split.val).map(String::as_str).collect();
     names.sort_unstable();
-    Sha256::digest(names.join("\n")).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(names.join("\n")))
 }
 
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<String, D::Error> {

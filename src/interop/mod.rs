@@ -4,7 +4,7 @@ pub mod pth;
 pub mod safetensors;
 
 pub use pth::{read_pth, write_pth};
-pub use safetensors::{read_safetensors, write_safetensors};
+pub use safetensors::{read_safetensors, read_safetensors_with, write_safetensors, write_safetensors_with};
 
 /// A named tensor of a state dict, dense and row-major.
 #[derive(Clone, Debug, PartialEq)]

@@ -18,8 +18,20 @@ use crate::files;
 /// # Panics
 /// Where a tensor has another number of values than its shape.
 pub fn write_safetensors(path: &Path, tensors: &[TensorData]) -> Result<()> {
+    write_safetensors_with(path, tensors, &[("format".to_string(), "pt".to_string())])
+}
+
+/// [`write_safetensors`] with texts of one's own in the header.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_safetensors_with(
+    path: &Path,
+    tensors: &[TensorData],
+    metadata: &[(String, String)],
+) -> Result<()> {
     tensors.iter().for_each(TensorData::assert_consistent);
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let metadata: HashMap<String, String> = metadata.iter().cloned().collect();
     let bytes = serialize(tensors.iter().map(|t| (t.name.as_str(), t)), Some(metadata))
         .map_err(|e| Error::failure(format!("{}: {e}", path.display())))?;
     files::write_atomic(path, &bytes)
@@ -30,12 +42,21 @@ pub fn write_safetensors(path: &Path, tensors: &[TensorData]) -> Result<()> {
 /// # Errors
 /// A user error where the file cannot be read, is damaged, or holds elements of another type.
 pub fn read_safetensors(path: &Path) -> Result<Vec<TensorData>> {
+    Ok(read_safetensors_with(path)?.0)
+}
+
+/// [`read_safetensors`] with the texts of the header.
+///
+/// # Errors
+/// As [`read_safetensors`].
+pub fn read_safetensors_with(path: &Path) -> Result<(Vec<TensorData>, HashMap<String, String>)> {
     let bytes = files::read_bytes(path)?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(path, &e))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(path, &e))?;
     let mut tensors: Vec<TensorData> =
         file.iter().map(|(name, view)| read_one(path, name, &view)).collect::<Result<_>>()?;
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(tensors)
+    Ok((tensors, header.metadata().clone().unwrap_or_default()))
 }
 
 fn damaged(path: &Path, error: &SafeTensorError) -> Error {

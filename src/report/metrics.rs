@@ -26,6 +26,8 @@ pub struct EpochRow {
     pub val_recall: f64,
     /// Step size of the optimiser during this epoch.
     pub learning_rate: f64,
+    /// Steps of this epoch that changed nothing because a gradient overflowed: loss scaling, with f16 only.
+    pub skipped_steps: u64,
     /// Wall-clock time of training and validation.
     pub seconds: f64,
     /// Training patches per second of training time.
@@ -33,8 +35,8 @@ pub struct EpochRow {
 }
 
 /// The first line of `metrics.csv`.
-const HEADER: &str = "epoch,train_loss,val_loss,val_iou,val_f1,val_precision,val_recall,learning_rate,seconds,\
-                      patches_per_second";
+const HEADER: &str = "epoch,train_loss,val_loss,val_iou,val_f1,val_precision,val_recall,learning_rate,\
+                      skipped_steps,seconds,patches_per_second";
 
 /// The rows of a run and the file that holds them. The file is replaced as a whole after every epoch, so that a run
 /// which is killed leaves all epochs that it finished.
@@ -55,15 +57,13 @@ impl MetricsLog {
         Ok(log)
     }
 
-    /// Continues the file of an interrupted run after its first `epochs` epochs; later rows are dropped, since those
-    /// epochs will be trained again. A file that is absent counts as empty.
+    /// Continues the file of an interrupted run from what [`MetricsLog::text`] gave; later rows of the file are dropped,
+    /// since those epochs will be trained again.
     ///
     /// # Errors
-    /// A user error where the file is not a `metrics.csv`, or cannot be written.
-    pub fn resume(path: &Path, epochs: usize) -> Result<Self> {
-        let mut rows = if path.exists() { read_metrics(path)? } else { Vec::new() };
-        rows.retain(|row| row.epoch <= epochs);
-        let log = Self { path: path.to_path_buf(), rows };
+    /// A user error where the text is not a `metrics.csv`, or the file cannot be written.
+    pub fn resume(path: &Path, text: &str) -> Result<Self> {
+        let log = Self { path: path.to_path_buf(), rows: parse(path, text)? };
         log.write()?;
         Ok(log)
     }
@@ -82,14 +82,17 @@ impl MetricsLog {
         &self.rows
     }
 
-    /// Floats are written with the fewest digits that read back to the same value.
     fn write(&self) -> Result<()> {
+        files::write_atomic(&self.path, self.text().as_bytes())
+    }
+
+    /// The file's content: floats with the fewest digits that read back to the same value.
+    pub fn text(&self) -> String {
         let mut writer =
             csv::WriterBuilder::new().has_headers(false).from_writer(format!("{HEADER}\n").into_bytes());
-        let bytes = self.rows.iter().try_for_each(|row| writer.serialize(row)).map_err(|e| e.to_string());
-        let bytes = bytes.and_then(|()| writer.into_inner().map_err(|e| e.to_string()));
-        let bytes = bytes.map_err(|e| Error::failure(format!("{}: {e}", self.path.display())))?;
-        files::write_atomic(&self.path, &bytes)
+        self.rows.iter().for_each(|row| writer.serialize(row).expect("numbers into memory"));
+        let bytes = writer.into_inner().expect("into memory");
+        String::from_utf8(bytes).expect("numbers and commas")
     }
 }
 
@@ -103,7 +106,10 @@ pub fn best_epoch(rows: &[EpochRow]) -> Option<&EpochRow> {
 /// # Errors
 /// A user error with the line where the file has another header, or a row that is none.
 pub fn read_metrics(path: &Path) -> Result<Vec<EpochRow>> {
-    let text = files::read_text(path)?;
+    parse(path, &files::read_text(path)?)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<EpochRow>> {
     let first = text.lines().next().unwrap_or_default();
     if first != HEADER {
         let found = format!("\"{}\"", first.chars().take(80).collect::<String>());

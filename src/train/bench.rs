@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::gpu::{Ceilings, Gpu};
 use crate::model::{AttentionUNet, Spec};
 use crate::ops::warp::Patch;
-use crate::tape::{Dispatch, Phase};
+use crate::tape::{Dispatch, Element, Phase};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +31,8 @@ pub struct StepBench {
     pub skip: Skip,
     /// Whether cheap tensors are computed again.
     pub recompute: Recompute,
+    /// How activations are stored.
+    pub element: Element,
     /// Steps timed, after one to warm up.
     pub repeats: usize,
 }
@@ -46,6 +48,8 @@ pub struct StepTimes {
     pub patch: usize,
     /// Patches a step.
     pub batch: usize,
+    /// How activations are stored, `f32` or `f16`.
+    pub precision: &'static str,
     /// Median of the steps.
     pub step_ms_median: f64,
     /// Fastest step.
@@ -99,7 +103,11 @@ impl KernelTime {
 pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
     let net =
         AttentionUNet::new(Spec { in_channels: 2, base_channels: bench.base_channels, skip: bench.skip });
-    let settings = StepSettings { recompute: bench.recompute, ..StepSettings::new(bench.patch_px) };
+    let settings = StepSettings {
+        recompute: bench.recompute,
+        element: bench.element,
+        ..StepSettings::new(bench.patch_px)
+    };
     let device = gpu.summary().to_string();
     let started = Instant::now();
     let persistent = 4 * net.weights().total_bytes() + net.state().total_bytes();
@@ -138,6 +146,7 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         base: bench.base_channels,
         patch: bench.patch_px,
         batch: bench.batch_size,
+        precision: if bench.element == Element::F16 { "f16" } else { "f32" },
         step_ms_best: steps_ms.iter().copied().fold(f64::INFINITY, f64::min),
         step_ms_median: median(steps_ms),
         first_step_ms,

@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use super::run::{Outcome, TrainRun, describe_plan, train};
+use super::plan::describe_plan;
+use super::run::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
 use crate::config::Config;
 use crate::data::split::Manifest;
 use crate::data::synth::{Layout, SynthPlan, sample_name, write_samples};
@@ -71,5 +72,7 @@ pub fn demo(plan: &DemoPlan, say: impl Fn(&str)) -> Result<Outcome> {
         init_weights: None,
         adapter: plan.adapter.clone(),
         mode: plan.mode,
+        restart: false,
+        checkpoint_every: CHECKPOINT_EVERY,
     })
 }

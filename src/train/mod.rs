@@ -1,22 +1,29 @@
 //! Training: one step on the device, the schedule, the metrics, and the loop that composes them.
 
 mod bench;
+mod checkpoint;
 mod demo;
+mod diary;
+mod epoch;
+mod lock;
 mod metrics;
+mod plan;
 mod predict;
 mod preview;
 mod run;
 mod schedule;
 mod session;
 mod step;
+mod stop;
 mod weights;
 
 pub use bench::{KernelTime, StepBench, StepTimes, bench_step};
 pub use demo::{DemoPlan, demo};
 pub use metrics::{Metrics, Tally};
+pub use plan::{describe_plan, network};
 pub use predict::{Probability, probabilities};
 pub use preview::{Preview, preview};
-pub use run::{Outcome, TrainRun, describe_plan, train};
+pub use run::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
 pub use schedule::{EarlyStopping, Plateau};
 pub use session::{PendingStep, Session, StepResult};
 pub use step::{Recorded, StepSettings, record_evaluation, record_training};

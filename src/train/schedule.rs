@@ -1,11 +1,17 @@
 //! The learning rate's schedule and early stopping, as PyTorch and the pipeline have them.
 
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::exact;
+
 /// `torch.optim.lr_scheduler.ReduceLROnPlateau(mode="min", factor=0.5, threshold=1e-4)`: halves the learning rate after
 /// more than `patience` epochs without a loss that is lower by 0.01 %.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plateau {
+    #[serde(with = "exact")]
     learning_rate: f64,
     patience: usize,
+    #[serde(with = "exact")]
     best: f64,
     bad_epochs: usize,
 }
@@ -45,9 +51,10 @@ impl Plateau {
 }
 
 /// Ends a training after `patience` epochs without a new lowest validation loss.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EarlyStopping {
     patience: usize,
+    #[serde(with = "exact")]
     best: f64,
     bad_epochs: usize,
 }

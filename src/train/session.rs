@@ -1,16 +1,30 @@
 //! A network on a device: its flat buffers, and the programs of each batch size, recorded when first needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::step::{Recorded, Source, StepSettings, record_evaluation, record_training};
+use super::step::{
+    Recorded, SCALING_BYTES, Scalars, Source, StepSettings, record_evaluation, record_training,
+};
 use crate::data::residency::{Residency, Upload};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, PendingRead, SharedBuffer};
 use crate::model::{AttentionUNet, NamedTensor};
 use crate::ops::adamw::step_sizes;
 use crate::ops::bce_dice::SUMS;
+use crate::ops::loss_scale::{self, FIRST};
 use crate::ops::warp::{Patch, PatchSource};
 use crate::tape::{Loaded, SlotPool, Store, Stores, TensorId};
+
+/// The contents of the flat buffers that outlive a step, by name.
+pub type Buffers = BTreeMap<String, Vec<f32>>;
+
+const KEPT: [(&str, Store); 5] = [
+    ("weights", Store::Weights),
+    ("first moments", Store::Moment1),
+    ("second moments", Store::Moment2),
+    ("running statistics", Store::State),
+    ("loss scaling", Store::Scaling),
+];
 
 /// A network on a device.
 pub struct Session {
@@ -34,7 +48,7 @@ struct Step {
 #[derive(Clone, Copy)]
 struct Ids {
     source: Source,
-    scalars: Option<(TensorId, TensorId)>,
+    scalars: Option<Scalars>,
     loss: TensorId,
     sums: TensorId,
     logits: TensorId,
@@ -49,6 +63,19 @@ pub struct StepResult {
     pub sums: Vec<[f32; SUMS]>,
     /// Logits [N, P, P], where they were asked for.
     pub logits: Option<Vec<f32>>,
+    /// The state of loss scaling after the step, with f16.
+    pub scaling: Option<Scaling>,
+}
+
+/// The state of loss scaling (see [`crate::ops::loss_scale`]).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scaling {
+    /// What the loss is multiplied by.
+    pub scale: f32,
+    /// Good steps since that changed.
+    pub good_steps: f32,
+    /// Steps skipped so far.
+    pub skipped_steps: f32,
 }
 
 /// A step that was submitted; its result comes with [`Session::finish`].
@@ -79,6 +106,8 @@ impl Session {
             stores.insert(store, gpu.buffer(&format!("{store:?}").to_lowercase(), weight_bytes)?);
         }
         stores.insert(Store::State, gpu.buffer("running statistics", net.state().total_bytes())?);
+        stores.insert(Store::Scaling, gpu.buffer("loss scaling", SCALING_BYTES)?);
+        gpu.write(&stores[&Store::Scaling], 0, bytemuck::cast_slice(&[FIRST, 0.0, 0.0, 0.0]));
         let (pool, programs) = (SlotPool::default(), HashMap::new());
         Ok(Self { gpu, net, settings, stores, pool, programs, steps: 0, smoothing_weights: None })
     }
@@ -129,6 +158,33 @@ impl Session {
         let mut keep = trained.iter();
         all.retain(|_| *keep.next().expect("one flag a parameter"));
         Ok(all)
+    }
+
+    /// Reads everything back that decides how training goes on.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn buffers(&self) -> Result<Buffers> {
+        KEPT.iter().map(|(name, store)| Ok((name.to_string(), self.read_store(*store)?))).collect()
+    }
+
+    /// Goes on from buffers that [`Session::buffers`] read after so many steps.
+    ///
+    /// # Errors
+    /// A user error where they are another network's.
+    pub fn restore(&mut self, buffers: &Buffers, steps: u64) -> Result<()> {
+        let sizes = |name: &str| buffers.get(name).map_or(0, |values| 4 * values.len() as u64);
+        if let Some((name, store)) = KEPT.iter().find(|(name, s)| sizes(name) != self.store(*s).size_bytes())
+        {
+            let expected = format!("{} bytes", self.store(*store).size_bytes());
+            let remedy = "remove the checkpoint and start again";
+            return Err(Error::user(format!("checkpoint: {name}"), expected, sizes(name), remedy));
+        }
+        for (name, store) in KEPT {
+            self.gpu.write(self.store(store), 0, bytemuck::cast_slice(&buffers[name]));
+        }
+        self.steps = steps;
+        Ok(())
     }
 
     fn store(&self, store: Store) -> &SharedBuffer {
@@ -188,8 +244,7 @@ impl Session {
 
     fn start_training(&mut self, given: Given<'_>, learning_rate: f64) -> Result<PendingStep> {
         self.steps += 1;
-        let sizes = step_sizes(learning_rate, self.steps);
-        self.start(true, given, Some(sizes), false)
+        self.start(true, given, learning_rate, false)
     }
 
     /// Submits an evaluation of a batch and returns at once.
@@ -197,14 +252,14 @@ impl Session {
     /// # Errors
     /// Where the device lacks memory for the program.
     pub fn start_evaluation(&mut self, x: &[f32], target: &[f32], with_logits: bool) -> Result<PendingStep> {
-        self.start(false, Given::Pixels(x, target), None, with_logits)
+        self.start(false, Given::Pixels(x, target), 0.0, with_logits)
     }
 
     fn start(
         &mut self,
         training: bool,
         given: Given<'_>,
-        sizes: Option<[f32; 4]>,
+        learning_rate: f64,
         with_logits: bool,
     ) -> Result<PendingStep> {
         let batch = match given {
@@ -227,9 +282,15 @@ impl Session {
             }
             _ => panic!("a session takes pixels until it makes patches"),
         }
-        if let (Some((dloss, step_sizes)), Some(sizes)) = (step.recorded.scalars, sizes) {
-            step.stage(dloss, &[1.0_f32]);
-            step.stage(step_sizes, &sizes);
+        match step.recorded.scalars {
+            Some(Scalars::Plain { dloss, sizes }) => {
+                step.stage(dloss, &[1.0_f32]);
+                step.stage(sizes, &step_sizes(learning_rate, self.steps));
+            }
+            Some(Scalars::Scaled { step: id, .. }) => {
+                step.stage(id, &loss_scale::step_inputs(learning_rate, self.steps));
+            }
+            None => {}
         }
         self.gpu.write(step.loaded.inputs(), 0, &step.staging);
         self.gpu.run(&step.loaded.executable);
@@ -255,8 +316,15 @@ impl Session {
             .chunks_exact(SUMS)
             .map(|row| row.try_into().expect("rows of that length"))
             .collect();
+        let scaling = match step.recorded.scalars {
+            Some(Scalars::Scaled { report, .. }) => {
+                let report = values(report);
+                Some(Scaling { scale: report[0], good_steps: report[1], skipped_steps: report[2] })
+            }
+            _ => None,
+        };
         let logits = pending.with_logits.then(|| values(step.recorded.logits));
-        Ok(StepResult { loss: values(step.recorded.loss)[0], sums, logits })
+        Ok(StepResult { loss: values(step.recorded.loss)[0], sums, logits, scaling })
     }
 
     /// Records, plans and loads the program of a batch size, where that has not been done.

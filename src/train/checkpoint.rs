@@ -1,0 +1,296 @@
+//! Checkpoints: everything that decides how a training goes on, in one file that is whole or absent and knows its own
+//! checksum. `last.safetensors` is the newest; `previous.safetensors` is one from which the epoch of the newest can be
+//! trained again.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::epoch::Trained;
+use super::schedule::{EarlyStopping, Plateau};
+use super::session::Buffers;
+use crate::error::{Error, Result};
+use crate::interop::{TensorData, Values, read_safetensors_with, write_safetensors_with};
+use crate::report::BestEpoch;
+
+/// The newest checkpoint.
+pub const LAST: &str = "last.safetensors";
+/// One before it (see [`Keeper::write`]).
+pub const PREVIOUS: &str = "previous.safetensors";
+/// The one that is being written.
+const NEXT: &str = "next.safetensors";
+/// Changes with what a checkpoint holds.
+const FORMAT: u32 = 1;
+
+/// What a training is, apart from where it runs: a checkpoint continues the same one and no other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Every setting, as JSON.
+    pub settings: serde_json::Value,
+    /// SHA-256 of the training samples, and of the validation samples.
+    pub data: [String; 2],
+    /// SHA-256 of the weights it started from, where it was given some.
+    pub initial: Option<String>,
+}
+
+impl Identity {
+    /// What tells two trainings apart, in words.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        compare("", &self.settings, &other.settings, &mut found);
+        for (set, (a, b)) in ["training", "validation"].iter().zip(self.data.iter().zip(&other.data)) {
+            if a != b {
+                found.push(format!("the {set} samples"));
+            }
+        }
+        if self.initial != other.initial {
+            found.push("the initial weights".into());
+        }
+        found
+    }
+}
+
+fn compare(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
+    use serde_json::Value::{Null, Object};
+    match (a, b) {
+        (Object(a), Object(b)) => {
+            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                compare(&path, a.get(key).unwrap_or(&Null), b.get(key).unwrap_or(&Null), found);
+            }
+        }
+        _ if a != b => found.push(format!("{path} ({a}, now {b})")),
+        _ => {}
+    }
+}
+
+/// Where a training stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The epoch in progress, counted from 1.
+    pub epoch: usize,
+    /// Batches of it that are done.
+    pub batch: usize,
+    /// What these came to.
+    pub trained: Trained,
+    /// Wall-clock time that the epoch has taken.
+    #[serde(with = "exact")]
+    pub seconds: f64,
+    /// Optimiser steps so far.
+    pub steps: u64,
+    /// The learning rate's schedule.
+    pub plateau: Plateau,
+    /// Early stopping.
+    pub stopping: EarlyStopping,
+    /// Epochs at whose start the learning rate was halved because they diverged.
+    pub halvings: Vec<usize>,
+    /// The epoch whose weights were kept.
+    pub best: Option<BestEpoch>,
+    /// The rows of metrics.csv.
+    pub history: String,
+}
+
+impl State {
+    /// A training that is about to start.
+    pub fn new(plateau: Plateau, stopping: EarlyStopping) -> Self {
+        Self {
+            epoch: 1,
+            batch: 0,
+            trained: Trained::default(),
+            seconds: 0.0,
+            steps: 0,
+            plateau,
+            stopping,
+            halvings: Vec::new(),
+            best: None,
+            history: String::new(),
+        }
+    }
+
+    /// The optimiser's step size in the epoch in progress.
+    pub fn learning_rate(&self) -> f64 {
+        let halvings = self.halvings.iter().filter(|epoch| **epoch <= self.epoch).count();
+        self.plateau.learning_rate() * 0.5_f64.powi(halvings as i32)
+    }
+}
+
+/// A state with the device's buffers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// Where it stands.
+    pub state: State,
+    /// Weights, moments, statistics and loss scaling.
+    pub buffers: Buffers,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: u32,
+    identity: Identity,
+    state: State,
+}
+
+fn digest(header: &str, tensors: &[TensorData]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(header.as_bytes());
+    for tensor in tensors {
+        hash.update(tensor.name.as_bytes());
+        if let Values::F32(values) = &tensor.values {
+            hash.update(bytemuck::cast_slice(values));
+        }
+    }
+    crate::files::hex(&hash.finalize())
+}
+
+/// The checkpoints of one output directory.
+#[derive(Debug)]
+pub struct Keeper {
+    dir: PathBuf,
+    identity: Identity,
+    /// Epoch and batch of the newest file, where it is whole and this training's.
+    newest: Option<(usize, usize)>,
+    every: Duration,
+    written: Instant,
+    cost: Duration,
+}
+
+impl Keeper {
+    /// Keeps checkpoints in `dir`: after every epoch and every `every` within one, but never so often that they take
+    /// more than a fiftieth of the time. Where `every` is zero: after every step, whatever that costs.
+    pub fn new(dir: &Path, identity: Identity, every: Duration) -> Self {
+        let (written, cost) = (Instant::now(), Duration::ZERO);
+        Self { dir: dir.to_path_buf(), identity, newest: None, every, written, cost }
+    }
+
+    /// The newest whole checkpoint of this training. Damaged ones are told of and passed over; one of another training
+    /// is told of by what differs, and given up.
+    pub fn find(&mut self) -> Option<Checkpoint> {
+        for name in [LAST, PREVIOUS] {
+            let Some((identity, checkpoint)) = self.read(name) else { continue };
+            let differences = identity.differences(&self.identity);
+            if !differences.is_empty() {
+                let list = differences.join(", ");
+                tracing::warn!(
+                    "the unfinished training in {} is another one and is given up: {list}",
+                    self.dir.display()
+                );
+                return None;
+            }
+            if name == LAST {
+                self.newest = Some((checkpoint.state.epoch, checkpoint.state.batch));
+            }
+            return Some(checkpoint);
+        }
+        None
+    }
+
+    /// The newest checkpoint at or before the start of an epoch.
+    ///
+    /// # Errors
+    /// A failure where there is none any more: somebody removed it.
+    pub fn before(&self, epoch: usize) -> Result<Checkpoint> {
+        let is_before = |state: &State| (state.epoch, state.batch) <= (epoch, 0);
+        let found =
+            [LAST, PREVIOUS].iter().filter_map(|name| self.read(name)).map(|(_, checkpoint)| checkpoint);
+        found.into_iter().find(|checkpoint| is_before(&checkpoint.state)).ok_or_else(|| {
+            Error::failure(format!("{}: the checkpoints are gone: start again", self.dir.display()))
+        })
+    }
+
+    fn read(&self, name: &str) -> Option<(Identity, Checkpoint)> {
+        let path = self.dir.join(name);
+        if !path.exists() {
+            return None;
+        }
+        load(&path).inspect_err(|error| tracing::warn!("a checkpoint is passed over: {error}")).ok()
+    }
+
+    /// Within an epoch.
+    pub fn is_due(&self) -> bool {
+        self.every.is_zero() || self.written.elapsed() >= self.every.max(self.cost * 50)
+    }
+
+    /// At the end of an epoch.
+    pub fn is_due_after_epoch(&self) -> bool {
+        self.every.is_zero() || self.written.elapsed() >= self.cost * 50
+    }
+
+    /// Writes a checkpoint; `started` is when its making began. The file that it replaces becomes the previous one,
+    /// unless it lies within the same epoch: the previous is always one from which that epoch can be trained anew.
+    ///
+    /// # Errors
+    /// A user error where the disk takes no more; the older ones are whole then.
+    pub fn write(&mut self, checkpoint: &Checkpoint, started: Instant) -> Result<()> {
+        let header =
+            Header { format: FORMAT, identity: self.identity.clone(), state: checkpoint.state.clone() };
+        let header = serde_json::to_string(&header).expect("a state is numbers and text");
+        let tensors: Vec<TensorData> = checkpoint
+            .buffers
+            .iter()
+            .map(|(name, values)| TensorData::f32(name, &[values.len()], values.clone()))
+            .collect();
+        let metadata = [("sha256", digest(&header, &tensors)), ("state", header)];
+        let (last, next) = (self.dir.join(LAST), self.dir.join(NEXT));
+        write_safetensors_with(&next, &tensors, &metadata.map(|(k, v)| (k.to_string(), v)))?;
+        let rename = |from: &Path, to: &Path| {
+            std::fs::rename(from, to).map_err(|e| Error::io(to, "a file to replace", &e))
+        };
+        let (epoch, batch) = (checkpoint.state.epoch, checkpoint.state.batch);
+        if self.newest.is_some_and(|(old, done)| old != epoch || done == 0) {
+            rename(&last, &self.dir.join(PREVIOUS))?;
+        }
+        rename(&next, &last)?;
+        self.newest = Some((epoch, batch));
+        (self.written, self.cost) = (Instant::now(), started.elapsed());
+        Ok(())
+    }
+
+    /// Removes the checkpoints: of a training that is over, or of another one.
+    pub fn clear(&mut self) {
+        for path in [LAST, PREVIOUS, NEXT].map(|name| self.dir.join(name)) {
+            let _ = std::fs::remove_file(path);
+        }
+        self.newest = None;
+    }
+}
+
+fn load(path: &Path) -> Result<(Identity, Checkpoint)> {
+    let damaged = |found: &str| {
+        let remedy = "remove it: the one before it takes its place";
+        Error::user(path.display(), "a whole checkpoint of this version", found, remedy)
+    };
+    let (tensors, metadata) = read_safetensors_with(path)?;
+    let (Some(header), Some(sha256)) = (metadata.get("state"), metadata.get("sha256")) else {
+        return Err(damaged("no state in it"));
+    };
+    if digest(header, &tensors) != *sha256 {
+        return Err(damaged("another checksum"));
+    }
+    let header: Header = serde_json::from_str(header).map_err(|e| damaged(&e.to_string()))?;
+    if header.format != FORMAT {
+        return Err(damaged(&format!("format {}", header.format)));
+    }
+    let buffers = tensors.into_iter().map(|tensor| match tensor.values {
+        Values::F32(values) => Ok((tensor.name, values)),
+        Values::I64(_) => Err(damaged("integers")),
+    });
+    Ok((header.identity, Checkpoint { state: header.state, buffers: buffers.collect::<Result<_>>()? }))
+}
+
+/// Floats as text with as many digits as it takes, infinities included, which JSON has not.
+pub mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    /// See the module.
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&value.to_string())
+    }
+
+    /// See the module.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}

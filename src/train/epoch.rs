@@ -1,0 +1,94 @@
+//! One epoch: its training patches, and the validation after it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::exact;
+use super::metrics::{Metrics, Tally};
+use super::session::{Session, StepResult};
+use super::stop;
+use crate::config::Experiment;
+use crate::data::loader::{Dataset, PatchPlan, ValBatches};
+use crate::error::Result;
+use crate::ops::bce_dice::SUMS;
+use crate::ops::loss_scale::LEAST;
+
+/// What the training patches of an epoch came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trained {
+    /// Mean loss over the patches.
+    #[serde(with = "exact")]
+    pub loss: f64,
+    /// Patches.
+    pub patches: usize,
+    /// Patches with a rosette in them.
+    pub with_rosettes: usize,
+    /// Their pixels in rosettes.
+    #[serde(with = "exact")]
+    pub rosette_pixels: f64,
+    /// All of their pixels.
+    #[serde(with = "exact")]
+    pub pixels: f64,
+    /// Steps that loss scaling skipped.
+    pub skipped: u64,
+}
+
+impl Trained {
+    /// Adds a step.
+    pub fn add(&mut self, step: &StepResult, skipped: bool) {
+        let sums: &[[f32; SUMS]] = &step.sums;
+        let patches = (self.patches + sums.len()) as f64;
+        self.loss += (f64::from(step.loss) - self.loss) * sums.len() as f64 / patches;
+        self.patches += sums.len();
+        self.with_rosettes += sums.iter().filter(|s| s[3] > 0.0).count();
+        self.rosette_pixels += sums.iter().map(|s| f64::from(s[3])).sum::<f64>();
+        self.pixels += sums.iter().map(|s| f64::from(s[7])).sum::<f64>();
+        self.skipped += u64::from(skipped);
+    }
+}
+
+/// What is wrong with a step, where something is; `skipped_before` steps were skipped before it.
+pub fn diagnose(step: &StepResult, skipped_before: f32) -> Option<String> {
+    if !step.loss.is_finite() {
+        return Some(format!("the loss is {}", step.loss));
+    }
+    let scaling = step.scaling.filter(|s| s.scale <= LEAST && s.skipped_steps > skipped_before)?;
+    Some(format!("gradients overflow f16 even where the loss is scaled by {}", scaling.scale))
+}
+
+/// What the patches of an epoch are made of.
+pub fn patch_plan(experiment: &Experiment, epoch: usize) -> PatchPlan {
+    let training = &experiment.training;
+    PatchPlan {
+        patch_px: experiment.model.patch_size,
+        batch_size: training.batch_size,
+        patches_per_sample: training.patches_per_sample,
+        foreground_share: training.foreground_share,
+        augmentation: training.augmentation.clone(),
+        seed: u64::from(training.seed),
+        epoch: epoch as u64,
+    }
+}
+
+/// Every validation image in full with the running statistics; none where a signal cut it short.
+///
+/// # Errors
+/// Where the device was lost.
+pub fn validate(
+    session: &mut Session,
+    dataset: &Arc<Dataset>,
+    batch_size: usize,
+    dice_weight: f64,
+) -> Result<Option<Metrics>> {
+    let mut tally = Tally::new(dataset.samples().len());
+    for batch in ValBatches::start(dataset.clone(), session.settings().patch_px, batch_size) {
+        let pending = session.start_evaluation(&batch.x, &batch.y, false)?;
+        let result = session.finish(pending)?;
+        batch.samples.iter().zip(&result.sums).for_each(|(sample, sums)| tally.add(*sample, sums));
+        if stop::is_requested() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(tally.metrics(dice_weight)))
+}

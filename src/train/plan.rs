@@ -1,0 +1,81 @@
+//! From an experiment to a network, the settings of its steps, and the memory that they take.
+
+use super::step::{StepSettings, record_evaluation, record_training};
+use crate::config::{Experiment, Precision};
+use crate::data::augment::smoothing_weights;
+use crate::error::Result;
+use crate::gpu::Limits;
+use crate::model::{AttentionUNet, Spec};
+use crate::ops::warp::PatchSource;
+use crate::tape::{Element, MemoryPlan};
+
+/// The network of an experiment.
+pub fn network(experiment: &Experiment) -> AttentionUNet {
+    AttentionUNet::new(Spec {
+        in_channels: experiment.input_channels(),
+        base_channels: experiment.model.base_channels,
+        skip: experiment.model.skip,
+    })
+}
+
+/// What shapes its steps on a device with these limits.
+pub fn settings(experiment: &Experiment, limits: Limits) -> StepSettings {
+    StepSettings {
+        patch_px: experiment.model.patch_size,
+        dice_weight: experiment.training.dice_weight as f32,
+        weight_decay: experiment.training.weight_decay as f32,
+        winograd: experiment.training.winograd,
+        recompute: experiment.training.recompute,
+        element: element(experiment.training.precision, limits),
+        patches: None,
+    }
+}
+
+/// What `precision` comes to on a device.
+fn element(precision: Precision, limits: Limits) -> Element {
+    match precision {
+        Precision::F32 => Element::F32,
+        Precision::F16 => Element::F16,
+        // The software adapter computes f16 no faster than f32.
+        Precision::Auto if limits.f16 && !limits.software => Element::F16,
+        Precision::Auto => Element::F32,
+    }
+}
+
+/// The memory plan of an experiment's training step in words and numbers, without allocating anything.
+///
+/// # Errors
+/// A user error where a device with these limits cannot hold one patch, or one weight.
+pub fn describe_plan(experiment: &Experiment, limits: Limits) -> Result<String> {
+    let net = network(experiment);
+    let (mut settings, batch) = (settings(experiment, limits), experiment.training.batch_size);
+    let weights = smoothing_weights(&experiment.training.augmentation, settings.patch_px);
+    // The samples' own memory is not the step's: as little as can be stands for it.
+    let radius = weights.map(|weights| weights.len() - 1);
+    settings.patches = Some(PatchSource { chunks: 1, chunk_words: 64, radius });
+    settings.check_fits(&net, batch, limits)?;
+    let step = record_training(&net, limits, &settings, batch).program;
+    step.check_bindings(limits)?;
+    let plan = MemoryPlan::new(&step);
+    let evaluation = record_evaluation(&net, limits, &settings, batch).program;
+    let evaluation_bytes = evaluation.input_bytes + evaluation.output_bytes;
+    let persistent = 4 * net.weights().total_bytes() + net.state().total_bytes();
+    let transfer = step.input_bytes + step.output_bytes + evaluation_bytes;
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let evaluation_slots = MemoryPlan::new(&evaluation).slot_bytes();
+    Ok(format!(
+        "{}\ntraining step: {} dispatches, {:.1} GFLOP\n\
+         weights, gradients, two moments, statistics: {:.3} GiB\ninputs and outputs: {:.3} GiB\n\
+         activations and their gradients: {:.3} GiB (evaluation needs {:.3} GiB, in the same slots)\n\
+         total: {:.3} GiB, and at most {} GiB of training samples (data.memory_budget)\n",
+        plan.table(&step),
+        step.dispatches.len(),
+        step.flops() as f64 / 1e9,
+        gib(persistent),
+        gib(transfer),
+        gib(plan.slot_bytes()),
+        gib(evaluation_slots),
+        gib(persistent + transfer + plan.slot_bytes()),
+        experiment.training.data.memory_budget,
+    ))
+}

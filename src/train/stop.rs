@@ -1,0 +1,28 @@
+//! Ctrl-C and SIGTERM: the training finishes its step, saves and leaves. A second signal ends the process at once.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::STOPPED_EXIT_CODE;
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// Listens from now on. Where a host program listens already, it keeps doing so.
+pub fn listen() {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        let handler = || {
+            if REQUESTED.swap(true, Ordering::SeqCst) {
+                std::process::exit(STOPPED_EXIT_CODE.into());
+            }
+        };
+        if let Err(error) = ctrlc::set_handler(handler) {
+            tracing::debug!("signals are left to the host: {error}");
+        }
+    });
+}
+
+/// A signal has come.
+pub fn is_requested() -> bool {
+    REQUESTED.load(Ordering::SeqCst)
+}
