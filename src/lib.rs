@@ -11,6 +11,7 @@ pub mod error;
 pub mod files;
 pub mod gpu;
 pub mod interop;
+pub mod matrix;
 pub mod model;
 pub mod ops;
 pub mod report;

@@ -168,7 +168,7 @@ fn another_training_in_the_same_place_starts_anew_and_keeps_the_old_weights() {
     interrupted(&workshop, "out");
     let said = finish(&workshop, "out", &["--override", "num_epochs=1", "--override", "seed=8"]);
     assert!(!said.contains("going on"), "{said}");
-    assert!(said.contains("is given up: training.num_epochs (4, now 1), training.seed (7, now 8)"), "{said}");
+    assert!(said.contains("is given up: num_epochs (4, now 1), seed (7, now 8)"), "{said}");
     let restarted = ["--restart", "--override", "num_epochs=1", "--override", "seed=8"];
     let first = std::fs::read(workshop.path("out/best_model.pth")).expect("weights");
     finish(&workshop, "out", &restarted);

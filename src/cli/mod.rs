@@ -4,6 +4,7 @@ pub mod bench;
 pub mod demo;
 pub mod devices;
 pub mod preview;
+pub mod run;
 pub mod split;
 pub mod synth;
 pub mod train;
@@ -28,6 +29,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::DemoArgs),
+    Run(run::RunArgs),
+    Summary(run::SummaryArgs),
     Train(Box<train::TrainArgs>),
     Split(split::SplitArgs),
     Preview(preview::PreviewArgs),
@@ -52,6 +55,8 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(args) => demo::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Summary(args) => run::summary(&args),
         Command::Train(args) => train::run(&args),
         Command::Split(args) => split::run(&args),
         Command::Preview(args) => preview::run(&args),

@@ -31,6 +31,12 @@ pub struct RunRecord {
     pub device: String,
     /// The version of this program.
     pub version: String,
+    /// SHA-256 of the training and of the validation samples: names, sizes and planes.
+    #[serde(default)]
+    pub data_sha256: Option<[String; 2]>,
+    /// SHA-256 of `best_model.pth`, once the run has ended.
+    #[serde(default)]
+    pub weights_sha256: Option<String>,
     /// The epoch whose weights were kept; absent until the first one is validated.
     #[serde(default)]
     pub best: Option<BestEpoch>,
@@ -86,6 +92,8 @@ impl RunRecord {
             total_parameters,
             device: device.to_string(),
             version: env!("CARGO_PKG_VERSION").to_string(),
+            data_sha256: None,
+            weights_sha256: None,
             best: None,
             epochs_trained: 0,
         }

@@ -181,7 +181,7 @@ impl Progress {
 }
 
 /// `42 s`, `3 min 20 s`, `5 h 07 min`.
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     match whole {
         0..60 => format!("{whole} s"),

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::epoch::Trained;
 use super::schedule::{EarlyStopping, Plateau};
 use super::session::Buffers;
+use crate::config::Experiment;
 use crate::error::{Error, Result};
 use crate::interop::{TensorData, Values, read_safetensors_with, write_safetensors_with};
 use crate::report::BestEpoch;
@@ -50,6 +51,29 @@ impl Identity {
         }
         found
     }
+}
+
+/// What differs between the settings of two experiments, in words.
+pub fn setting_differences(old: &Experiment, new: &Experiment) -> Vec<String> {
+    let mut found = Vec::new();
+    compare("", &settings_json(old), &settings_json(new), &mut found);
+    found
+}
+
+/// What decides how a training goes, of an experiment: not its name, nor its description.
+pub fn settings_json(experiment: &Experiment) -> serde_json::Value {
+    let Ok(serde_json::Value::Object(mut all)) = serde_json::to_value(&experiment.training) else {
+        unreachable!("a section is a mapping")
+    };
+    if let Ok(serde_json::Value::Object(model)) = serde_json::to_value(&experiment.model) {
+        all.extend(model);
+    }
+    serde_json::Value::Object(all)
+}
+
+/// Whether a directory holds a training that has not come to its end.
+pub fn is_unfinished(dir: &Path) -> bool {
+    [LAST, PREVIOUS].iter().any(|name| dir.join(name).exists())
 }
 
 fn compare(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {

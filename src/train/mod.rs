@@ -18,13 +18,15 @@ mod stop;
 mod weights;
 
 pub use bench::{KernelTime, StepBench, StepTimes, bench_step};
+pub use checkpoint::{is_unfinished, setting_differences};
 pub use demo::{DemoPlan, demo};
 pub use metrics::{Metrics, Tally};
-pub use plan::{describe_plan, network};
+pub use plan::{MemoryEstimate, describe_plan, estimate_memory, network};
 pub use predict::{Probability, probabilities};
 pub use preview::{Preview, preview};
 pub use run::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
 pub use schedule::{EarlyStopping, Plateau};
 pub use session::{PendingStep, Session, StepResult};
 pub use step::{Recorded, StepSettings, record_evaluation, record_training};
+pub use stop::{is_requested as stop_is_requested, listen as listen_for_signals};
 pub use weights::{load_weights, save_weights, state_dict};

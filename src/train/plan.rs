@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::gpu::Limits;
 use crate::model::{AttentionUNet, Spec};
 use crate::ops::warp::PatchSource;
-use crate::tape::{Element, MemoryPlan};
+use crate::tape::{Element, MemoryPlan, Program};
 
 /// The network of an experiment.
 pub fn network(experiment: &Experiment) -> AttentionUNet {
@@ -42,11 +42,59 @@ fn element(precision: Precision, limits: Limits) -> Element {
     }
 }
 
-/// The memory plan of an experiment's training step in words and numbers, without allocating anything.
+/// Device memory of a training, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// Weights, gradients, two moments, statistics.
+    pub persistent_bytes: u64,
+    /// Inputs and outputs of both programs.
+    pub transfer_bytes: u64,
+    /// Activations and their gradients in training.
+    pub training_bytes: u64,
+    /// Activations in evaluation, in the same memory.
+    pub evaluation_bytes: u64,
+}
+
+impl MemoryEstimate {
+    /// All of it, without the samples.
+    pub fn total_bytes(&self) -> u64 {
+        self.persistent_bytes + self.transfer_bytes + self.training_bytes.max(self.evaluation_bytes)
+    }
+}
+
+/// The device memory of an experiment's training, without allocating anything.
 ///
 /// # Errors
 /// A user error where a device with these limits cannot hold one patch, or one weight.
+pub fn estimate_memory(experiment: &Experiment, limits: Limits) -> Result<MemoryEstimate> {
+    Ok(plan_step(experiment, limits)?.2)
+}
+
+/// The memory plan of an experiment's training step in words and numbers, without allocating anything.
+///
+/// # Errors
+/// Those of [`estimate_memory`].
 pub fn describe_plan(experiment: &Experiment, limits: Limits) -> Result<String> {
+    let (step, plan, estimate) = plan_step(experiment, limits)?;
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    Ok(format!(
+        "{}\ntraining step: {} dispatches, {:.1} GFLOP\n\
+         weights, gradients, two moments, statistics: {:.3} GiB\ninputs and outputs: {:.3} GiB\n\
+         activations and their gradients: {:.3} GiB (evaluation needs {:.3} GiB, in the same slots)\n\
+         total: {:.3} GiB, and at most {} GiB of training samples (data.memory_budget)\n",
+        plan.table(&step),
+        step.dispatches.len(),
+        step.flops() as f64 / 1e9,
+        gib(estimate.persistent_bytes),
+        gib(estimate.transfer_bytes),
+        gib(estimate.training_bytes),
+        gib(estimate.evaluation_bytes),
+        gib(estimate.total_bytes()),
+        experiment.training.data.memory_budget,
+    ))
+}
+
+fn plan_step(experiment: &Experiment, limits: Limits) -> Result<(Program, MemoryPlan, MemoryEstimate)> {
     let net = network(experiment);
     let (mut settings, batch) = (settings(experiment, limits), experiment.training.batch_size);
     let weights = smoothing_weights(&experiment.training.augmentation, settings.patch_px);
@@ -58,24 +106,14 @@ pub fn describe_plan(experiment: &Experiment, limits: Limits) -> Result<String> 
     step.check_bindings(limits)?;
     let plan = MemoryPlan::new(&step);
     let evaluation = record_evaluation(&net, limits, &settings, batch).program;
-    let evaluation_bytes = evaluation.input_bytes + evaluation.output_bytes;
-    let persistent = 4 * net.weights().total_bytes() + net.state().total_bytes();
-    let transfer = step.input_bytes + step.output_bytes + evaluation_bytes;
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    let evaluation_slots = MemoryPlan::new(&evaluation).slot_bytes();
-    Ok(format!(
-        "{}\ntraining step: {} dispatches, {:.1} GFLOP\n\
-         weights, gradients, two moments, statistics: {:.3} GiB\ninputs and outputs: {:.3} GiB\n\
-         activations and their gradients: {:.3} GiB (evaluation needs {:.3} GiB, in the same slots)\n\
-         total: {:.3} GiB, and at most {} GiB of training samples (data.memory_budget)\n",
-        plan.table(&step),
-        step.dispatches.len(),
-        step.flops() as f64 / 1e9,
-        gib(persistent),
-        gib(transfer),
-        gib(plan.slot_bytes()),
-        gib(evaluation_slots),
-        gib(persistent + transfer + plan.slot_bytes()),
-        experiment.training.data.memory_budget,
-    ))
+    let estimate = MemoryEstimate {
+        persistent_bytes: 4 * net.weights().total_bytes() + net.state().total_bytes(),
+        transfer_bytes: step.input_bytes
+            + step.output_bytes
+            + evaluation.input_bytes
+            + evaluation.output_bytes,
+        training_bytes: plan.slot_bytes(),
+        evaluation_bytes: MemoryPlan::new(&evaluation).slot_bytes(),
+    };
+    Ok((step, plan, estimate))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::checkpoint::{Checkpoint, Identity, Keeper, State};
+use super::checkpoint::{Checkpoint, Identity, Keeper, State, settings_json};
 use super::diary::{log_epoch, log_start};
 use super::epoch::{diagnose, patch_plan, validate};
 use super::lock::DirLock;
@@ -152,10 +152,11 @@ impl<'a> Training<'a> {
         let training = &run.experiment.training;
         let (parameters, device) =
             (session.net().parameter_count() as u64, session.gpu().summary().to_string());
-        let record = RunRecord::new(&run.experiment, parameters, &device);
+        let mut record = RunRecord::new(&run.experiment, parameters, &device);
         let progress = Progress::new(run.mode, training.num_epochs);
         progress.message(&log_start(run, &record, &sets));
-        let mut keeper = Keeper::new(&run.output_dir, identity(run, &sets)?, run.checkpoint_every);
+        let identity = identity(run, &sets)?;
+        let mut keeper = Keeper::new(&run.output_dir, identity.clone(), run.checkpoint_every);
         let found = if run.restart { None } else { keeper.find() };
         let metrics_path = run.output_dir.join("metrics.csv");
         let plateau = Plateau::new(training.learning_rate, training.patience / 2);
@@ -168,6 +169,7 @@ impl<'a> Training<'a> {
                 MetricsLog::create(&metrics_path)?
             }
         };
+        record.data_sha256 = Some(identity.data);
         record.write(&run.output_dir.join("config.json"))?;
         let skipped = 0.0;
         let state = fresh;
@@ -221,6 +223,8 @@ impl<'a> Training<'a> {
         write_pictures(self.run, &mut self.session, &self.sets.val)?;
         self.record.epochs_trained = self.metrics.rows().len();
         self.record.best = Some(best.clone());
+        let weights = files::read_bytes(&self.run.output_dir.join(WEIGHTS))?;
+        self.record.weights_sha256 = Some(files::hex(&Sha256::digest(weights)));
         self.record.write(&self.run.output_dir.join("config.json"))?;
         self.keeper.clear();
         tracing::info!(
@@ -384,7 +388,7 @@ impl<'a> Training<'a> {
 
 /// What tells this training from others.
 fn identity(run: &TrainRun, sets: &Sets) -> Result<Identity> {
-    let settings = serde_json::json!({ "model": run.experiment.model, "training": run.experiment.training });
+    let settings = settings_json(&run.experiment);
     let hash = |path: &PathBuf| Ok(files::hex(&Sha256::digest(files::read_bytes(path)?)));
     let initial = run.init_weights.as_ref().map(hash).transpose()?;
     Ok(Identity { settings, data: [sets.train.digest(), sets.val.digest()], initial })

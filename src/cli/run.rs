@@ -1,0 +1,134 @@
+//! `rosette run`: the whole experiment matrix. `rosette summary`: its table again.
+
+use std::path::PathBuf;
+
+use comfy_table::{Table, presets};
+
+use super::say;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::matrix::{
+    Decision, MatrixRun, Planned, collect, plan_matrix, run_matrix, summary_table, write_summary,
+};
+use crate::report::Mode;
+use crate::train::estimate_memory;
+
+/// Train every experiment of a configuration that is not done yet, and compare them.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Directory of the samples: `DIR/SAMPLE/processed_data_SAMPLE.h5`.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Where splits, a directory for each experiment and the summary go.
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: PathBuf,
+    /// Where a log for each experiment goes, besides the one in its directory.
+    #[arg(long, value_name = "DIR", default_value = "logs/model_training")]
+    pub log_dir: PathBuf,
+    /// Only this experiment; repeatable.
+    #[arg(long, value_name = "NAME")]
+    pub only: Vec<String>,
+    /// Train again what is done and unchanged.
+    #[arg(long)]
+    pub force: bool,
+    /// Say what would be trained, why, and in how much memory; do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Change a setting of every experiment, e.g. num_epochs=2; repeatable.
+    #[arg(long = "override", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Numbers or parts of the names of adapters, with commas between; several experiments at once on several of them.
+    #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTERS", value_delimiter = ',')]
+    pub adapters: Vec<String>,
+    /// No progress.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// Rebuild the table over the experiments of a directory.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SummaryArgs {
+    /// The directory that `rosette run` wrote.
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: PathBuf,
+}
+
+/// Plans, trains and summarises.
+///
+/// # Errors
+/// Those of the configuration and the data; one that names the experiments that failed.
+pub fn run(args: &RunArgs) -> Result<()> {
+    let matrix = MatrixRun {
+        config: args.config.clone(),
+        data_dir: args.data_dir.clone(),
+        output_dir: args.output_dir.clone(),
+        log_dir: args.log_dir.clone(),
+        only: args.only.clone(),
+        force: args.force,
+        overrides: args.overrides.clone(),
+        adapters: args.adapters.clone(),
+        mode: Mode::detect(args.quiet),
+    };
+    let planned = plan_matrix(&matrix)?;
+    if args.dry_run {
+        return say(plan_table(&matrix, &planned)?);
+    }
+    if planned.iter().all(|planned| planned.decision == Decision::Keep) {
+        say("every experiment is done and unchanged: nothing to train (--force trains again)")?;
+    }
+    let outcome = run_matrix(&matrix, &planned)?;
+    say(summary_table(&outcome.rows))?;
+    let Some((_, first)) = outcome.failures.first() else { return Ok(()) };
+    let names: Vec<&str> = outcome.failures.iter().map(|(name, _)| name.as_str()).collect();
+    let said = format!("{} of {} experiments failed: {}", names.len(), planned.len(), names.join(", "));
+    match first.exit_code() {
+        2 if outcome.failures.iter().all(|(_, error)| error.exit_code() == 2) => {
+            let remedy = "mend what is said above, and give the same command again: what is done stays done";
+            Err(Error::user(args.output_dir.display(), "experiments that train", said, remedy))
+        }
+        _ => Err(Error::failure(said)),
+    }
+}
+
+fn plan_table(matrix: &MatrixRun, planned: &[Planned]) -> Result<Table> {
+    let limits = Gpu::open(matrix.adapters.first().map(String::as_str))?.limits();
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["experiment", "what", "why", "samples", "epochs", "device memory"]);
+    for Planned { experiment, manifest, decision, .. } in planned {
+        let (what, why) = match decision {
+            Decision::Keep => ("keep", "done and unchanged"),
+            Decision::Train(reason) => ("train", reason.as_str()),
+        };
+        let memory = estimate_memory(experiment, limits)?.total_bytes() as f64 / f64::from(1 << 30);
+        table.add_row([
+            experiment.name.clone(),
+            what.into(),
+            why.into(),
+            format!("{} + {}", manifest.train_samples, manifest.val_samples),
+            experiment.training.num_epochs.to_string(),
+            format!("{memory:.2} GiB"),
+        ]);
+    }
+    Ok(table)
+}
+
+/// Reads, prints and writes the table.
+///
+/// # Errors
+/// A user error where the directory or a record in it cannot be read, or holds no experiment.
+pub fn summary(args: &SummaryArgs) -> Result<()> {
+    let rows = collect(&args.output_dir, None)?;
+    if rows.is_empty() {
+        let expected = "directories of experiments, with a config.json each";
+        let remedy = "give the --output-dir of `rosette run`";
+        return Err(Error::user(args.output_dir.display(), expected, "none", remedy));
+    }
+    let path = args.output_dir.join("experiment_summary.csv");
+    write_summary(&path, &rows)?;
+    say(summary_table(&rows))?;
+    say(path.display())
+}

@@ -1,0 +1,11 @@
+//! The experiment matrix: every experiment of a configuration, split, trained and compared, as one command that can be
+//! given again at any time. What is done and unchanged is left alone.
+
+mod children;
+mod decide;
+mod run;
+mod summary;
+
+pub use decide::{Decision, decide};
+pub use run::{MatrixOutcome, MatrixRun, Planned, plan_matrix, run_matrix};
+pub use summary::{SummaryRow, collect, summary_table, write_summary};

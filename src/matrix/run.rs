@@ -1,0 +1,230 @@
+//! All experiments of a configuration, one after the other or spread over adapters.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+
+use super::children::train_on_adapters;
+use super::decide::{Decision, decide};
+use super::summary::{SummaryRow, collect, write_summary};
+use crate::config::{Config, Experiment};
+use crate::data::loader::Dataset;
+use crate::data::sample::discover;
+use crate::data::split::Manifest;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::report::Mode;
+use crate::report::progress::print_line;
+use crate::train::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
+
+/// Says that every experiment is done.
+const FLAG: &str = "model_training.flag";
+const SUMMARY: &str = "experiment_summary.csv";
+
+/// What a matrix is given.
+#[derive(Debug, Clone)]
+pub struct MatrixRun {
+    /// The configuration.
+    pub config: PathBuf,
+    /// Where the samples lie.
+    pub data_dir: PathBuf,
+    /// Where a directory for each experiment goes.
+    pub output_dir: PathBuf,
+    /// Where a log for each experiment goes.
+    pub log_dir: PathBuf,
+    /// These experiments; all where none is named.
+    pub only: Vec<String>,
+    /// Train what is done and unchanged, too.
+    pub force: bool,
+    /// `key=value` settings over those of every experiment.
+    pub overrides: Vec<String>,
+    /// Adapters; with more than one, experiments are spread over them.
+    pub adapters: Vec<String>,
+    /// How progress is shown.
+    pub mode: Mode,
+}
+
+/// An experiment with what is to be done about it.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// Every setting.
+    pub experiment: Experiment,
+    /// Its split.
+    pub manifest: Manifest,
+    /// Whether the manifest in the output directory is another one, or none.
+    pub is_new_split: bool,
+    /// Whether it is trained.
+    pub decision: Decision,
+}
+
+/// What a matrix came to.
+#[derive(Debug)]
+pub struct MatrixOutcome {
+    /// A row for each experiment that has left anything.
+    pub rows: Vec<SummaryRow>,
+    /// Experiments that failed, with the reason.
+    pub failures: Vec<(String, Error)>,
+}
+
+impl MatrixRun {
+    /// Where an experiment's results go.
+    pub fn dir(&self, experiment: &Experiment) -> PathBuf {
+        self.output_dir.join(&experiment.name)
+    }
+
+    /// Where an experiment's split is recorded.
+    pub fn manifest_path(&self, experiment: &Experiment) -> PathBuf {
+        self.output_dir.join(format!("split_manifest_{}.json", experiment.name))
+    }
+
+    /// Where an experiment's second log goes.
+    pub fn log_path(&self, experiment: &Experiment) -> PathBuf {
+        self.log_dir.join(format!("{}.log", experiment.name))
+    }
+
+    fn train_run(&self, experiment: &Experiment) -> TrainRun {
+        TrainRun {
+            experiment: experiment.clone(),
+            split_manifest: self.manifest_path(experiment),
+            data_dir: self.data_dir.clone(),
+            output_dir: self.dir(experiment),
+            log_file: Some(self.log_path(experiment)),
+            init_weights: None,
+            adapter: self.adapters.first().cloned(),
+            mode: self.mode,
+            restart: false,
+            checkpoint_every: CHECKPOINT_EVERY,
+        }
+    }
+}
+
+/// Splits the samples for each experiment and decides what has to be trained; writes nothing.
+///
+/// # Errors
+/// A user error where the configuration or the samples are wrong.
+pub fn plan_matrix(run: &MatrixRun) -> Result<Vec<Planned>> {
+    let config = Config::load(&run.config)?;
+    let names: Vec<String> = match run.only.is_empty() {
+        true => config.names().into_iter().map(String::from).collect(),
+        false => run.only.clone(),
+    };
+    let experiments: Vec<Experiment> =
+        names.iter().map(|name| config.resolve(name, &run.overrides)).collect::<Result<_>>()?;
+    let samples = discover(&run.data_dir)?;
+    let mut digests = Digests { data_dir: &run.data_dir, known: BTreeMap::new() };
+    experiments.into_iter().map(|experiment| plan(run, &samples, &mut digests, experiment)).collect()
+}
+
+fn plan(
+    run: &MatrixRun,
+    samples: &[String],
+    digests: &mut Digests,
+    experiment: Experiment,
+) -> Result<Planned> {
+    let training = &experiment.training;
+    let fresh = Manifest::create(samples, training.val_split, u64::from(training.seed))?;
+    let found = Manifest::read(&run.manifest_path(&experiment)).ok();
+    let is_same =
+        |old: &Manifest| Manifest { split_created: fresh.split_created.clone(), ..old.clone() } == fresh;
+    let (manifest, is_new_split) = match found.filter(is_same) {
+        Some(found) => (found, false),
+        None => (fresh, true),
+    };
+    let use_intensity = experiment.model.use_intensity;
+    let data = [
+        digests.of(&manifest.train_sample_list, use_intensity)?,
+        digests.of(&manifest.val_sample_list, use_intensity)?,
+    ];
+    let decision = decide(&experiment, &run.dir(&experiment), &data, run.force);
+    Ok(Planned { experiment, manifest, is_new_split, decision })
+}
+
+/// Digests of lists of samples, each computed once: experiments share them.
+struct Digests<'a> {
+    data_dir: &'a Path,
+    known: BTreeMap<(Vec<String>, bool), String>,
+}
+
+impl Digests<'_> {
+    fn of(&mut self, names: &[String], use_intensity: bool) -> Result<String> {
+        let key = (names.to_vec(), use_intensity);
+        if let Some(known) = self.known.get(&key) {
+            return Ok(known.clone());
+        }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let digest = Dataset::load(self.data_dir, names, use_intensity, threads)?.digest();
+        self.known.insert(key, digest.clone());
+        Ok(digest)
+    }
+}
+
+/// Trains what [`plan_matrix`] found to be trained. One that fails does not stop the others; a signal stops all, and the
+/// same command goes on later.
+///
+/// # Errors
+/// A user error where an output cannot be written; [`Error::Stopped`] where a signal came.
+pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome> {
+    let todo: Vec<&Planned> = planned.iter().filter(|p| p.decision != Decision::Keep).collect();
+    let flag = run.output_dir.join(FLAG);
+    if !todo.is_empty() && flag.exists() {
+        std::fs::remove_file(&flag).map_err(|e| Error::io(&flag, "a file to remove", &e))?;
+    }
+    for planned in planned.iter().filter(|planned| planned.is_new_split) {
+        planned.manifest.write(&run.manifest_path(&planned.experiment))?;
+    }
+    let failures = match run.adapters.len() {
+        0 | 1 => train_in_turn(run, &todo)?,
+        _ => train_on_adapters(run, &todo)?,
+    };
+    let names: Vec<String> = Config::load(&run.config)?.names().into_iter().map(String::from).collect();
+    let rows = collect(&run.output_dir, Some(&names))?;
+    write_summary(&run.output_dir.join(SUMMARY), &rows)?;
+    let is_done =
+        |name: &String| rows.iter().any(|row| row.experiment_name == *name && row.status == "finished");
+    if failures.is_empty() && names.iter().all(is_done) {
+        files::write_atomic(&flag, format!("{} experiments trained\n", names.len()).as_bytes())?;
+    }
+    Ok(MatrixOutcome { rows, failures })
+}
+
+fn train_in_turn(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(String, Error)>> {
+    let mut failures = Vec::new();
+    for (at, planned) in todo.iter().enumerate() {
+        announce(run, planned, at + 1, todo.len());
+        let train_run = run.train_run(&planned.experiment);
+        match std::panic::catch_unwind(AssertUnwindSafe(|| train(&train_run))) {
+            Ok(Ok(outcome)) => report(run, &planned.experiment.name, &outcome),
+            Ok(Err(stopped @ Error::Stopped(_))) => return Err(stopped),
+            Ok(Err(error)) => failures.push(failed(&planned.experiment.name, error)),
+            Err(panic) => {
+                let what = panic.downcast_ref::<String>().map_or("a panic", String::as_str);
+                failures.push(failed(&planned.experiment.name, Error::failure(what)));
+            }
+        }
+    }
+    Ok(failures)
+}
+
+/// Says which experiment comes, and why.
+pub(super) fn announce(run: &MatrixRun, planned: &Planned, number: usize, of: usize) {
+    let Decision::Train(reason) = &planned.decision else { return };
+    if run.mode != Mode::Quiet {
+        print_line(&format!("[{number}/{of}] {}: {reason}", planned.experiment.name));
+    }
+}
+
+fn report(run: &MatrixRun, name: &str, outcome: &Outcome) {
+    if run.mode != Mode::Quiet {
+        let best = &outcome.best;
+        print_line(&format!(
+            "{name}: best epoch {} of {}, F1 {:.4}, IoU {:.4}",
+            best.epoch, outcome.epochs, best.val_f1, best.val_iou
+        ));
+    }
+}
+
+/// Says at once what failed: the others may take hours.
+pub(super) fn failed(name: &str, error: Error) -> (String, Error) {
+    print_line(&format!("{name} failed: {error}"));
+    (name.to_string(), error)
+}

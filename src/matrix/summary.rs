@@ -1,0 +1,172 @@
+//! `experiment_summary.csv`: what the experiments of a directory were and what they achieved, side by side.
+
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::report::RunRecord;
+use crate::report::metrics::read_metrics;
+use crate::train::is_unfinished;
+
+/// A row; the fields are the columns, the pipeline's first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SummaryRow {
+    /// The experiment.
+    pub experiment_name: String,
+    /// In the user's words.
+    pub description: String,
+    /// At the start.
+    pub learning_rate: f64,
+    /// At most.
+    pub num_epochs: usize,
+    /// Patches a step.
+    pub batch_size: usize,
+    /// Of the network.
+    pub total_parameters: u64,
+    /// The adapter.
+    pub device: String,
+    /// `finished`, `unfinished` or `failed`.
+    pub status: String,
+    /// The epoch whose weights were kept.
+    pub best_epoch: Option<usize>,
+    /// Its validation loss.
+    pub val_loss: Option<f64>,
+    /// Its intersection over union.
+    pub val_iou: Option<f64>,
+    /// Its F1.
+    pub val_f1: Option<f64>,
+    /// Its precision.
+    pub val_precision: Option<f64>,
+    /// Its recall.
+    pub val_recall: Option<f64>,
+    /// Epochs trained.
+    pub epochs_trained: usize,
+    /// Wall-clock time of all of them.
+    pub seconds: f64,
+    /// Training patches a second, on average over the epochs.
+    pub patches_per_second: f64,
+    /// Of split, weights and patches.
+    pub seed: u32,
+    /// Where skips are taken.
+    pub skip: String,
+    /// How activations are stored.
+    pub precision: String,
+}
+
+/// Reads what the experiments below a directory left, in the order of `names`, or of the alphabet where none are given.
+///
+/// # Errors
+/// A user error where the directory, or a record in it, cannot be read.
+pub fn collect(output_dir: &Path, names: Option<&[String]>) -> Result<Vec<SummaryRow>> {
+    let names: Vec<String> = match names {
+        Some(names) => names.to_vec(),
+        None => {
+            let entries = std::fs::read_dir(output_dir)
+                .map_err(|e| Error::io(output_dir, "a directory of experiments", &e))?;
+            let mut names: Vec<String> =
+                entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+            names.sort();
+            names
+        }
+    };
+    let dirs = names.iter().map(|name| output_dir.join(name));
+    dirs.filter(|dir| dir.join("config.json").is_file()).map(|dir| row(&dir)).collect()
+}
+
+fn row(dir: &Path) -> Result<SummaryRow> {
+    let record = RunRecord::read(&dir.join("config.json"))?;
+    let metrics_path = dir.join("metrics.csv");
+    let rows = if metrics_path.exists() { read_metrics(&metrics_path)? } else { Vec::new() };
+    let (seconds, speed): (f64, f64) = rows
+        .iter()
+        .map(|row| (row.seconds, row.patches_per_second))
+        .fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let status = match (&record.best, is_unfinished(dir)) {
+        (Some(_), false) => "finished",
+        (_, true) => "unfinished",
+        (None, false) => "failed",
+    };
+    let best = record.best.as_ref();
+    let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_string();
+    let json = |value: serde_json::Result<serde_json::Value>| word(&value.expect("a word"));
+    Ok(SummaryRow {
+        experiment_name: record.experiment_name.clone(),
+        description: record.description.clone(),
+        learning_rate: record.training.learning_rate,
+        num_epochs: record.training.num_epochs,
+        batch_size: record.training.batch_size,
+        total_parameters: record.total_parameters,
+        device: record.device.clone(),
+        status: status.into(),
+        best_epoch: best.map(|best| best.epoch),
+        val_loss: best.map(|best| best.val_loss),
+        val_iou: best.map(|best| best.val_iou),
+        val_f1: best.map(|best| best.val_f1),
+        val_precision: best.map(|best| best.val_precision),
+        val_recall: best.map(|best| best.val_recall),
+        epochs_trained: rows.len(),
+        seconds,
+        patches_per_second: speed / rows.len().max(1) as f64,
+        seed: record.training.seed,
+        skip: json(serde_json::to_value(record.model.skip)),
+        precision: json(serde_json::to_value(record.training.precision)),
+    })
+}
+
+/// Writes the table.
+///
+/// # Errors
+/// A user error where the file cannot be written.
+pub fn write_summary(path: &Path, rows: &[SummaryRow]) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    rows.iter().for_each(|row| writer.serialize(row).expect("numbers and text into memory"));
+    files::write_atomic(path, &writer.into_inner().expect("into memory"))
+}
+
+/// The table for a terminal, the experiment of the highest F1 marked.
+pub fn summary_table(rows: &[SummaryRow]) -> String {
+    // Of equal scores, the lowest loss.
+    let rank =
+        |row: &SummaryRow| (row.val_f1.unwrap_or(f64::NEG_INFINITY), -row.val_loss.unwrap_or(f64::INFINITY));
+    let better = |a: &(f64, f64), b: &(f64, f64)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1));
+    let best = rows.iter().enumerate().rev().max_by(|a, b| better(&rank(a.1), &rank(b.1)));
+    let best = best.filter(|(_, row)| row.val_f1.is_some()).map(|(at, _)| at);
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header([
+        "",
+        "experiment",
+        "status",
+        "F1",
+        "IoU",
+        "precision",
+        "recall",
+        "loss",
+        "best epoch",
+        "time",
+        "patches/s",
+    ]);
+    for column in table.column_iter_mut().skip(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for (at, row) in rows.iter().enumerate() {
+        let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.4}"));
+        table.add_row([
+            if best == Some(at) { "best".into() } else { String::new() },
+            row.experiment_name.clone(),
+            row.status.clone(),
+            number(row.val_f1),
+            number(row.val_iou),
+            number(row.val_precision),
+            number(row.val_recall),
+            number(row.val_loss),
+            row.best_epoch.map_or(String::new(), |epoch| format!("{epoch} of {}", row.epochs_trained)),
+            crate::report::progress::duration(row.seconds),
+            format!("{:.1}", row.patches_per_second),
+        ]);
+    }
+    table.to_string()
+}
