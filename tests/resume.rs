@@ -57,6 +57,7 @@ fn assert_alike(workshop: &Workshop, out: &str, how: &str) {
     assert_eq!(rows, expected_rows, "{how}");
     assert!(weights == expected, "{how}: other weights");
     let left = |name: &str| workshop.path(out).join(name).exists();
+    assert!(!left(".best_model.pth"), "{how}");
     assert!(!left("last.safetensors") && !left("previous.safetensors") && !left(".rosette.lock"), "{how}");
 }
 
@@ -96,6 +97,8 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
             std::thread::sleep(whole.mul_f64(share));
             child.kill().expect("a child");
             child.wait().expect("a child");
+            // As Snakemake does with the outputs of a job that did not end.
+            let _ = std::fs::remove_file(workshop.path(&out).join("best_model.pth"));
         }
         left -= left.min(3);
         let said = finish(&workshop, &out, &CHECKPOINTS);

@@ -42,6 +42,8 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 /// So often the learning rate is halved where training diverges.
 const MOST_HALVINGS: usize = 3;
 const WEIGHTS: &str = "best_model.pth";
+/// The same file under another name while the training runs: workflow engines remove the outputs of jobs that ended early.
+const WEIGHTS_IN_PROGRESS: &str = ".best_model.pth";
 
 /// What a training is given.
 #[derive(Debug, Clone)]
@@ -189,6 +191,10 @@ impl<'a> Training<'a> {
         let said = format!("going on in epoch {} after {} steps of it", found.state.epoch, found.state.batch);
         tracing::info!("{said}");
         self.progress.message(&said);
+        let [weights, kept] = [WEIGHTS, WEIGHTS_IN_PROGRESS].map(|name| self.run.output_dir.join(name));
+        if found.state.best.is_some() && !weights.exists() && kept.exists() {
+            link(&kept, &weights)?;
+        }
         self.restore(found)
     }
 
@@ -227,6 +233,8 @@ impl<'a> Training<'a> {
         self.record.weights_sha256 = Some(files::hex(&Sha256::digest(weights)));
         self.record.write(&self.run.output_dir.join("config.json"))?;
         self.keeper.clear();
+        // Gone where nothing was ever trained better; else it is the weights' second name.
+        let _ = std::fs::remove_file(self.run.output_dir.join(WEIGHTS_IN_PROGRESS));
         tracing::info!(
             "best epoch {}: validation loss {:.4}, F1 {:.4}",
             best.epoch,
@@ -324,6 +332,7 @@ impl<'a> Training<'a> {
         if is_best {
             let tracked = self.tracked + self.session.steps();
             save_weights(&self.run.output_dir.join(WEIGHTS), &self.session.tensors()?, tracked)?;
+            link(&self.run.output_dir.join(WEIGHTS), &self.run.output_dir.join(WEIGHTS_IN_PROGRESS))?;
             self.state.best = Some(BestEpoch::from(&row));
         }
         self.progress.epoch_finished(&row, is_best);
@@ -402,6 +411,14 @@ fn keep_older_weights(dir: &Path) -> Result<()> {
         tracing::info!("the weights that were here are in {} now", kept.display());
     }
     Ok(())
+}
+
+/// Gives a file a second name, or copies it where the file system has no such thing.
+fn link(from: &Path, to: &Path) -> Result<()> {
+    let _ = std::fs::remove_file(to);
+    std::fs::hard_link(from, to)
+        .or_else(|_| std::fs::copy(from, to).map(|_| ()))
+        .map_err(|e| Error::io(to, "a file to write", &e))
 }
 
 /// Plans where the training samples lie on the device, and puts those there that stay.
