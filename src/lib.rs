@@ -10,6 +10,7 @@ pub mod data;
 pub mod error;
 pub mod files;
 pub mod gpu;
+pub mod inference;
 pub mod interop;
 pub mod matrix;
 pub mod model;

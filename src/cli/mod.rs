@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod demo;
 pub mod devices;
+pub mod predict;
 pub mod preview;
 pub mod run;
 pub mod split;
@@ -34,6 +35,9 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Split(split::SplitArgs),
     Preview(preview::PreviewArgs),
+    Predict(Box<predict::PredictArgs>),
+    Evaluate(Box<predict::EvaluateArgs>),
+    Threshold(Box<predict::ThresholdArgs>),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
     Bench(bench::BenchArgs),
@@ -60,6 +64,9 @@ fn run(command: Command) -> Result<()> {
         Command::Train(args) => train::run(&args),
         Command::Split(args) => split::run(&args),
         Command::Preview(args) => preview::run(&args),
+        Command::Predict(args) => predict::predict(&args),
+        Command::Evaluate(args) => predict::run_evaluate(&args),
+        Command::Threshold(args) => predict::threshold(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),

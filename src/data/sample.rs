@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 
 const LABELS: &str = "segmentation_outlines";
 const TARGET: &str = "rosettes_binary";
+const ROSETTES: &str = "rosettes_individual";
 const INTENSITY: [&str; 2] = ["raw_image", "raw_data"];
 /// The older layout: one array of four planes.
 const STACK: &str = "data";
@@ -34,7 +35,7 @@ pub struct Sample {
 /// Three arrays of one shape, not yet converted.
 struct Planes {
     labels: Array,
-    target: Array,
+    target: Option<Array>,
     intensity: Option<Array>,
 }
 
@@ -86,30 +87,57 @@ impl Sample {
 
     /// Reads sample `name` from an open file. Errors are those of [`Sample::load`].
     pub fn from_file(file: &File, name: &str, with_intensity: bool) -> Result<Self> {
+        Ok(Self::read(file, name, with_intensity, true)?.0)
+    }
+
+    /// Reads a sample that may lack its target, which is all 0 then; whether it has one. Errors are those of
+    /// [`Sample::load`] but for that.
+    pub fn from_file_without_target(file: &File, name: &str, with_intensity: bool) -> Result<(Self, bool)> {
+        Self::read(file, name, with_intensity, false)
+    }
+
+    /// The rosettes' instance labels [height, width] of an open file, where it holds them.
+    ///
+    /// # Errors
+    /// A user error where they are no labels.
+    pub fn rosettes(file: &File) -> Result<Option<Vec<u32>>> {
+        if file.has(STACK) && !file.has(LABELS) {
+            let stack = file.read(STACK)?.squeezed(3)?;
+            let has_it = stack.shape()[0] == STACK_PLANES.len();
+            return has_it.then(|| stack.plane(2, STACK_PLANES[2]).to_labels()).transpose();
+        }
+        file.has(ROSETTES).then(|| file.read(ROSETTES)?.squeezed(2)?.to_labels()).transpose()
+    }
+
+    fn read(file: &File, name: &str, with_intensity: bool, needs_target: bool) -> Result<(Self, bool)> {
         let planes = match file.has(STACK) && !file.has(LABELS) {
             true => stacked(file, with_intensity)?,
-            false => separate(file, with_intensity)?,
+            false => separate(file, with_intensity, needs_target)?,
         };
-        Ok(Self {
+        let (height, width) = (planes.labels.shape()[0], planes.labels.shape()[1]);
+        let target = planes.target.map(|array| array.to_mask()).transpose()?;
+        let has_target = target.is_some();
+        let sample = Self {
             name: name.to_string(),
             path: file.path().to_path_buf(),
-            height: planes.labels.shape()[0],
-            width: planes.labels.shape()[1],
+            height,
+            width,
             labels: planes.labels.to_labels()?,
-            target: planes.target.to_mask()?,
+            target: target.unwrap_or_else(|| vec![0; height * width]),
             intensity: planes.intensity.map(|array| array.to_intensity()).transpose()?,
-        })
+        };
+        Ok((sample, has_target))
     }
 }
 
-fn separate(file: &File, with_intensity: bool) -> Result<Planes> {
+fn separate(file: &File, with_intensity: bool, needs_target: bool) -> Result<Planes> {
     let labels = file.read(LABELS)?.squeezed(2)?;
     let read_alike = |name: &str| {
         let array = file.read(name)?.squeezed(2)?;
         check_shape(file, name, &array, &labels)?;
         Ok(array)
     };
-    let target = read_alike(TARGET)?;
+    let target = (needs_target || file.has(TARGET)).then(|| read_alike(TARGET)).transpose()?;
     let intensity = match with_intensity {
         true => Some(read_alike(intensity_name(file)?)?),
         false => None,
@@ -144,5 +172,5 @@ fn stacked(file: &File, with_intensity: bool) -> Result<Planes> {
         return Err(Error::user(file.place(STACK), expected, format!("shape {:?}", stack.shape()), remedy));
     }
     let plane = |index: usize| stack.plane(index, STACK_PLANES[index]);
-    Ok(Planes { labels: plane(0), target: plane(1), intensity: with_intensity.then(|| plane(3)) })
+    Ok(Planes { labels: plane(0), target: Some(plane(1)), intensity: with_intensity.then(|| plane(3)) })
 }

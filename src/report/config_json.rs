@@ -37,6 +37,9 @@ pub struct RunRecord {
     /// SHA-256 of `best_model.pth`, once the run has ended.
     #[serde(default)]
     pub weights_sha256: Option<String>,
+    /// Above this probability a pixel counts as rosette; absent until `rosette threshold` has found the best.
+    #[serde(default)]
+    pub threshold: Option<f64>,
     /// The epoch whose weights were kept; absent until the first one is validated.
     #[serde(default)]
     pub best: Option<BestEpoch>,
@@ -94,6 +97,7 @@ impl RunRecord {
             version: env!("CARGO_PKG_VERSION").to_string(),
             data_sha256: None,
             weights_sha256: None,
+            threshold: None,
             best: None,
             epochs_trained: 0,
         }

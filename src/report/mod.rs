@@ -8,6 +8,7 @@ pub mod logging;
 pub mod metrics;
 pub mod overlay;
 pub mod plots;
+pub mod prediction_sheet;
 pub mod progress;
 
 pub use config_json::{BestEpoch, RunRecord};

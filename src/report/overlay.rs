@@ -42,9 +42,9 @@ const SWATCH_PX: usize = 16;
 const TITLES: [&str; 4] = ["Input", "Truth", "Predicted probability", "Agreement"];
 
 /// Colours that colour-blind readers tell apart (Okabe and Ito 2008).
-const HIT: Rgb = [0, 158, 115];
-const FALSE_ALARM: Rgb = [213, 94, 0];
-const MISS: Rgb = [86, 180, 233];
+pub(super) const HIT: Rgb = [0, 158, 115];
+pub(super) const FALSE_ALARM: Rgb = [213, 94, 0];
+pub(super) const MISS: Rgb = [86, 180, 233];
 
 /// Draws at most the first `rows` of the images.
 ///
@@ -210,7 +210,7 @@ impl Prediction<'_> {
 }
 
 /// Dark violet over red to light yellow: ever lighter, so that it reads in grey too.
-fn heat(probability: f32) -> Rgb {
+pub(super) fn heat(probability: f32) -> Rgb {
     const STOPS: [Rgb; 6] =
         [[8, 6, 30], [66, 14, 104], [146, 38, 103], [219, 80, 58], [251, 155, 22], [252, 250, 160]];
     let at = probability.clamp(0.0, 1.0) * (STOPS.len() - 1) as f32;

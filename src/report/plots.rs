@@ -127,3 +127,67 @@ fn tick_step(span: f64) -> f64 {
     let power = 10f64.powf(rough.log10().floor());
     [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|&step| step >= rough).unwrap_or(rough)
 }
+
+/// Draws F1, precision and recall over the threshold, and precision over recall. Rows are threshold, precision, recall
+/// and F1.
+///
+/// # Errors
+/// A user error where the file cannot be written.
+pub fn write_threshold_plots(path: &Path, title: &str, rows: &[[f64; 4]], best: f64) -> Result<()> {
+    let line = |x: usize, y: usize, colour: &str, name: &str| {
+        let data: Vec<(f64, f64)> = rows.iter().map(|row| (row[x], row[y])).collect();
+        Plot::Line(
+            LinePlot::new().with_data(data).with_color(colour).with_stroke_width(2.0).with_legend(name),
+        )
+    };
+    let at_best: Vec<&[f64; 4]> = rows.iter().filter(|row| row[0] == best).collect();
+    let mark = |x: usize, y: usize| {
+        let data: Vec<(f64, f64)> = at_best.iter().map(|row| (row[x], row[y])).collect();
+        let legend = format!("best: threshold {best}");
+        Plot::Scatter(ScatterPlot::new().with_data(data).with_color(GREEN).with_size(6.0).with_legend(legend))
+    };
+    let over_threshold = vec![
+        line(0, 3, VERMILION, "F1"),
+        line(0, 1, BLUE, "precision"),
+        line(0, 2, GREY, "recall"),
+        mark(0, 3),
+    ];
+    let over_recall = vec![line(2, 1, BLUE, "precision over recall"), mark(2, 1)];
+    let layout = |plots: &[Plot], title: &str, x: &str, y: &str| {
+        Layout::auto_from_plots(plots)
+            .with_title(title)
+            .with_x_label(x)
+            .with_y_label(y)
+            .with_x_axis_min(0.0)
+            .with_x_axis_max(1.0)
+            .with_y_axis_min(0.0)
+            .with_y_axis_max(1.0)
+            .with_legend_position(LegendPosition::OutsideBottomCenter)
+            .with_legend_box(false)
+    };
+    let layouts = vec![
+        layout(&over_threshold, "Scores by threshold", "Threshold", "Score"),
+        layout(&over_recall, "Precision and recall", "Recall", "Precision"),
+    ];
+    let scene = Figure::new(1, 2)
+        .with_title(title)
+        .with_title_size(18)
+        .with_cell_size(480.0, 420.0)
+        .with_spacing(20.0)
+        .with_plots(vec![over_threshold, over_recall])
+        .with_layouts(layouts)
+        .with_keep_panel_legends()
+        .render();
+    let png = PngBackend::new().with_scale(2.0).render_scene(&scene).map_err(Error::failure)?;
+    files::write_atomic(path, &png)
+}
+
+/// Writes the rows of [`write_threshold_plots`] as CSV.
+///
+/// # Errors
+/// A user error where the file cannot be written.
+pub fn write_threshold_table(path: &Path, rows: &[[f64; 4]]) -> Result<()> {
+    let line = |row: &[f64; 4]| row.map(|value| value.to_string()).join(",") + "\n";
+    let text = String::from("threshold,precision,recall,f1\n") + &rows.iter().map(line).collect::<String>();
+    files::write_atomic(path, text.as_bytes())
+}

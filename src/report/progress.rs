@@ -189,3 +189,49 @@ pub fn duration(seconds: f64) -> String {
         _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
     }
 }
+
+/// The progress of work on several images, one after the other.
+#[derive(Debug)]
+pub struct Work {
+    mode: Mode,
+    images: usize,
+    done: usize,
+    bar: Option<ProgressBar>,
+}
+
+impl Work {
+    /// Work on so many images.
+    pub fn new(mode: Mode, images: usize) -> Self {
+        Self { mode, images, done: 0, bar: None }
+    }
+
+    /// An image starts; it takes so many windows.
+    pub fn started(&mut self, name: &str, windows: usize) {
+        if self.mode == Mode::Bar {
+            let style = "{prefix} {wide_bar} {pos}/{len} windows, {eta} left";
+            let style = ProgressStyle::with_template(style).expect("the template is well-formed");
+            let bar = BARS.add(ProgressBar::new(windows as u64).with_style(style));
+            bar.set_prefix(format!("{}/{} {name}", self.done + 1, self.images));
+            self.bar = Some(bar);
+        }
+    }
+
+    /// Some windows are done.
+    pub fn advance(&self, windows: usize) {
+        if let Some(bar) = &self.bar {
+            bar.inc(windows as u64);
+        }
+    }
+
+    /// The image is done; `line` says what came of it.
+    pub fn finished(&mut self, line: &str) {
+        self.done += 1;
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+            BARS.remove(&bar);
+        }
+        if self.mode != Mode::Quiet {
+            print_line(&format!("[{}/{}] {line}", self.done, self.images));
+        }
+    }
+}

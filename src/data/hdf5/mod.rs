@@ -17,7 +17,7 @@ use hdf5_reader::{Dataset, Hdf5File, OpenOptions};
 use crate::error::{Error, Result};
 
 pub use array::Array;
-pub use write::{Plane, encode};
+pub use write::{Attribute, Plane, encode};
 
 /// The most bytes one dataset may decode to.
 const MAX_DATASET_BYTES: u64 = 2 << 30;

@@ -26,15 +26,30 @@ pub enum Plane<'a> {
     F32(&'a [f32]),
 }
 
-/// Encodes a file of `(name, shape, values)` datasets and text attributes of the root group. The bytes depend on
+/// The value of an attribute.
+pub enum Attribute<'a> {
+    /// Words.
+    Text(&'a str),
+    /// A 64-bit float.
+    Number(f64),
+    /// A 64-bit integer.
+    Integer(i64),
+}
+
+/// Encodes a file of `(name, shape, values)` datasets and attributes of the root group. The bytes depend on
 /// the arguments alone.
 ///
 /// # Errors
 /// A failure where a shape does not fit its values.
-pub fn encode(datasets: &[(&str, &[usize], Plane)], attributes: &[(&str, &str)]) -> Result<Vec<u8>> {
+pub fn encode(datasets: &[(&str, &[usize], Plane)], attributes: &[(&str, Attribute)]) -> Result<Vec<u8>> {
     let mut builder = Hdf5Builder::new();
     for (name, value) in attributes {
-        builder = builder.attribute(AttributeBuilder::fixed_string(*name, value));
+        let attribute = match value {
+            Attribute::Text(text) => Ok(AttributeBuilder::fixed_string(*name, text)),
+            Attribute::Number(number) => AttributeBuilder::scalar(*name, *number),
+            Attribute::Integer(number) => AttributeBuilder::scalar(*name, *number),
+        };
+        builder = builder.attribute(attribute.map_err(|e| write_error(&e))?);
     }
     for (name, shape, values) in datasets {
         builder = builder.dataset(dataset(name, shape, values)?);

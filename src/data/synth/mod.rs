@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
-use crate::data::hdf5::{Plane, encode};
+use crate::data::hdf5::{Attribute, Plane, encode};
 use crate::data::random::{Purpose, generator};
 use crate::data::sample::sample_path;
 use crate::error::{Error, Result};
@@ -156,7 +156,7 @@ fn labels(cells: &Cells, owners: &[Owner], gap_px: f64) -> Vec<i32> {
 /// A failure where the planes do not fit the shape.
 pub fn encode_tissue(tissue: &Tissue, layout: Layout) -> Result<Vec<u8>> {
     let image = [tissue.height, tissue.width];
-    let about = [("source", "synthetic epithelium with planted rosettes")];
+    let about = [("source", Attribute::Text("synthetic epithelium with planted rosettes"))];
     if layout == Layout::Stacked {
         let mut stack: Vec<f32> = tissue.labels.iter().map(|&v| v as f32).collect();
         stack.extend(tissue.target.iter().map(|&v| f32::from(v)));

@@ -1,0 +1,213 @@
+//! `rosette predict`, `rosette evaluate`, `rosette threshold`: a trained model at work.
+
+use std::path::PathBuf;
+
+use super::say;
+use crate::config::Skip;
+use crate::data::sample::discover;
+use crate::data::split::Manifest;
+use crate::error::{Error, Result};
+use crate::inference::{EvaluationRow, Inputs, Model, Predictor, evaluate, predict_all, sweep};
+use crate::report::{Mode, plots};
+
+/// What all three take.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ModelArgs {
+    /// A training's directory, or a weights file (.pth of PyTorch, too, or .safetensors); of several, the mean.
+    #[arg(long, value_name = "PATH", required = true)]
+    pub model: Vec<PathBuf>,
+    /// Where the skips are taken, for weights without a config.json beside them: full or pooled.
+    #[arg(long, value_name = "VARIANT", value_parser = ["full", "pooled"])]
+    pub skip: Option<String>,
+    /// Side of the windows that an image is cut into; that of the training patches where it is not given.
+    #[arg(long, value_name = "PX")]
+    pub window: Option<usize>,
+    /// Overlap of the windows: a share of their side below 1, or pixels.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    pub overlap: f64,
+    /// Average the predictions of all flips and turns: eight times the work for a little accuracy.
+    #[arg(long)]
+    pub tta: bool,
+    /// Probability above which a pixel counts as rosette, in place of the model's own.
+    #[arg(long, value_name = "PROBABILITY")]
+    pub threshold: Option<f64>,
+    /// Windows at once.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub batch_size: u16,
+    /// Number or part of the name of the adapter (see `rosette devices`).
+    #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
+    pub adapter: Option<String>,
+    /// No progress.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// Which images.
+#[derive(Debug, Clone, clap::Args)]
+pub struct InputArgs {
+    /// Directory of samples: `DIR/SAMPLE/processed_data_SAMPLE.h5`.
+    #[arg(long, value_name = "DIR", required_unless_present = "input")]
+    pub data_dir: Option<PathBuf>,
+    /// Samples of --data-dir; all where none is named.
+    #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with = "split_manifest")]
+    pub samples: Vec<String>,
+    /// The validation samples of this manifest, in --data-dir.
+    #[arg(long, value_name = "FILE", conflicts_with = "input")]
+    pub split_manifest: Option<PathBuf>,
+    /// Files instead: samples (.h5), or images of cell labels (.png, .tif).
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "data_dir")]
+    pub input: Vec<PathBuf>,
+}
+
+/// Predict where rosettes are, in images of any size.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PredictArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The images.
+    #[command(flatten)]
+    pub input: InputArgs,
+    /// Where predictions, pictures and inference_metrics.csv go.
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: PathBuf,
+    /// No pictures.
+    #[arg(long)]
+    pub no_pictures: bool,
+}
+
+/// Score a model against the truth: by pixel, by rosette, by outline.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EvaluateArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The images.
+    #[command(flatten)]
+    pub input: InputArgs,
+    /// Where evaluation.csv and evaluation.html go.
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: PathBuf,
+    /// Hausdorff distance and Dice of the outlines as well.
+    #[arg(long)]
+    pub surface: bool,
+}
+
+/// Find the threshold of the highest F1 on the validation samples, and write it into the model's config.json.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ThresholdArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The images.
+    #[command(flatten)]
+    pub input: InputArgs,
+}
+
+impl ModelArgs {
+    fn predictor(&self) -> Result<Predictor> {
+        if let Some(threshold) = self.threshold.filter(|t| !(0.0..=1.0).contains(t)) {
+            return Err(Error::user("--threshold", "a probability from 0 to 1", threshold, "0.5 is usual"));
+        }
+        if !(0.0..1e6).contains(&self.overlap) {
+            let expected = "a share of the window below 1, or pixels";
+            return Err(Error::user("--overlap", expected, self.overlap, "0.5 is usual"));
+        }
+        Ok(Predictor {
+            models: self.model.clone(),
+            skip: self.skip.as_deref().map(|skip| if skip == "pooled" { Skip::Pooled } else { Skip::Full }),
+            window_px: self.window,
+            overlap: self.overlap,
+            all_turns: self.tta,
+            threshold: self.threshold,
+            batch_size: usize::from(self.batch_size),
+            adapter: self.adapter.clone(),
+            mode: Mode::detect(self.quiet),
+        })
+    }
+}
+
+impl InputArgs {
+    fn inputs(&self) -> Result<Inputs> {
+        let Some(data_dir) = &self.data_dir else { return Ok(Inputs::Files(self.input.clone())) };
+        let names = match &self.split_manifest {
+            Some(manifest) => Manifest::read(manifest)?.val_sample_list,
+            None if self.samples.is_empty() => discover(data_dir)?,
+            None => self.samples.clone(),
+        };
+        Ok(Inputs::Samples { data_dir: data_dir.clone(), names })
+    }
+}
+
+/// Predicts, and says where the results are.
+///
+/// # Errors
+/// Those of the models and the images.
+pub fn predict(args: &PredictArgs) -> Result<()> {
+    let (predictor, inputs) = (args.model.predictor()?, args.input.inputs()?);
+    let rows = predict_all(&predictor, &inputs, &args.output_dir, !args.no_pictures)?;
+    say(format!("{} images: {}", rows.len(), args.output_dir.display()))
+}
+
+/// Evaluates, and prints the scores of all images together.
+///
+/// # Errors
+/// Those of the models and the images.
+pub fn run_evaluate(args: &EvaluateArgs) -> Result<()> {
+    let (predictor, inputs) = (args.model.predictor()?, args.input.inputs()?);
+    let rows = evaluate(&predictor, &inputs, &args.output_dir, args.surface)?;
+    let all: &EvaluationRow = rows.last().expect("the row of all images");
+    say(format!(
+        "pixels: F1 {:.4}, IoU {:.4}, precision {:.4}, recall {:.4}\n\
+         rosettes: {} found, {} false, {} missed; F1 {:.4}, panoptic quality {:.4}\n{}",
+        all.f1,
+        all.iou,
+        all.precision,
+        all.recall,
+        all.rosettes_found,
+        all.rosettes_false,
+        all.rosettes_missed,
+        all.rosette_f1,
+        all.panoptic_quality,
+        args.output_dir.join("evaluation.html").display()
+    ))
+}
+
+/// Sweeps the threshold, draws the curves and writes the best into the record.
+///
+/// # Errors
+/// Those of the models and the images; a user error where the model has no record to write into.
+pub fn threshold(args: &ThresholdArgs) -> Result<()> {
+    let (predictor, inputs) = (args.model.predictor()?, args.input.inputs()?);
+    let model = Model::open(&args.model.model[0], predictor.skip)?;
+    let (Some(mut record), Some(record_path), 1) = (model.record, model.record_path, args.model.model.len())
+    else {
+        let expected = "one model with its config.json, which the threshold is written into";
+        let remedy = "give a training's directory, or `rosette import` the weights first";
+        return Err(Error::user("--model", expected, "bare weights, or several models", remedy));
+    };
+    let sweep = sweep(&predictor, &inputs)?;
+    let (best, dir) = (sweep.best(), record_path.with_file_name(""));
+    let curve: Vec<[f64; 4]> = sweep
+        .rows()
+        .iter()
+        .map(|row| [row.threshold, row.scores.precision(), row.scores.recall(), row.scores.f1()])
+        .collect();
+    plots::write_threshold_plots(
+        &dir.join("threshold_plots.png"),
+        &record.experiment_name,
+        &curve,
+        best.threshold,
+    )?;
+    plots::write_threshold_table(&dir.join("threshold.csv"), &curve)?;
+    record.threshold = Some(best.threshold);
+    record.write(&record_path)?;
+    say(format!(
+        "threshold {}: F1 {:.4}, precision {:.4}, recall {:.4}; written into {}",
+        best.threshold,
+        best.scores.f1(),
+        best.scores.precision(),
+        best.scores.recall(),
+        record_path.display()
+    ))
+}

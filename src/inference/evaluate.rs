@@ -1,0 +1,228 @@
+//! How good a model is: by pixel, by rosette and, where wanted, by outline, for each image and for all together.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::input::Image;
+use super::objects::{ObjectScores, components, match_objects};
+use super::predict::{Inputs, Predictor};
+use super::scores::{PixelScores, average_precision};
+use super::surface::{SurfaceScores, surface_scores};
+use super::sweep::Sweep;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::report::progress::Work;
+
+/// A row of `evaluation.csv`; the last is of all images together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EvaluationRow {
+    /// The image, or `all`.
+    pub sample: String,
+    /// Intersection over union of the pixels.
+    pub iou: f64,
+    /// F1 of the pixels.
+    pub f1: f64,
+    /// Precision of the pixels.
+    pub precision: f64,
+    /// Recall of the pixels.
+    pub recall: f64,
+    /// Average precision of the pixels; none without a rosette.
+    pub average_precision: Option<f64>,
+    /// Rosettes found: an intersection over union above one half.
+    pub rosettes_found: usize,
+    /// Predicted where there is none.
+    pub rosettes_false: usize,
+    /// Rosettes missed.
+    pub rosettes_missed: usize,
+    /// Precision of rosettes.
+    pub rosette_precision: f64,
+    /// Recall of rosettes.
+    pub rosette_recall: f64,
+    /// F1 of rosettes.
+    pub rosette_f1: f64,
+    /// Panoptic quality.
+    pub panoptic_quality: f64,
+    /// 95th percentile of the outlines' distances in px; for all images, the mean.
+    pub hausdorff95: Option<f64>,
+    /// Share of the outlines within 2 px; for all images, the mean.
+    pub surface_dice: Option<f64>,
+}
+
+/// An image with what was predicted for it.
+struct Scored {
+    name: String,
+    pixels: PixelScores,
+    objects: ObjectScores,
+    average_precision: Option<f64>,
+    surface: Option<SurfaceScores>,
+}
+
+/// Predicts every image and scores it against its target; writes `evaluation.csv` and `evaluation.html`.
+///
+/// # Errors
+/// A user error where an image has no target, where an input is wrong, or an output cannot be written.
+pub fn evaluate(
+    predictor: &Predictor,
+    inputs: &Inputs,
+    output_dir: &Path,
+    surface: bool,
+) -> Result<Vec<EvaluationRow>> {
+    let mut all: (Vec<f32>, Vec<u8>) = Default::default();
+    let mut scored: Vec<Scored> = Vec::new();
+    let threshold = for_each(predictor, inputs, |image, probability, threshold| {
+        scored.push(score(image, probability, threshold, surface));
+        all.0.extend(probability);
+        all.1.extend(&image.planes.target);
+    })?;
+    let mut rows: Vec<EvaluationRow> = scored.iter().map(Scored::row).collect();
+    rows.push(pooled(&scored, average_precision(&all.0, &all.1)));
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    rows.iter().for_each(|row| writer.serialize(row).expect("numbers and text into memory"));
+    files::write_atomic(&output_dir.join("evaluation.csv"), &writer.into_inner().expect("into memory"))?;
+    files::write_atomic(&output_dir.join("evaluation.html"), page(predictor, &rows, threshold).as_bytes())?;
+    Ok(rows)
+}
+
+/// Predicts every image and adds it to a sweep over thresholds.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn sweep(predictor: &Predictor, inputs: &Inputs) -> Result<Sweep> {
+    let mut sweep = Sweep::default();
+    for_each(predictor, inputs, |image, probability, _| sweep.add(probability, &image.planes.target))?;
+    Ok(sweep)
+}
+
+/// Calls `take` with each image, its probabilities and the threshold, which is returned.
+fn for_each(
+    predictor: &Predictor,
+    inputs: &Inputs,
+    mut take: impl FnMut(&Image, &[f32], f64),
+) -> Result<f64> {
+    let ensemble = predictor.open()?;
+    let mut work = Work::new(predictor.mode, inputs.len());
+    for index in 0..inputs.len() {
+        let image = inputs.load(index, ensemble.uses_intensity())?;
+        if !image.has_target {
+            let expected = "an image with its target, 'rosettes_binary'";
+            let remedy = "use `rosette predict` for images whose truth is not known";
+            return Err(Error::user(&image.planes.name, expected, "none", remedy));
+        }
+        work.started(&image.planes.name, ensemble.windows(&image));
+        let probability = ensemble.predict(&image, |count| work.advance(count))?;
+        let f1 = PixelScores::count(&probability, &image.planes.target, ensemble.threshold).f1();
+        work.finished(&format!("{}: F1 {f1:.4}", image.planes.name));
+        take(&image, &probability, ensemble.threshold);
+    }
+    Ok(ensemble.threshold)
+}
+
+fn score(image: &Image, probability: &[f32], threshold: f64, surface: bool) -> Scored {
+    let planes = &image.planes;
+    let (height, width) = (planes.height, planes.width);
+    let predicted: Vec<bool> = probability.iter().map(|p| f64::from(*p) > threshold).collect();
+    let target: Vec<bool> = planes.target.iter().map(|t| *t > 0).collect();
+    let truth = image.rosettes.clone().unwrap_or_else(|| components(&target, height, width));
+    Scored {
+        name: planes.name.clone(),
+        pixels: PixelScores::count(probability, &planes.target, threshold),
+        objects: match_objects(&components(&predicted, height, width), &truth),
+        average_precision: average_precision(probability, &planes.target),
+        surface: if surface { surface_scores(&predicted, &target, height, width) } else { None },
+    }
+}
+
+impl Scored {
+    fn row(&self) -> EvaluationRow {
+        let (pixels, objects) = (&self.pixels, &self.objects);
+        EvaluationRow {
+            sample: self.name.clone(),
+            iou: pixels.iou(),
+            f1: pixels.f1(),
+            precision: pixels.precision(),
+            recall: pixels.recall(),
+            average_precision: self.average_precision,
+            rosettes_found: objects.found,
+            rosettes_false: objects.false_alarms,
+            rosettes_missed: objects.missed,
+            rosette_precision: objects.precision(),
+            rosette_recall: objects.recall(),
+            rosette_f1: objects.f1(),
+            panoptic_quality: objects.panoptic_quality(),
+            hausdorff95: self.surface.map(|surface| surface.hausdorff95),
+            surface_dice: self.surface.map(|surface| surface.surface_dice),
+        }
+    }
+}
+
+fn pooled(all: &[Scored], average_precision: Option<f64>) -> EvaluationRow {
+    let surfaces: Vec<SurfaceScores> = all.iter().filter_map(|scored| scored.surface).collect();
+    let mean = |of: fn(&SurfaceScores) -> f64| surfaces.iter().map(of).sum::<f64>() / surfaces.len() as f64;
+    let surface = (!surfaces.is_empty()).then(|| SurfaceScores {
+        hausdorff95: mean(|s| s.hausdorff95),
+        surface_dice: mean(|s| s.surface_dice),
+    });
+    let scored = Scored {
+        name: "all".into(),
+        pixels: PixelScores::pooled(all.iter().map(|scored| &scored.pixels)),
+        objects: ObjectScores::pooled(all.iter().map(|scored| &scored.objects)),
+        average_precision,
+        surface,
+    };
+    scored.row()
+}
+
+/// The table as a page that needs nothing else.
+fn page(predictor: &Predictor, rows: &[EvaluationRow], threshold: f64) -> String {
+    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;");
+    let models: Vec<String> =
+        predictor.models.iter().map(|path| escape(&path.display().to_string())).collect();
+    let head = [
+        "sample",
+        "F1",
+        "IoU",
+        "precision",
+        "recall",
+        "average precision",
+        "rosettes found",
+        "false",
+        "missed",
+        "F1 of rosettes",
+        "panoptic quality",
+        "Hausdorff 95 (px)",
+        "surface Dice",
+    ];
+    let cell = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.4}"));
+    let line = |row: &EvaluationRow| {
+        let cells = [
+            escape(&row.sample),
+            cell(Some(row.f1)),
+            cell(Some(row.iou)),
+            cell(Some(row.precision)),
+            cell(Some(row.recall)),
+            cell(row.average_precision),
+            row.rosettes_found.to_string(),
+            row.rosettes_false.to_string(),
+            row.rosettes_missed.to_string(),
+            cell(Some(row.rosette_f1)),
+            cell(Some(row.panoptic_quality)),
+            cell(row.hausdorff95),
+            cell(row.surface_dice),
+        ];
+        format!("<tr><td>{}</td></tr>\n", cells.join("</td><td>"))
+    };
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Evaluation</title><style>\n\
+         body {{ font-family: sans-serif; margin: 2em; }} table {{ border-collapse: collapse; }}\n\
+         td, th {{ padding: 0.3em 0.8em; text-align: right; border-bottom: 1px solid #ccc; }}\n\
+         td:first-child, th:first-child {{ text-align: left; }} tr:last-child {{ font-weight: bold; }}\n\
+         </style></head><body>\n<h1>Evaluation</h1>\n<p>{}: threshold {threshold}, {} images. A rosette counts as found \
+         where a predicted one overlaps it by more than half of their union.</p>\n<table>\n<tr><th>{}</th></tr>\n{}\
+         </table>\n</body></html>\n",
+        models.join(", "),
+        rows.len() - 1,
+        head.join("</th><th>"),
+        rows.iter().map(line).collect::<String>()
+    )
+}
