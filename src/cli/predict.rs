@@ -23,13 +23,13 @@ pub struct ModelArgs {
     #[arg(long, value_name = "PX")]
     pub window: Option<usize>,
     /// Overlap of the windows: a share of their side below 1, or pixels.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     pub overlap: f64,
     /// Average the predictions of all flips and turns: eight times the work for a little accuracy.
     #[arg(long)]
     pub tta: bool,
     /// Probability above which a pixel counts as rosette, in place of the model's own.
-    #[arg(long, value_name = "PROBABILITY")]
+    #[arg(long, value_name = "PROBABILITY", allow_negative_numbers = true)]
     pub threshold: Option<f64>,
     /// Windows at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]

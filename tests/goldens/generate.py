@@ -6,6 +6,7 @@ import torch
 
 import net_cases
 import op_cases
+import prediction_cases
 import tensorfile
 
 HERE = Path(__file__).resolve().parent
@@ -55,6 +56,10 @@ def main():
     report(path, tensorfile.write(path, net_cases.initial_state(), {"attributes": json.dumps(attributes)}))
     for skip in ("full", "pooled"):
         write_net(skip)
+    predictions = {**prediction_cases.results("full"), **prediction_cases.results("pooled")}
+    attributes = {"window": prediction_cases.WINDOW, "overlap": prediction_cases.OVERLAP}
+    path = HERE / "predictions.safetensors"
+    report(path, tensorfile.write(path, predictions, {"attributes": json.dumps(attributes)}))
 
 
 if __name__ == "__main__":
