@@ -11,7 +11,7 @@ use text::{code_only, first_word, functions, is_word, line_of, word_places};
 /// Folders from the top down: a file imports only from rows below its own folder's row (and from its own folder).
 const LAYERS: [&[&str]; 7] = [
     &["cli"],
-    &["matrix"],
+    &["matrix", "inference"],
     &["train"],
     &["data", "model", "report", "interop"],
     &["ops"],
