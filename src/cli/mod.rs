@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each a thin layer over the library.
 
 pub mod bench;
+pub mod check;
 pub mod demo;
 pub mod devices;
 pub mod predict;
@@ -33,6 +34,7 @@ enum Command {
     Run(run::RunArgs),
     Summary(run::SummaryArgs),
     Train(Box<train::TrainArgs>),
+    Check(check::CheckArgs),
     Split(split::SplitArgs),
     Preview(preview::PreviewArgs),
     Predict(Box<predict::PredictArgs>),
@@ -67,6 +69,7 @@ fn run(command: Command) -> Result<()> {
         Command::Predict(args) => predict::predict(&args),
         Command::Evaluate(args) => predict::run_evaluate(&args),
         Command::Threshold(args) => predict::threshold(&args),
+        Command::Check(args) => check::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),

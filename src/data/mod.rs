@@ -7,6 +7,7 @@
 
 pub mod augment;
 pub mod channels;
+pub mod check;
 pub mod hdf5;
 pub mod loader;
 pub mod mt19937;

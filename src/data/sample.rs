@@ -109,6 +109,22 @@ impl Sample {
         file.has(ROSETTES).then(|| file.read(ROSETTES)?.squeezed(2)?.to_labels()).transpose()
     }
 
+    /// Whether an open file holds an intensity.
+    pub fn has_intensity(file: &File) -> bool {
+        INTENSITY.iter().any(|name| file.has(name)) || (file.has(STACK) && !file.has(LABELS))
+    }
+
+    /// The values that the target of an open file takes, ascending.
+    ///
+    /// # Errors
+    /// A user error where there is no target.
+    pub fn target_values(file: &File) -> Result<Vec<f64>> {
+        if file.has(STACK) && !file.has(LABELS) {
+            return Ok(file.read(STACK)?.squeezed(3)?.plane(1, STACK_PLANES[1]).distinct());
+        }
+        Ok(file.read(TARGET)?.distinct())
+    }
+
     fn read(file: &File, name: &str, with_intensity: bool, needs_target: bool) -> Result<(Self, bool)> {
         let planes = match file.has(STACK) && !file.has(LABELS) {
             true => stacked(file, with_intensity)?,

@@ -109,6 +109,16 @@ impl Array {
             .collect()
     }
 
+    /// The different values, ascending.
+    pub fn distinct(&self) -> Vec<f64> {
+        let mut bits: Vec<u64> = self.numbers().map(|number| number.value().to_bits()).collect();
+        bits.sort_unstable();
+        bits.dedup();
+        let mut values: Vec<f64> = bits.into_iter().map(f64::from_bits).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values
+    }
+
     /// The values as f32.
     ///
     /// # Errors
@@ -193,6 +203,14 @@ impl Number {
             Self::Unsigned(v) => v as f32,
             Self::Signed(v) => v as f32,
             Self::Float(v) => v as f32,
+        }
+    }
+
+    fn value(self) -> f64 {
+        match self {
+            Self::Unsigned(v) => v as f64,
+            Self::Signed(v) => v as f64,
+            Self::Float(v) => v,
         }
     }
 
