@@ -47,7 +47,7 @@ pub fn log_epoch(row: &EpochRow, metrics: &Metrics, trained: &Trained, is_best: 
     tracing::info!(
         "epoch {}: train loss {:.4}, validation loss {:.4}, IoU {:.4}, F1 {:.4}, precision {:.4}, recall {:.4}, \
          pooled IoU {:.4}, pooled F1 {:.4}, learning rate {:e}, {:.1} s, {:.2} patches/s, rosettes in {:.0} % of the \
-         patches and {:.1} % of their pixels{}{}",
+         patches and {:.1} % of their pixels, {:.1} ms waited for data{}{}",
         row.epoch,
         row.train_loss,
         row.val_loss,
@@ -62,6 +62,7 @@ pub fn log_epoch(row: &EpochRow, metrics: &Metrics, trained: &Trained, is_best: 
         row.patches_per_second,
         trained.with_rosettes as f64 / trained.patches as f64 * 100.0,
         trained.rosette_pixels / trained.pixels * 100.0,
+        trained.waited * 1e3,
         if row.skipped_steps > 0 {
             format!(", {} steps skipped by loss scaling", row.skipped_steps)
         } else {

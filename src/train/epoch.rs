@@ -32,6 +32,9 @@ pub struct Trained {
     pub pixels: f64,
     /// Steps that loss scaling skipped.
     pub skipped: u64,
+    /// Seconds that steps waited for their patches, but for the first.
+    #[serde(with = "exact")]
+    pub waited: f64,
 }
 
 impl Trained {

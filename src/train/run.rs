@@ -259,7 +259,14 @@ impl<'a> Training<'a> {
         let mut clock = Instant::now();
         let mut before: Option<Started> = None;
         let (train, residency) = (self.sets.train.clone(), self.sets.residency.clone());
-        for batch in TrainBatches::start(train, residency, plan, self.state.batch) {
+        let mut batches = TrainBatches::start(train, residency, plan, self.state.batch);
+        loop {
+            let waiting = Instant::now();
+            let Some(batch) = batches.next() else { break };
+            // The first batch of an epoch has nothing to hide behind.
+            if before.is_some() {
+                self.state.trained.waited += waiting.elapsed().as_secs_f64();
+            }
             batch.uploads.iter().for_each(|upload| self.session.upload(upload));
             let started = self.session.start_patch_step(&batch.patches, learning_rate)?;
             if let Some(what) = self.settle(before.replace((started, batch.samples)), &mut clock)? {
