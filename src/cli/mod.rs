@@ -10,6 +10,7 @@ pub mod run;
 pub mod split;
 pub mod synth;
 pub mod train;
+pub mod tune;
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -42,6 +43,7 @@ enum Command {
     Threshold(Box<predict::ThresholdArgs>),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
+    Tune(tune::TuneArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -71,6 +73,7 @@ fn run(command: Command) -> Result<()> {
         Command::Threshold(args) => predict::threshold(&args),
         Command::Check(args) => check::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
     }

@@ -8,7 +8,8 @@
 
 use super::common::{bias_gradient, indices};
 use super::convolution::{Call, Convolution};
-pub use super::convolution::{Form, Packing};
+pub use super::choice::Form;
+pub use super::convolution::Packing;
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
 /// The convolution.

@@ -17,7 +17,9 @@ use super::plan::{network, settings};
 use super::predict::probabilities;
 use super::schedule::{EarlyStopping, Plateau};
 use super::session::{PendingStep, Session};
+use super::step::StepSettings;
 use super::stop;
+use super::tuning;
 use super::weights::{load_weights, save_weights};
 use crate::config::Experiment;
 use crate::data::augment::smoothing_weights;
@@ -32,6 +34,7 @@ use crate::model::{AttentionUNet, NamedTensor};
 use crate::ops::warp::most_chunk_words;
 use crate::report::{BestEpoch, EpochRow, MetricsLog, Mode, Prediction, Progress, RunRecord};
 use crate::report::{logging, overlay, plots};
+use crate::tape::Tuning;
 
 /// Validation images in `predictions.png`.
 const PICTURED: usize = 4;
@@ -103,7 +106,11 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let net = network(&run.experiment);
     let (initial, tracked) = initial_tensors(run, &net)?;
     let gpu = Gpu::open(run.adapter.as_deref())?;
-    let settings = settings(&run.experiment, gpu.limits());
+    let tuning = match run.experiment.training.deterministic {
+        true => Tuning::default(),
+        false => tuning::of_training(&run.output_dir, run.restart, &gpu),
+    };
+    let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };
     let mut session = Session::new(gpu, net, settings)?;
     session.set_tensors(&initial);
     let residency = place_samples(run, &mut session, &train)?;
@@ -114,6 +121,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let log_path = run.output_dir.join("training.log");
     let logs: Vec<&Path> = run.log_file.as_deref().into_iter().chain([log_path.as_path()]).collect();
     let _log = logging::start(&logs)?;
+    tuning::keep(&run.output_dir, tuning)?;
     let outcome = Training::start(run, session, sets, tracked).and_then(Training::finish);
     if let Err(error) = &outcome {
         // For the files: the terminal hears of it from the command line.
@@ -233,6 +241,7 @@ impl<'a> Training<'a> {
         self.record.weights_sha256 = Some(files::hex(&Sha256::digest(weights)));
         self.record.write(&self.run.output_dir.join("config.json"))?;
         self.keeper.clear();
+        tuning::forget(&self.run.output_dir);
         // Gone where nothing was ever trained better; else it is the weights' second name.
         let _ = std::fs::remove_file(self.run.output_dir.join(WEIGHTS_IN_PROGRESS));
         tracing::info!(
