@@ -8,6 +8,8 @@
 //   sizes    [4]      f32: lr, lr / (1 - b1^t), 1 / sqrt(1 - b2^t), 1 / scale; the last is 0 where the step is skipped;
 //                     t counts the steps that were not
 //   report   [4]      f32: the state after the step, for the host
+//   weight   [1]      f32: of a micro-batch within its step
+//   dloss    [1]      f32: scale * weight, where the backward pass of a micro-batch starts
 //
 // `scan`: an invocation owns a part of the gradients. `update`: a single one; the parts in order.
 #import grid
@@ -31,6 +33,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> sizes: array<f32>;
 @group(0) @binding(5) var<storage, read_write> report: array<f32>;
 @group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(7) var<storage, read> weight: array<f32>;
+@group(0) @binding(8) var<storage, read_write> dloss: array<f32>;
 
 // By its bits: compilers may assume that floats are numbers. Neighbours read neighbours.
 @compute @workgroup_size(64)
@@ -87,4 +91,9 @@ fn update() {
     report[1] = good;
     report[2] = skipped;
     report[3] = 0.0;
+}
+
+@compute @workgroup_size(1)
+fn seed() {
+    dloss[0] = state[0] * weight[0];
 }

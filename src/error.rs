@@ -22,6 +22,9 @@ pub enum Error {
     /// A signal ended a training, which has been saved.
     #[error("{0}")]
     Stopped(String),
+    /// The device has no memory left.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// The device, the disk or the operating system failed.
     #[error("{0}")]
     Failure(String),
@@ -85,7 +88,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::User(_) | Self::Config(_) => 2,
-            Self::Failure(_) => 1,
+            Self::Failure(_) | Self::OutOfMemory(_) => 1,
             Self::Stopped(_) => STOPPED_EXIT_CODE,
         }
     }

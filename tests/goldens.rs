@@ -16,25 +16,28 @@ use rosette::gpu::Gpu;
 use rosette::ops::activation::{Add, Relu, Sigmoid};
 use rosette::ops::adamw::{AdamW, step_sizes};
 use rosette::ops::batch_norm::BatchNorm;
-use rosette::ops::bce_dice::{BceDice, SUMS};
+use rosette::ops::clip_norm::ClipNorm;
 use rosette::ops::conv_transpose2d::{self, ConvTranspose2d};
 use rosette::ops::conv2d::{Conv2d, Form, Packing};
 use rosette::ops::gate::Gate;
 use rosette::ops::max_pool2d::MaxPool2d;
 use rosette::ops::project::Project;
 use rosette::ops::resize::Resize;
+use rosette::ops::segmentation_loss::{PixelLoss, RegionLoss, SUMS, SegmentationLoss};
 use rosette::tape::{Op, Shape, Store};
 
 /// Files that a test below reads; each holds the cases of one operation.
-const FILES: [&str; 13] = [
+const FILES: [&str; 15] = [
     "adamw",
     "add",
     "batch_norm",
     "bce_dice",
+    "clip_norm",
     "conv1x1",
     "conv3x3",
     "conv_transpose2x2",
     "gate",
+    "losses",
     "max_pool2x2",
     "metrics",
     "relu",
@@ -263,7 +266,7 @@ fn bce_dice() {
     let Some(gpu) = device() else { return };
     for case in cases("bce_dice") {
         let inputs = [case.get("logits").activation(), case.get("target").constant(Store::Inputs)];
-        let op = BceDice { dice_weight: case.number("dice_weight") as f32 };
+        let op = SegmentationLoss::bce_dice(case.number("dice_weight") as f32);
         let bench = Bench::new(gpu, Box::new(op), &inputs, Some(&[1.0]));
         bench.run();
         case.check("loss", &bench.output(0), CLOSE);
@@ -272,11 +275,61 @@ fn bce_dice() {
 }
 
 #[test]
+fn losses() {
+    let Some(gpu) = device() else { return };
+    for case in cases("losses") {
+        let number = |name: &str| case.number(name) as f32;
+        let dice = SegmentationLoss::bce_dice(0.0);
+        let op = match case.attributes["loss"].as_str().expect("a name") {
+            "weighted" => SegmentationLoss {
+                pixel: PixelLoss::CrossEntropy { pos_weight: number("pos_weight") },
+                ..SegmentationLoss::bce_dice(number("dice_weight"))
+            },
+            "focal" => {
+                let (gamma, alpha) = (number("gamma"), number("alpha"));
+                SegmentationLoss { pixel: PixelLoss::Focal { gamma, alpha }, ..dice }
+            }
+            "tversky" => {
+                let (alpha, beta) = (number("alpha"), number("beta"));
+                let region = RegionLoss::Tversky { alpha, beta };
+                SegmentationLoss { region, region_weight: 1.0, ..dice }
+            }
+            other => panic!("{other}"),
+        };
+        let inputs = [case.get("logits").activation(), case.get("target").constant(Store::Inputs)];
+        let bench = Bench::new(gpu, Box::new(op), &inputs, Some(&[1.0]));
+        bench.run();
+        case.check("loss", &bench.output(0), CLOSE);
+        case.check("dlogits", &bench.gradient(0), CLOSE);
+    }
+}
+
+#[test]
+fn clip_norm() {
+    let Some(gpu) = device() else { return };
+    for case in cases("clip_norm") {
+        let gradients = case.get("grads");
+        let inputs = [
+            Input::constant(Shape::new([gradients.values.len()]), Store::Gradients, gradients.values.clone()),
+            Input::constant(Shape::new([4]), Store::Inputs, vec![0.1, 0.2, 0.3, 1.0]),
+        ];
+        let bench = Bench::new(gpu, Box::new(ClipNorm { most: case.number("most") as f32 }), &inputs, None);
+        bench.run();
+        let sizes = bench.output(0);
+        assert_eq!(sizes[..3], [0.1, 0.2, 0.3]);
+        // What AdamW multiplies them by.
+        let clipped: Vec<f32> = gradients.values.iter().map(|g| g * sizes[3]).collect();
+        case.check("norm", &bench.output(1), CLOSE);
+        case.check("clipped", &clipped, CLOSE);
+    }
+}
+
+#[test]
 fn metric_counts() {
     let Some(gpu) = device() else { return };
     for case in cases("metrics") {
         let inputs = ["logits", "target"].map(|name| case.get(name).constant(Store::Inputs));
-        let bench = Bench::new(gpu, Box::new(BceDice { dice_weight: 0.5 }), &inputs, None);
+        let bench = Bench::new(gpu, Box::new(SegmentationLoss::bce_dice(0.5)), &inputs, None);
         bench.run();
         let sums = bench.output(1);
         for (name, column) in [("tp", 4), ("fp", 5), ("fn", 6)] {

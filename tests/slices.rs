@@ -13,13 +13,13 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 use rosette::gpu::{Gpu, Limits};
 use rosette::ops::activation::Relu;
 use rosette::ops::batch_norm::BatchNorm;
-use rosette::ops::bce_dice::BceDice;
 use rosette::ops::conv_transpose2d::{self, ConvTranspose2d};
 use rosette::ops::conv2d::{Conv2d, Form, Packing};
 use rosette::ops::gate::Gate;
 use rosette::ops::max_pool2d::MaxPool2d;
 use rosette::ops::project::Project;
 use rosette::ops::resize::Resize;
+use rosette::ops::segmentation_loss::SegmentationLoss;
 use rosette::tape::{Op, Shape, Store};
 
 const BATCH: usize = 3;
@@ -81,8 +81,11 @@ impl Case {
     /// The sums of each image and the loss; its gradient takes the logits of all images at once.
     fn loss() -> Self {
         let target = Input { gradient: false, ..image(64, 64, 1) };
-        let case =
-            Self::new("bce_dice", || Box::new(BceDice { dice_weight: 0.5 }), vec![image(64, 64, 1), target]);
+        let case = Self::new(
+            "segmentation_loss",
+            || Box::new(SegmentationLoss::bce_dice(0.5)),
+            vec![image(64, 64, 1), target],
+        );
         Self { dy: None, ..case }
     }
 }

@@ -13,6 +13,7 @@ use rosette::config::Skip;
 use rosette::data::loader::{Dataset, ValBatches};
 use rosette::interop::{TensorData, Values, read_pth, read_safetensors};
 use rosette::model::{AttentionUNet, Spec};
+use rosette::ops::segmentation_loss::SegmentationLoss;
 use rosette::report::RunRecord;
 use rosette::report::metrics::read_metrics;
 use rosette::tape::Element;
@@ -135,7 +136,7 @@ fn a_step_that_overflows_f16_is_skipped_and_the_scale_halves() {
     let mut buffers = session.buffers().expect("it runs");
     let weights = buffers["weights"].clone();
     buffers.insert("loss scaling".into(), [&[16_777_216.0, 0.0, 5.0, 0.0][..], &[0.0; 124]].concat());
-    session.restore(&buffers, 5).expect("its own buffers");
+    session.restore(&buffers, 5, 5).expect("its own buffers");
     let (x, target) = batch();
     let target: Vec<f32> = target.iter().map(|t| 1.0 - t).collect();
     let mut before = 16_777_216.0;
@@ -178,7 +179,7 @@ fn learn_by_heart(mut session: Session) {
     let result = session.finish(pending).expect("it runs");
     let mut tally = Tally::new(2);
     result.sums.iter().enumerate().for_each(|(image, sums)| tally.add(image, sums));
-    let f1 = tally.metrics(0.5).f1;
+    let f1 = tally.metrics(&SegmentationLoss::bce_dice(0.5)).f1;
     println!("evaluation: loss {}, F1 {f1}", result.loss);
     assert!(f1 > 0.9, "F1 {f1} on the batch that was learnt");
 }
@@ -195,7 +196,7 @@ fn evaluate(session: &mut Session, workshop: &Workshop, weights: &Path) -> (Metr
         tally.add(0, &result.sums[0]);
         pixels += f64::from(result.sums[0][7]);
     }
-    (tally.metrics(0.5), pixels)
+    (tally.metrics(&SegmentationLoss::bce_dice(0.5)), pixels)
 }
 
 #[test]

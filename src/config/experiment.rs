@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::setting::{Place, Rule, Section, Setting, choose};
 use crate::config::yaml::{Key, Node};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Declares a section of settings: `name: type = default, rule;`.
 macro_rules! section {
@@ -109,6 +109,44 @@ choice! {
     }
 }
 
+choice! {
+    /// How the learning rate goes on after the warm-up.
+    Scheduler {
+        /// Halved when the validation loss stops falling (`torch.optim.lr_scheduler.ReduceLROnPlateau`).
+        Plateau = "plateau",
+        /// Half a cosine down to `min_learning_rate` (Loshchilov and Hutter 2017), step by step.
+        Cosine = "cosine",
+        /// Down to `min_learning_rate` as (1 - share done)^`poly_power` (Liu et al. 2015), step by step.
+        Poly = "poly",
+        /// As it is.
+        Constant = "constant",
+    }
+}
+
+choice! {
+    /// What training makes small.
+    Loss {
+        /// Binary cross-entropy and Dice, in the shares that `dice_weight` says.
+        BceDice = "bce_dice",
+        /// Dice alone (Milletari et al. 2016).
+        Dice = "dice",
+        /// The focal loss (Lin et al. 2017).
+        Focal = "focal",
+        /// One minus Tversky's index (Salehi et al. 2017).
+        Tversky = "tversky",
+    }
+}
+
+choice! {
+    /// What is done about a batch that the device's memory does not hold.
+    BatchFit {
+        /// It is cut into micro-batches whose gradients are added up.
+        Auto = "auto",
+        /// The training does not start, and says which batch fits.
+        Error = "error",
+    }
+}
+
 section! {
     /// What the network is.
     ModelConfig {
@@ -140,6 +178,29 @@ section! {
         batch_size: usize = 4, Rule::within(1.0, 1024.0);
         /// Step size of AdamW at the start.
         learning_rate: f64 = 1e-3, Rule::within(0.0, 1.0).above();
+        /// How the learning rate goes on after the warm-up.
+        scheduler: Scheduler = Scheduler::Plateau, Rule::any();
+        /// Epochs, or parts of one, in which the learning rate rises to its full size, step by step.
+        warmup_epochs: f64 = 0.0, Rule::within(0.0, 1e6);
+        /// No schedule goes below this.
+        min_learning_rate: f64 = 0.0, Rule::within(0.0, 1.0);
+        /// The exponent of the schedule `poly`.
+        poly_power: f64 = 0.9, Rule::within(0.0, 100.0).above();
+        /// Gradients are scaled down to this norm where theirs, over all weights, is larger; 0 for never.
+        clip_norm: f64 = 0.0, Rule::within(0.0, 1e6);
+        /// Batches per optimiser step: their gradients are averaged.
+        accumulation: usize = 1, Rule::within(1.0, 1024.0);
+        /// Decay of the moving average of the weights, which validates and is kept in their place; 0 for none.
+        ema_decay: f64 = 0.0, Rule::within(0.0, 1.0).below()
+            .because("0.99 averages over about 100 steps, 0.999 over about 1000; 0 switches it off");
+        /// What a batch does that the device's memory does not hold.
+        batch_fit: BatchFit = BatchFit::Auto, Rule::any();
+        /// GiB of device memory that a training may plan for; 0 for what the device gives.
+        memory_limit: f64 = 0.0, Rule::within(0.0, 4096.0);
+        /// Parts of cross-validation, each of which validates once; 1 for the plain split.
+        folds: usize = 1, Rule::within(1.0, 1000.0);
+        /// Seeds that are each trained on the same split, in place of `seed`.
+        seeds: Vec<u32> = Vec::new(), Rule::within(0.0, u32::MAX as f64);
         /// Share of the samples that validate.
         val_split: f64 = 0.2, Rule::within(0.0, 1.0).above().below();
         /// Seed of the split, the initial weights, the patches and their augmentation.
@@ -150,7 +211,19 @@ section! {
         patches_per_sample: usize = 1, Rule::within(1.0, 10_000.0);
         /// Decoupled weight decay of AdamW (Loshchilov and Hutter 2019).
         weight_decay: f64 = 0.01, Rule::within(0.0, 1.0);
-        /// Share of the Dice loss in the loss; binary cross-entropy has the rest.
+        /// What training makes small.
+        loss: Loss = Loss::BceDice, Rule::any();
+        /// Factor of the cross-entropy on rosettes, with the loss `bce_dice`.
+        pos_weight: f64 = 1.0, Rule::within(0.0, 1e6).above();
+        /// Exponent of the focal loss: how much pixels that are right already count less.
+        focal_gamma: f64 = 2.0, Rule::within(0.0, 20.0);
+        /// Factor of the focal loss on rosettes; 1 minus that elsewhere.
+        focal_alpha: f64 = 0.25, Rule::within(0.0, 1.0);
+        /// Weight of false positives in Tversky's index.
+        tversky_alpha: f64 = 0.3, Rule::within(0.0, 100.0);
+        /// Weight of false negatives in Tversky's index.
+        tversky_beta: f64 = 0.7, Rule::within(0.0, 100.0);
+        /// Share of the Dice loss in the loss `bce_dice`; binary cross-entropy has the rest.
         dice_weight: f64 = 0.5, Rule::within(0.0, 1.0);
         /// Share of the training patches that are centred on a rosette, in samples that have one.
         foreground_share: f64 = 0.7, Rule::within(0.0, 1.0);
@@ -311,6 +384,33 @@ impl Experiment {
     pub(super) fn names(&self) -> Vec<String> {
         let own = std::iter::once("description".to_string());
         own.chain(self.training.names()).chain(self.model.names()).collect()
+    }
+
+    /// Whether the settings go together; `source` is where they came from.
+    ///
+    /// # Errors
+    /// A user error that names two that do not.
+    pub(super) fn check(&self, source: &str) -> Result<()> {
+        let training = &self.training;
+        let mistake = |key: &str, expected: String, found: String, remedy: &str| {
+            Err(Error::user(format!("{source}: experiments[{}].{key}", self.name), expected, found, remedy))
+        };
+        let (least, rate) = (training.min_learning_rate, training.learning_rate);
+        if least > rate {
+            let expected = format!("at most the learning_rate, {rate}");
+            return mistake("min_learning_rate", expected, least.to_string(), "lower it, or set it to 0");
+        }
+        if training.loss == Loss::Tversky && training.tversky_alpha + training.tversky_beta == 0.0 {
+            let expected = "tversky_alpha and tversky_beta of which one is above 0".to_string();
+            return mistake("loss", expected, "0 and 0".into(), "0.3 and 0.7 are the published ones");
+        }
+        let mut seeds = training.seeds.clone();
+        seeds.sort_unstable();
+        if let Some(pair) = seeds.windows(2).find(|pair| pair[0] == pair[1]) {
+            let found = format!("{} twice", pair[0]);
+            return mistake("seeds", "every seed once".into(), found, "take the repetition out of the list");
+        }
+        Ok(())
     }
 
     /// Input channels: boundaries, cells and, with `use_intensity`, intensity.

@@ -60,6 +60,7 @@ impl Config {
         })?;
         let mut experiment = found.clone();
         overrides::apply(&mut experiment, overrides)?;
+        experiment.check(&self.source)?;
         Ok(experiment)
     }
 }

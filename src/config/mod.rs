@@ -11,7 +11,7 @@ mod setting;
 mod yaml;
 
 pub use experiment::{
-    Architecture, AugmentationConfig, DataConfig, Experiment, MagnitudeConfig, ModelConfig, Precision,
-    Recompute, Skip, TrainingConfig,
+    Architecture, AugmentationConfig, BatchFit, DataConfig, Experiment, Loss, MagnitudeConfig, ModelConfig,
+    Precision, Recompute, Scheduler, Skip, TrainingConfig,
 };
 pub use file::Config;

@@ -231,6 +231,23 @@ impl Setting for String {
     }
 }
 
+/// A list in brackets or with one element a line; it takes the place of what was there. The rule is its elements'.
+impl Setting for Vec<u32> {
+    fn update(&mut self, node: &Node, rule: &Rule, at: &Place) -> Result<()> {
+        let Value::List(items) = &node.value else {
+            return Err(at.mistake(node, "a list of integers", "write it in brackets, e.g. [42, 43, 44]"));
+        };
+        let mut list = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let mut element = 0_u32;
+            element.update(item, rule, &at.element(index + 1))?;
+            list.push(element);
+        }
+        *self = list;
+        Ok(())
+    }
+}
+
 /// Takes one of a few words.
 pub fn choose<T: Copy>(choices: &[(&str, T)], node: &Node, at: &Place) -> Result<T> {
     let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();

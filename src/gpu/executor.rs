@@ -94,7 +94,7 @@ impl Gpu {
         });
         match pollster::block_on(scope.pop()) {
             None => Ok(SharedBuffer(buffer)),
-            Some(error) => Err(Error::failure(format!(
+            Some(error) => Err(Error::OutOfMemory(format!(
                 "the device has no memory for {label} ({size_mib:.1} MiB): {error}; \
                  reduce batch_size, patch_size or base_channels, and see `rosette train --plan`"
             ))),
@@ -116,6 +116,13 @@ impl Gpu {
             self.queue.write_buffer(&buffer.0, offset, &bytes[..len as usize]);
             offset += len;
         }
+    }
+
+    /// Zeroes a buffer, after everything submitted so far.
+    pub fn clear(&self, buffer: &SharedBuffer) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.clear_buffer(&buffer.0, 0, None);
+        self.queue.submit([encoder.finish()]);
     }
 
     /// Starts copying a range back; it lands after everything submitted so far.

@@ -103,6 +103,46 @@ impl Op for LossScale {
     }
 }
 
+/// Where the backward pass of a micro-batch starts: the scale, as [`LossScale`] keeps it in its state `[4]`, times the
+/// micro-batch's weight `[1]` within its step. Output: the gradient of the loss `[1]`.
+#[derive(Debug, Clone)]
+pub struct LossSeed;
+
+impl Op for LossSeed {
+    fn name(&self) -> &'static str {
+        "loss_seed"
+    }
+
+    fn infer(&self, inputs: &[&Shape]) -> Result<Vec<Shape>, String> {
+        match inputs {
+            [state, weight] if state.len() == 4 && weight.len() == 1 => Ok(vec![Shape::new([1])]),
+            _ => Err("takes the state [4] and a weight [1]".into()),
+        }
+    }
+
+    fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
+        let dispatch = tape.dispatch(kernel("seed")).tensor(inputs[0]).tensor(inputs[1]);
+        dispatch.tensor(outputs[0]).groups(1);
+        Vec::new()
+    }
+
+    fn backward(&self, _: &mut Tape, _: &Node, _: &[Option<TensorId>], _: &[bool]) -> Vec<Option<TensorId>> {
+        unreachable!("no gradient flows through it")
+    }
+
+    fn reference(&self, inputs: &[Array]) -> Vec<Array> {
+        vec![Array::new(Shape::new([1]), vec![inputs[0].data[0] * inputs[1].data[0]])]
+    }
+}
+
+/// A scale and a weight.
+pub fn seed_cases() -> Vec<Case> {
+    let listed =
+        |len: usize, store, values| CaseInput::constant(Shape::new([len]), store, Fill::Listed(values));
+    let state = listed(4, Store::Scaling, &[1024.0, 7.0, 3.0, 0.0]);
+    vec![Case::new("a third", LossSeed, vec![state, listed(1, Store::Inputs, &[1.0 / 3.0])])]
+}
+
 /// What the host uploads for a step, which counts from 1.
 pub fn step_inputs(learning_rate: f64, step: u64) -> [f32; 4] {
     [learning_rate as f32, step as f32, 0.0, 0.0]

@@ -3,9 +3,9 @@
 pub mod activation;
 pub mod adamw;
 pub mod batch_norm;
-pub mod bce_dice;
 pub mod check;
 pub mod choice;
+pub mod clip_norm;
 mod common;
 pub mod conv2d;
 pub mod conv_transpose2d;
@@ -14,8 +14,10 @@ pub mod gate;
 pub mod loss_scale;
 mod matrix;
 pub mod max_pool2d;
+pub mod moving_average;
 pub mod project;
 pub mod resize;
+pub mod segmentation_loss;
 pub mod tune;
 pub mod warp;
 mod winograd;
@@ -35,7 +37,10 @@ pub const OPS: &[OpEntry] = &[
     OpEntry { name: "gate", cases: gate::cases },
     OpEntry { name: "project", cases: project::cases },
     OpEntry { name: "resize", cases: resize::cases },
-    OpEntry { name: "bce_dice", cases: bce_dice::cases },
+    OpEntry { name: "segmentation_loss", cases: segmentation_loss::cases },
     OpEntry { name: "loss_scale", cases: loss_scale::cases },
+    OpEntry { name: "loss_seed", cases: loss_scale::seed_cases },
+    OpEntry { name: "clip_norm", cases: clip_norm::cases },
+    OpEntry { name: "moving_average", cases: moving_average::cases },
     OpEntry { name: "adamw", cases: adamw::cases },
 ];

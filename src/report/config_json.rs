@@ -31,6 +31,9 @@ pub struct RunRecord {
     pub device: String,
     /// The version of this program.
     pub version: String,
+    /// How the batch was cut, where the device's memory did not hold it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<MicroBatch>,
     /// SHA-256 of the training and of the validation samples: names, sizes and planes.
     #[serde(default)]
     pub data_sha256: Option<[String; 2]>,
@@ -46,6 +49,17 @@ pub struct RunRecord {
     /// Epochs that were trained.
     #[serde(default)]
     pub epochs_trained: usize,
+}
+
+/// The micro-batches of a batch that the device's memory does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MicroBatch {
+    /// Patches on the device at once: what batch normalisation sees.
+    pub patches: usize,
+    /// Device memory that was planned for it, with the training samples.
+    pub planned_bytes: u64,
+    /// Why, with the whole batch's numbers.
+    pub reason: String,
 }
 
 /// The epoch whose weights were kept, and what it achieved.
@@ -95,6 +109,7 @@ impl RunRecord {
             total_parameters,
             device: device.to_string(),
             version: env!("CARGO_PKG_VERSION").to_string(),
+            micro_batch: None,
             data_sha256: None,
             weights_sha256: None,
             threshold: None,

@@ -98,6 +98,10 @@ pub enum Store {
     State,
     /// The state of loss scaling, and the step sizes that come of it.
     Scaling,
+    /// The moving average of the parameters, at the same offsets.
+    Average,
+    /// The moving average of [`Store::State`], at the same offsets.
+    AverageState,
     /// Training samples; there may be several such buffers.
     Samples(usize),
     /// What the host uploads before a step, all in one piece.

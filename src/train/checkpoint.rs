@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::epoch::Trained;
-use super::schedule::{EarlyStopping, Plateau};
+use super::schedule::{EarlyStopping, Plateau, Schedule};
 use super::session::Buffers;
 use crate::config::Experiment;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ pub const PREVIOUS: &str = "previous.safetensors";
 /// The one that is being written.
 const NEXT: &str = "next.safetensors";
 /// Changes with what a checkpoint holds.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What a training is, apart from where it runs: a checkpoint continues the same one and no other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +105,9 @@ pub struct State {
     pub seconds: f64,
     /// Optimiser steps so far.
     pub steps: u64,
-    /// The learning rate's schedule.
+    /// Batches so far, each of which moved the running statistics.
+    pub batches: u64,
+    /// The learning rate, where it goes by the validation loss.
     pub plateau: Plateau,
     /// Early stopping.
     pub stopping: EarlyStopping,
@@ -126,6 +128,7 @@ impl State {
             trained: Trained::default(),
             seconds: 0.0,
             steps: 0,
+            batches: 0,
             plateau,
             stopping,
             halvings: Vec::new(),
@@ -134,10 +137,10 @@ impl State {
         }
     }
 
-    /// The optimiser's step size in the epoch in progress.
-    pub fn learning_rate(&self) -> f64 {
+    /// The learning rate of a step, from 0, of the epoch in progress.
+    pub fn learning_rate(&self, schedule: &Schedule, step: usize) -> f64 {
         let halvings = self.halvings.iter().filter(|epoch| **epoch <= self.epoch).count();
-        self.plateau.learning_rate() * 0.5_f64.powi(halvings as i32)
+        schedule.learning_rate(&self.plateau, self.epoch, step) * 0.5_f64.powi(halvings as i32)
     }
 }
 
@@ -146,7 +149,7 @@ impl State {
 pub struct Checkpoint {
     /// Where it stands.
     pub state: State,
-    /// Weights, moments, statistics and loss scaling.
+    /// Weights, moments, statistics, loss scaling; averages and gradients where there are such.
     pub buffers: Buffers,
 }
 

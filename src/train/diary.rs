@@ -47,7 +47,7 @@ pub fn log_epoch(row: &EpochRow, metrics: &Metrics, trained: &Trained, is_best: 
     tracing::info!(
         "epoch {}: train loss {:.4}, validation loss {:.4}, IoU {:.4}, F1 {:.4}, precision {:.4}, recall {:.4}, \
          pooled IoU {:.4}, pooled F1 {:.4}, learning rate {:e}, {:.1} s, {:.2} patches/s, rosettes in {:.0} % of the \
-         patches and {:.1} % of their pixels, {:.1} ms waited for data{}{}",
+         patches and {:.1} % of their pixels, {:.1} ms waited for data{}{}{}",
         row.epoch,
         row.train_loss,
         row.val_loss,
@@ -65,6 +65,11 @@ pub fn log_epoch(row: &EpochRow, metrics: &Metrics, trained: &Trained, is_best: 
         trained.waited * 1e3,
         if row.skipped_steps > 0 {
             format!(", {} steps skipped by loss scaling", row.skipped_steps)
+        } else {
+            String::new()
+        },
+        if trained.measured > 0 {
+            format!(", mean gradient norm {:.4}", trained.norm)
         } else {
             String::new()
         },

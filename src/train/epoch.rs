@@ -11,8 +11,8 @@ use super::stop;
 use crate::config::Experiment;
 use crate::data::loader::{Dataset, PatchPlan, ValBatches};
 use crate::error::Result;
-use crate::ops::bce_dice::SUMS;
 use crate::ops::loss_scale::LEAST;
+use crate::ops::segmentation_loss::SUMS;
 
 /// What the training patches of an epoch came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,11 @@ pub struct Trained {
     pub pixels: f64,
     /// Steps that loss scaling skipped.
     pub skipped: u64,
+    /// Steps whose gradients were measured, to be clipped.
+    pub measured: u64,
+    /// Their mean norm.
+    #[serde(with = "exact")]
+    pub norm: f64,
     /// Seconds that steps waited for their patches, but for the first.
     #[serde(with = "exact")]
     pub waited: f64,
@@ -48,6 +53,10 @@ impl Trained {
         self.rosette_pixels += sums.iter().map(|s| f64::from(s[3])).sum::<f64>();
         self.pixels += sums.iter().map(|s| f64::from(s[7])).sum::<f64>();
         self.skipped += u64::from(skipped);
+        if let Some(norm) = step.norm {
+            self.measured += 1;
+            self.norm += (f64::from(norm) - self.norm) / self.measured as f64;
+        }
     }
 }
 
@@ -74,16 +83,11 @@ pub fn patch_plan(experiment: &Experiment, epoch: usize) -> PatchPlan {
     }
 }
 
-/// Every validation image in full with the running statistics; none where a signal cut it short.
+/// Every validation image in full with the running statistics, or with the averaged weights; none where a signal cut it short.
 ///
 /// # Errors
 /// Where the device was lost.
-pub fn validate(
-    session: &mut Session,
-    dataset: &Arc<Dataset>,
-    batch_size: usize,
-    dice_weight: f64,
-) -> Result<Option<Metrics>> {
+pub fn validate(session: &mut Session, dataset: &Arc<Dataset>, batch_size: usize) -> Result<Option<Metrics>> {
     let mut tally = Tally::new(dataset.samples().len());
     for batch in ValBatches::start(dataset.clone(), session.settings().patch_px, batch_size) {
         let pending = session.start_evaluation(&batch.x, &batch.y, false)?;
@@ -93,5 +97,5 @@ pub fn validate(
             return Ok(None);
         }
     }
-    Ok(Some(tally.metrics(dice_weight)))
+    Ok(Some(tally.metrics(&session.settings().loss)))
 }

@@ -1,6 +1,6 @@
 //! Metrics of a validation: each image's counts over all of its tiles, then the averages over images.
 
-use crate::ops::bce_dice::SUMS;
+use crate::ops::segmentation_loss::{SUMS, SegmentationLoss};
 
 const SMOOTH: f64 = 1e-6;
 
@@ -13,7 +13,7 @@ pub struct Tally {
 /// What a validation comes to; the averages are over images at threshold 0.5, `pooled_*` over all pixels at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Metrics {
-    /// The loss, with its Dice term over whole images.
+    /// The loss, with its overlap over whole images.
     pub loss: f64,
     /// Intersection over union.
     pub iou: f64,
@@ -43,17 +43,15 @@ impl Tally {
     }
 
     /// The metrics of all images.
-    pub fn metrics(&self, dice_weight: f64) -> Metrics {
+    pub fn metrics(&self, loss: &SegmentationLoss) -> Metrics {
         let count = self.images.len().max(1) as f64;
         let mean = |of: fn(&[f64; SUMS]) -> f64| self.images.iter().map(of).sum::<f64>() / count;
         let mut all = [0.0; SUMS];
         for image in &self.images {
             all.iter_mut().zip(image).for_each(|(total, value)| *total += value);
         }
-        let bce = all[0] / all[7].max(1.0);
-        let dice = mean(|s| (2.0 * s[1] + SMOOTH) / (s[2] + s[3] + SMOOTH));
         Metrics {
-            loss: (1.0 - dice_weight) * bce + dice_weight * (1.0 - dice),
+            loss: loss.of_sums(&self.images),
             iou: mean(iou),
             f1: mean(f1),
             precision: mean(|s| (s[4] + SMOOTH) / (s[4] + s[5] + SMOOTH)),
@@ -84,7 +82,7 @@ mod tests {
         tally.add(0, &[1.0, 2.0, 3.0, 4.0, 2.0, 1.0, 2.0, 8.0]);
         tally.add(0, &[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 8.0]);
         tally.add(1, &[0.0, 5.0, 5.0, 5.0, 5.0, 0.0, 0.0, 16.0]);
-        let m = tally.metrics(0.5);
+        let m = tally.metrics(&SegmentationLoss::bce_dice(0.5));
         assert_relative_eq!(m.iou, (2.0 / 6.0 + 1.0) / 2.0, epsilon = 1e-6);
         assert_relative_eq!(m.f1, (4.0 / 8.0 + 1.0) / 2.0, epsilon = 1e-6);
         assert_relative_eq!(m.precision, (2.0 / 4.0 + 1.0) / 2.0, epsilon = 1e-6);

@@ -1,10 +1,12 @@
 //! Training: one step on the device, the schedule, the metrics, and the loop that composes them.
 
+mod accumulation;
 mod bench;
 mod checkpoint;
 mod demo;
 mod diary;
 mod epoch;
+mod fit;
 mod lock;
 mod metrics;
 mod plan;
@@ -18,16 +20,18 @@ mod stop;
 mod tuning;
 mod weights;
 
+pub use accumulation::Accumulation;
 pub use bench::{KernelTime, StepBench, StepTimes, bench_step};
 pub use checkpoint::{is_unfinished, setting_differences};
 pub use demo::{DemoPlan, demo};
+pub use fit::Fit;
 pub use metrics::{Metrics, Tally};
 pub use plan::{MemoryEstimate, describe_plan, estimate_memory, experiment_questions, network};
 pub use predict::{Probability, probabilities};
 pub use preview::{Preview, preview};
 pub use run::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
-pub use schedule::{EarlyStopping, Plateau};
-pub use session::{PendingStep, Session, StepResult};
+pub use schedule::{EarlyStopping, Plateau, Schedule};
+pub use session::{PendingStep, Place, Session, StepResult};
 pub use step::{Recorded, StepSettings, record_evaluation, record_training};
 pub use stop::{is_requested as stop_is_requested, listen as listen_for_signals};
 pub use tuning::{TuningCache, choose as choose_form};

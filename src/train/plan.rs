@@ -1,13 +1,15 @@
 //! From an experiment to a network, the settings of its steps, and the memory that they take.
 
+use super::fit::Fit;
 use super::step::{StepSettings, record_evaluation, record_training};
 use super::tuning::questions;
-use crate::config::{Experiment, Precision};
+use crate::config::{Experiment, Loss, Precision, TrainingConfig};
 use crate::data::augment::smoothing_weights;
 use crate::error::Result;
 use crate::gpu::Limits;
 use crate::model::{AttentionUNet, Spec};
 use crate::ops::choice::Question;
+use crate::ops::segmentation_loss::{PixelLoss, RegionLoss, SegmentationLoss};
 use crate::ops::warp::PatchSource;
 use crate::tape::{Element, MemoryPlan, Program, Tuning};
 
@@ -24,8 +26,11 @@ pub fn network(experiment: &Experiment) -> AttentionUNet {
 pub fn settings(experiment: &Experiment, limits: Limits) -> StepSettings {
     StepSettings {
         patch_px: experiment.model.patch_size,
-        dice_weight: experiment.training.dice_weight as f32,
+        loss: loss(&experiment.training),
         weight_decay: experiment.training.weight_decay as f32,
+        clip_norm: experiment.training.clip_norm as f32,
+        ema_decay: experiment.training.ema_decay,
+        accumulates: experiment.training.accumulation > 1,
         winograd: experiment.training.winograd,
         recompute: experiment.training.recompute,
         element: element(experiment.training.precision, limits),
@@ -44,6 +49,25 @@ pub fn experiment_questions(experiment: &Experiment, limits: Limits) -> Result<V
     Ok(questions(&net, limits, &settings, &[experiment.training.batch_size]))
 }
 
+fn loss(training: &TrainingConfig) -> SegmentationLoss {
+    let pos_weight = training.pos_weight as f32;
+    let (gamma, focal_alpha) = (training.focal_gamma as f32, training.focal_alpha as f32);
+    let (alpha, beta) = (training.tversky_alpha as f32, training.tversky_beta as f32);
+    let (pixel, region) = (PixelLoss::CrossEntropy { pos_weight }, RegionLoss::Dice);
+    match training.loss {
+        Loss::BceDice => SegmentationLoss { pixel, region, region_weight: training.dice_weight as f32 },
+        Loss::Dice => SegmentationLoss { pixel, region, region_weight: 1.0 },
+        Loss::Focal => {
+            let pixel = PixelLoss::Focal { gamma, alpha: focal_alpha };
+            SegmentationLoss { pixel, region, region_weight: 0.0 }
+        }
+        Loss::Tversky => {
+            let region = RegionLoss::Tversky { alpha, beta };
+            SegmentationLoss { pixel, region, region_weight: 1.0 }
+        }
+    }
+}
+
 /// What `precision` comes to on a device.
 fn element(precision: Precision, limits: Limits) -> Element {
     match precision {
@@ -58,7 +82,7 @@ fn element(precision: Precision, limits: Limits) -> Element {
 /// Device memory of a training, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// Weights, gradients, two moments, statistics.
+    /// Weights, gradients, two moments, statistics, and averages where there are any.
     pub persistent_bytes: u64,
     /// Inputs and outputs of both programs.
     pub transfer_bytes: u64,
@@ -75,12 +99,23 @@ impl MemoryEstimate {
     }
 }
 
-/// The device memory of an experiment's training, without allocating anything.
+/// The device memory of an experiment's training, without allocating anything, in micro-batches where it has to be.
 ///
 /// # Errors
-/// A user error where a device with these limits cannot hold one patch, or one weight.
+/// A user error where a device with these limits cannot hold one patch, or one weight, or where the batch does not fit and
+/// may not be cut.
 pub fn estimate_memory(experiment: &Experiment, limits: Limits) -> Result<MemoryEstimate> {
-    Ok(plan_step(experiment, limits)?.2)
+    let fit = Fit::plan(experiment, limits, 0)?;
+    estimate_batch(experiment, limits, fit.most_patches)
+}
+
+/// The same with so many patches on the device at once.
+pub(super) fn estimate_batch(
+    experiment: &Experiment,
+    limits: Limits,
+    patches: usize,
+) -> Result<MemoryEstimate> {
+    Ok(plan_step(experiment, limits, patches)?.2)
 }
 
 /// The memory plan of an experiment's training step in words and numbers, without allocating anything.
@@ -88,11 +123,13 @@ pub fn estimate_memory(experiment: &Experiment, limits: Limits) -> Result<Memory
 /// # Errors
 /// Those of [`estimate_memory`].
 pub fn describe_plan(experiment: &Experiment, limits: Limits) -> Result<String> {
-    let (step, plan, estimate) = plan_step(experiment, limits)?;
+    let fit = Fit::plan(experiment, limits, 0)?;
+    let (step, plan, estimate) = plan_step(experiment, limits, fit.most_patches)?;
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    Ok(format!(
+    let averages = if experiment.training.ema_decay > 0.0 { ", averages" } else { "" };
+    let mut text = format!(
         "{}\ntraining step: {} dispatches, {:.1} GFLOP\n\
-         weights, gradients, two moments, statistics: {:.3} GiB\ninputs and outputs: {:.3} GiB\n\
+         weights, gradients, two moments, statistics{averages}: {:.3} GiB\ninputs and outputs: {:.3} GiB\n\
          activations and their gradients: {:.3} GiB (evaluation needs {:.3} GiB, in the same slots)\n\
          total: {:.3} GiB, and at most {} GiB of training samples (data.memory_budget)\n",
         plan.table(&step),
@@ -104,12 +141,21 @@ pub fn describe_plan(experiment: &Experiment, limits: Limits) -> Result<String> 
         gib(estimate.evaluation_bytes),
         gib(estimate.total_bytes()),
         experiment.training.data.memory_budget,
-    ))
+    );
+    if fit.is_cut() {
+        text += &format!("{fit}\n");
+    }
+    Ok(text)
 }
 
-fn plan_step(experiment: &Experiment, limits: Limits) -> Result<(Program, MemoryPlan, MemoryEstimate)> {
+fn plan_step(
+    experiment: &Experiment,
+    limits: Limits,
+    batch: usize,
+) -> Result<(Program, MemoryPlan, MemoryEstimate)> {
     let net = network(experiment);
-    let (mut settings, batch) = (settings(experiment, limits), experiment.training.batch_size);
+    let mut settings = settings(experiment, limits);
+    settings.accumulates |= batch < experiment.training.batch_size;
     let weights = smoothing_weights(&experiment.training.augmentation, settings.patch_px);
     // The samples' own memory is not the step's: as little as can be stands for it.
     let radius = weights.map(|weights| weights.len() - 1);
@@ -120,7 +166,7 @@ fn plan_step(experiment: &Experiment, limits: Limits) -> Result<(Program, Memory
     let plan = MemoryPlan::new(&step);
     let evaluation = record_evaluation(&net, limits, &settings, batch).program;
     let estimate = MemoryEstimate {
-        persistent_bytes: 4 * net.weights().total_bytes() + net.state().total_bytes(),
+        persistent_bytes: persistent_bytes(&net, settings.ema_decay > 0.0),
         transfer_bytes: step.input_bytes
             + step.output_bytes
             + evaluation.input_bytes
@@ -129,4 +175,10 @@ fn plan_step(experiment: &Experiment, limits: Limits) -> Result<(Program, Memory
         evaluation_bytes: MemoryPlan::new(&evaluation).slot_bytes(),
     };
     Ok((step, plan, estimate))
+}
+
+/// Weights, gradients, two moments and statistics; the averages of weights and statistics where there are any.
+pub(super) fn persistent_bytes(net: &AttentionUNet, averages: bool) -> u64 {
+    let (weights, state) = (net.weights().total_bytes(), net.state().total_bytes());
+    4 * weights + state + if averages { weights + state } else { 0 }
 }

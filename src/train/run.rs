@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::accumulation::{Accumulation, PendingBatch, parts};
 use super::checkpoint::{Checkpoint, Identity, Keeper, State, settings_json};
 use super::diary::{log_epoch, log_start};
 use super::epoch::{diagnose, patch_plan, validate};
+use super::fit;
 use super::lock::DirLock;
 use super::plan::{network, settings};
 use super::predict::probabilities;
-use super::schedule::{EarlyStopping, Plateau};
-use super::session::{PendingStep, Session};
+use super::schedule::{EarlyStopping, Plateau, Schedule};
+use super::session::Session;
 use super::step::StepSettings;
 use super::stop;
 use super::tuning;
@@ -29,7 +31,7 @@ use crate::data::split::Manifest;
 use crate::data::tiles::tiles;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Limits};
 use crate::model::{AttentionUNet, NamedTensor};
 use crate::ops::warp::most_chunk_words;
 use crate::report::{BestEpoch, EpochRow, MetricsLog, Mode, Prediction, Progress, RunRecord};
@@ -103,26 +105,21 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     stop::listen();
     let manifest = Manifest::read(&run.split_manifest)?;
     let (train, val) = (load(run, &manifest.train_sample_list)?, load(run, &manifest.val_sample_list)?);
-    let net = network(&run.experiment);
-    let (initial, tracked) = initial_tensors(run, &net)?;
+    let (initial, tracked) = initial_tensors(run, &network(&run.experiment))?;
     let gpu = Gpu::open(run.adapter.as_deref())?;
     let tuning = match run.experiment.training.deterministic {
         true => Tuning::default(),
         false => tuning::of_training(&run.output_dir, run.restart, &gpu),
     };
     let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };
-    let mut session = Session::new(gpu, net, settings)?;
-    session.set_tensors(&initial);
-    let residency = place_samples(run, &mut session, &train)?;
-    let sets = Sets { train, val, residency };
-    prepare(run, &mut session, &sets)?;
+    let loaded = fit::load(run, gpu, settings, &initial, (train, val))?;
 
     let _lock = DirLock::take(&run.output_dir)?;
     let log_path = run.output_dir.join("training.log");
     let logs: Vec<&Path> = run.log_file.as_deref().into_iter().chain([log_path.as_path()]).collect();
     let _log = logging::start(&logs)?;
     tuning::keep(&run.output_dir, tuning)?;
-    let outcome = Training::start(run, session, sets, tracked).and_then(Training::finish);
+    let outcome = Training::start(run, loaded, tracked).and_then(Training::finish);
     if let Err(error) = &outcome {
         // For the files: the terminal hears of it from the command line.
         tracing::info!("stopped: {error}");
@@ -142,6 +139,8 @@ struct Training<'a> {
     record: RunRecord,
     progress: Progress,
     metrics: MetricsLog,
+    schedule: Schedule,
+    accumulation: Accumulation,
     /// Steps that loss scaling has skipped.
     skipped: f32,
 }
@@ -153,23 +152,38 @@ enum Ended {
     Diverged(String),
 }
 
-/// A step under way, with its samples.
-type Started = (PendingStep, Vec<usize>);
+/// A batch under way, with its samples.
+type Started = (PendingBatch, Vec<usize>);
 
 impl<'a> Training<'a> {
     /// Goes on from the last checkpoint, or starts.
-    fn start(run: &'a TrainRun, session: Session, sets: Sets, tracked: u64) -> Result<Self> {
+    fn start(run: &'a TrainRun, loaded: fit::Loaded, tracked: u64) -> Result<Self> {
+        let fit::Loaded { session, sets, fit } = loaded;
         let training = &run.experiment.training;
         let (parameters, device) =
             (session.net().parameter_count() as u64, session.gpu().summary().to_string());
         let mut record = RunRecord::new(&run.experiment, parameters, &device);
         let progress = Progress::new(run.mode, training.num_epochs);
+        record.micro_batch = fit.record();
         progress.message(&log_start(run, &record, &sets));
+        if fit.is_cut() {
+            tracing::warn!("{fit}");
+            progress.message(&fit.to_string());
+        }
+        let accumulation = Accumulation {
+            batches_per_step: training.accumulation,
+            most_patches: fit.most_patches,
+            batches: TrainBatches::batches_per_epoch(
+                sets.train.samples().len(),
+                &patch_plan(&run.experiment, 1),
+            ),
+        };
+        let schedule = Schedule::new(training, accumulation.steps_per_epoch());
         let identity = identity(run, &sets)?;
         let mut keeper = Keeper::new(&run.output_dir, identity.clone(), run.checkpoint_every);
         let found = if run.restart { None } else { keeper.find() };
         let metrics_path = run.output_dir.join("metrics.csv");
-        let plateau = Plateau::new(training.learning_rate, training.patience / 2);
+        let plateau = Plateau::new(training.learning_rate, training.min_learning_rate, training.patience / 2);
         let fresh = State::new(plateau, EarlyStopping::new(training.patience));
         let metrics = match &found {
             Some(found) => MetricsLog::resume(&metrics_path, &found.state.history)?,
@@ -183,8 +197,20 @@ impl<'a> Training<'a> {
         record.write(&run.output_dir.join("config.json"))?;
         let skipped = 0.0;
         let state = fresh;
-        let mut this =
-            Self { run, session, sets, tracked, state, keeper, record, progress, metrics, skipped };
+        let mut this = Self {
+            run,
+            session,
+            sets,
+            tracked,
+            state,
+            keeper,
+            record,
+            progress,
+            metrics,
+            schedule,
+            accumulation,
+            skipped,
+        };
         match found {
             Some(found) => this.resume(found)?,
             None => {
@@ -207,7 +233,8 @@ impl<'a> Training<'a> {
     }
 
     fn restore(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        self.session.restore(&checkpoint.buffers, checkpoint.state.steps)?;
+        let State { steps, batches, .. } = checkpoint.state;
+        self.session.restore(&checkpoint.buffers, steps, batches)?;
         self.skipped = checkpoint.buffers["loss scaling"][2];
         self.state = checkpoint.state;
         self.metrics = MetricsLog::resume(&self.run.output_dir.join("metrics.csv"), &self.state.history)?;
@@ -234,7 +261,7 @@ impl<'a> Training<'a> {
         let best = best.ok_or_else(|| Error::failure("the validation loss was never a number"))?;
         let (tensors, _) = load_weights(&self.run.output_dir.join(WEIGHTS), self.session.net())?;
         self.session.set_tensors(&tensors);
-        write_pictures(self.run, &mut self.session, &self.sets.val)?;
+        write_pictures(self.run, &mut self.session, &self.sets.val, self.accumulation.most_patches)?;
         self.record.epochs_trained = self.metrics.rows().len();
         self.record.best = Some(best.clone());
         let weights = files::read_bytes(&self.run.output_dir.join(WEIGHTS))?;
@@ -262,9 +289,9 @@ impl<'a> Training<'a> {
     /// host.
     fn train_epoch(&mut self) -> Result<Ended> {
         let plan = patch_plan(&self.run.experiment, self.state.epoch);
-        let learning_rate = self.state.learning_rate();
-        let batches = TrainBatches::batches_per_epoch(self.sets.train.samples().len(), &plan);
-        self.progress.epoch_started(self.state.epoch, batches);
+        let accumulation = self.accumulation;
+        self.progress.epoch_started(self.state.epoch, accumulation.batches);
+        let mut next = self.state.batch;
         let mut clock = Instant::now();
         let mut before: Option<Started> = None;
         let (train, residency) = (self.sets.train.clone(), self.sets.residency.clone());
@@ -277,7 +304,9 @@ impl<'a> Training<'a> {
                 self.state.trained.waited += waiting.elapsed().as_secs_f64();
             }
             batch.uploads.iter().for_each(|upload| self.session.upload(upload));
-            let started = self.session.start_patch_step(&batch.patches, learning_rate)?;
+            let learning_rate = self.state.learning_rate(&self.schedule, accumulation.step_of(next));
+            let started = accumulation.start(&mut self.session, &batch.patches, next, learning_rate)?;
+            next += 1;
             if let Some(what) = self.settle(before.replace((started, batch.samples)), &mut clock)? {
                 return Ok(Ended::Diverged(what));
             }
@@ -295,7 +324,7 @@ impl<'a> Training<'a> {
     /// Takes the result of a step, where there is one; what is wrong with it, where something is.
     fn settle(&mut self, step: Option<Started>, clock: &mut Instant) -> Result<Option<String>> {
         let Some((pending, samples)) = step else { return Ok(None) };
-        let result = self.session.finish(pending)?;
+        let result = pending.finish(&self.session)?;
         self.state.batch += 1;
         if let Some(wrong) = diagnose(&result, self.skipped) {
             let all = self.sets.train.samples();
@@ -303,7 +332,7 @@ impl<'a> Training<'a> {
             let (epoch, batch) = (self.state.epoch, self.state.batch);
             return Ok(Some(format!("epoch {epoch}, batch {batch} ({}): {wrong}", names.join(", "))));
         }
-        let skipped = result.scaling.map_or(0.0, |scaling| scaling.skipped_steps);
+        let skipped = result.scaling.map_or(self.skipped, |scaling| scaling.skipped_steps);
         self.state.trained.add(&result, skipped > self.skipped);
         self.skipped = skipped;
         self.state.seconds += clock.elapsed().as_secs_f64();
@@ -316,11 +345,9 @@ impl<'a> Training<'a> {
     /// Validates, keeps the weights where they are the best, and writes the epoch down; what is wrong, where the
     /// validation loss is no number.
     fn end_epoch(&mut self) -> Result<Option<String>> {
-        let training = &self.run.experiment.training;
         self.progress.validation_started();
         let started = Instant::now();
-        let Some(metrics) =
-            validate(&mut self.session, &self.sets.val, training.batch_size, training.dice_weight)?
+        let Some(metrics) = validate(&mut self.session, &self.sets.val, self.accumulation.most_patches)?
         else {
             self.save()?;
             return self.leave_if_told().map(|()| None);
@@ -338,7 +365,7 @@ impl<'a> Training<'a> {
             val_f1: metrics.f1,
             val_precision: metrics.precision,
             val_recall: metrics.recall,
-            learning_rate: state.learning_rate(),
+            learning_rate: state.learning_rate(&self.schedule, self.schedule.last_step()),
             skipped_steps: trained.skipped,
             seconds: state.seconds + started.elapsed().as_secs_f64(),
             patches_per_second: trained.patches as f64 / state.seconds,
@@ -346,8 +373,8 @@ impl<'a> Training<'a> {
         let is_best = state.stopping.step(row.val_loss);
         state.plateau.step(row.val_loss);
         if is_best {
-            let tracked = self.tracked + self.session.steps();
-            save_weights(&self.run.output_dir.join(WEIGHTS), &self.session.tensors()?, tracked)?;
+            let tracked = self.tracked + self.session.batches();
+            save_weights(&self.run.output_dir.join(WEIGHTS), &self.session.evaluated_tensors()?, tracked)?;
             link(&self.run.output_dir.join(WEIGHTS), &self.run.output_dir.join(WEIGHTS_IN_PROGRESS))?;
             self.state.best = Some(BestEpoch::from(&row));
         }
@@ -372,7 +399,7 @@ impl<'a> Training<'a> {
     /// Writes a checkpoint.
     fn save(&mut self) -> Result<()> {
         let started = Instant::now();
-        self.state.steps = self.session.steps();
+        (self.state.steps, self.state.batches) = (self.session.steps(), self.session.batches());
         let buffers = self.session.buffers()?;
         if buffers["weights"].iter().any(|w| !w.is_finite()) {
             // The next loss will tell, and the epoch starts again from the checkpoint that is there.
@@ -437,16 +464,24 @@ fn link(from: &Path, to: &Path) -> Result<()> {
         .map_err(|e| Error::io(to, "a file to write", &e))
 }
 
-/// Plans where the training samples lie on the device, and puts those there that stay.
-fn place_samples(run: &TrainRun, session: &mut Session, train_set: &Dataset) -> Result<Arc<Residency>> {
+/// Plans where the training samples lie on a device with these limits.
+pub(super) fn plan_samples(run: &TrainRun, limits: Limits, train_set: &Dataset) -> Result<Residency> {
     let training = &run.experiment.training;
     let budget_words = (training.data.memory_budget * f64::from(1 << 28)) as usize;
-    let most_words = most_chunk_words(session.gpu().limits());
-    let residency = Residency::plan(train_set.samples(), budget_words, most_words, training.batch_size)?;
-    let weights = smoothing_weights(&training.augmentation, run.experiment.model.patch_size);
-    session.make_patches(&residency, weights)?;
+    Residency::plan(train_set.samples(), budget_words, most_chunk_words(limits), training.batch_size)
+}
+
+/// Makes room for them, and puts those there that stay.
+pub(super) fn place_samples(
+    run: &TrainRun,
+    session: &mut Session,
+    residency: &Residency,
+    train_set: &Dataset,
+) -> Result<()> {
+    let weights = smoothing_weights(&run.experiment.training.augmentation, run.experiment.model.patch_size);
+    session.make_patches(residency, weights)?;
     residency.first_uploads(train_set.samples()).for_each(|upload| session.upload(&upload));
-    Ok(Arc::new(residency))
+    Ok(())
 }
 
 fn load(run: &TrainRun, names: &[String]) -> Result<Arc<Dataset>> {
@@ -456,15 +491,24 @@ fn load(run: &TrainRun, names: &[String]) -> Result<Arc<Dataset>> {
 }
 
 /// Loads the programs of full and of short last batches: what the device refuses, it refuses before anything is written.
-fn prepare(run: &TrainRun, session: &mut Session, sets: &Sets) -> Result<()> {
+/// At most `most_patches` are on the device at once.
+pub(super) fn prepare(
+    run: &TrainRun,
+    session: &mut Session,
+    (train, val): (&Dataset, &Dataset),
+    most_patches: usize,
+) -> Result<()> {
     let (training, patch_px) = (&run.experiment.training, run.experiment.model.patch_size);
-    let patches = sets.train.samples().len() * training.patches_per_sample;
-    let tiles: usize = sets.val.samples().iter().map(|s| tiles(s.height, s.width, patch_px).len()).sum();
-    for (is_training, count) in [(true, patches), (false, tiles)] {
-        session.prepare(is_training, training.batch_size.min(count))?;
-        if count % training.batch_size > 0 {
-            session.prepare(is_training, count % training.batch_size)?;
+    let patches = train.samples().len() * training.patches_per_sample;
+    let last = [training.batch_size.min(patches), patches % training.batch_size];
+    for batch in last.into_iter().filter(|batch| *batch > 0) {
+        for part in parts(batch, most_patches) {
+            session.prepare(true, part)?;
         }
+    }
+    let tiles: usize = val.samples().iter().map(|s| tiles(s.height, s.width, patch_px).len()).sum();
+    for batch in [most_patches.min(tiles), tiles % most_patches].into_iter().filter(|batch| *batch > 0) {
+        session.prepare(false, batch)?;
     }
     Ok(())
 }
@@ -476,10 +520,15 @@ fn initial_tensors(run: &TrainRun, net: &AttentionUNet) -> Result<(Vec<NamedTens
     }
 }
 
-fn write_pictures(run: &TrainRun, session: &mut Session, val_set: &Arc<Dataset>) -> Result<()> {
+fn write_pictures(
+    run: &TrainRun,
+    session: &mut Session,
+    val_set: &Arc<Dataset>,
+    most_patches: usize,
+) -> Result<()> {
     let few: Vec<_> = val_set.samples().iter().take(PICTURED).cloned().collect();
     let few = Arc::new(Dataset::new(few));
-    let probabilities = probabilities(session, &few, run.experiment.training.batch_size)?;
+    let probabilities = probabilities(session, &few, most_patches)?;
     let pictures: Vec<Prediction> = few
         .samples()
         .iter()

@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::step::{
-    Recorded, SCALING_BYTES, Scalars, Source, StepSettings, record_evaluation, record_training,
+    Recorded, RecordedUpdate, SCALING_BYTES, Scalars, Source, StepSettings, record_evaluation,
+    record_training, record_update,
 };
 use crate::data::residency::{Residency, Upload};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, PendingRead, SharedBuffer};
 use crate::model::{AttentionUNet, NamedTensor};
 use crate::ops::adamw::step_sizes;
-use crate::ops::bce_dice::SUMS;
 use crate::ops::loss_scale::{self, FIRST};
+use crate::ops::moving_average::rates;
+use crate::ops::segmentation_loss::SUMS;
 use crate::ops::warp::{Patch, PatchSource};
-use crate::tape::{Loaded, SlotPool, Store, Stores, TensorId};
+use crate::tape::{Loaded, Program, SlotPool, Store, Stores, TensorId};
 
 /// The contents of the flat buffers that outlive a step, by name.
 pub type Buffers = BTreeMap<String, Vec<f32>>;
@@ -25,6 +27,11 @@ const KEPT: [(&str, Store); 5] = [
     ("running statistics", Store::State),
     ("loss scaling", Store::Scaling),
 ];
+/// Kept besides where weights are averaged.
+const AVERAGES: [(&str, Store); 2] =
+    [("averaged weights", Store::Average), ("averaged statistics", Store::AverageState)];
+/// Kept besides between the micro-batches of a step.
+const GRADIENTS: (&str, Store) = ("gradients", Store::Gradients);
 
 /// A network on a device.
 pub struct Session {
@@ -34,7 +41,11 @@ pub struct Session {
     stores: Stores,
     pool: SlotPool,
     programs: HashMap<(bool, usize), Step>,
+    update: Option<Update>,
     steps: u64,
+    batches: u64,
+    /// Micro-batches have added to the gradients of a step that is not done.
+    is_open: bool,
     smoothing_weights: Option<Vec<f32>>,
 }
 
@@ -45,10 +56,17 @@ struct Step {
     staging: Vec<u8>,
 }
 
+/// The optimiser's program where steps have several micro-batches.
+struct Update {
+    loaded: Loaded,
+    scalars: Scalars,
+    staging: Vec<u8>,
+}
+
 #[derive(Clone, Copy)]
 struct Ids {
     source: Source,
-    scalars: Option<Scalars>,
+    scalars: Scalars,
     loss: TensorId,
     sums: TensorId,
     logits: TensorId,
@@ -65,6 +83,24 @@ pub struct StepResult {
     pub logits: Option<Vec<f32>>,
     /// The state of loss scaling after the step, with f16.
     pub scaling: Option<Scaling>,
+    /// The norm of all gradients before clipping, where they are clipped.
+    pub norm: Option<f32>,
+}
+
+/// A micro-batch's place in its step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Place {
+    /// What its gradients are multiplied by: those of a step add up to 1.
+    pub weight: f32,
+    /// It is the step's first.
+    pub opens: bool,
+    /// It is the step's last.
+    pub closes: bool,
+}
+
+impl Place {
+    /// The only one.
+    pub const WHOLE: Self = Self { weight: 1.0, opens: true, closes: true };
 }
 
 /// The state of loss scaling (see [`crate::ops::loss_scale`]).
@@ -81,6 +117,7 @@ pub struct Scaling {
 /// A step that was submitted; its result comes with [`Session::finish`].
 pub struct PendingStep {
     read: PendingRead,
+    update: Option<PendingRead>,
     key: (bool, usize),
     with_logits: bool,
 }
@@ -107,9 +144,25 @@ impl Session {
         }
         stores.insert(Store::State, gpu.buffer("running statistics", net.state().total_bytes())?);
         stores.insert(Store::Scaling, gpu.buffer("loss scaling", SCALING_BYTES)?);
+        if settings.ema_decay > 0.0 {
+            stores.insert(Store::Average, gpu.buffer("averaged weights", weight_bytes)?);
+            let bytes = net.state().total_bytes();
+            stores.insert(Store::AverageState, gpu.buffer("averaged statistics", bytes)?);
+        }
         gpu.write(&stores[&Store::Scaling], 0, bytemuck::cast_slice(&[FIRST, 0.0, 0.0, 0.0]));
-        let (pool, programs) = (SlotPool::default(), HashMap::new());
-        Ok(Self { gpu, net, settings, stores, pool, programs, steps: 0, smoothing_weights: None })
+        Ok(Self {
+            gpu,
+            net,
+            settings,
+            stores,
+            pool: SlotPool::default(),
+            programs: HashMap::new(),
+            update: None,
+            steps: 0,
+            batches: 0,
+            is_open: false,
+            smoothing_weights: None,
+        })
     }
 
     /// The device.
@@ -132,11 +185,20 @@ impl Session {
         self.steps
     }
 
+    /// Batches so far, each of which moved the running statistics: as many as steps, unless these have several.
+    pub fn batches(&self) -> u64 {
+        self.batches
+    }
+
     /// Uploads weights and running statistics, given in the network's order.
     pub fn set_tensors(&mut self, tensors: &[NamedTensor]) {
         let (weights, state) = self.net.pack(tensors);
         self.gpu.write(self.store(Store::Weights), 0, bytemuck::cast_slice(&weights));
         self.gpu.write(self.store(Store::State), 0, bytemuck::cast_slice(&state));
+        if self.settings.ema_decay > 0.0 {
+            self.gpu.write(self.store(Store::Average), 0, bytemuck::cast_slice(&weights));
+            self.gpu.write(self.store(Store::AverageState), 0, bytemuck::cast_slice(&state));
+        }
     }
 
     /// Reads weights and running statistics back, in the network's order.
@@ -145,6 +207,23 @@ impl Session {
     /// Where the device was lost.
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
         Ok(self.net.unpack(&self.read_store(Store::Weights)?, &self.read_store(Store::State)?))
+    }
+
+    /// The weights and statistics that evaluation uses: the averaged ones, or [`Session::tensors`] where none are
+    /// averaged.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn evaluated_tensors(&self) -> Result<Vec<NamedTensor>> {
+        let [weights, state] = self.evaluated_stores();
+        Ok(self.net.unpack(&self.read_store(weights)?, &self.read_store(state)?))
+    }
+
+    fn evaluated_stores(&self) -> [Store; 2] {
+        match self.settings.ema_decay > 0.0 {
+            true => [Store::Average, Store::AverageState],
+            false => [Store::Weights, Store::State],
+        }
     }
 
     /// Reads the gradients of the last step back, by the names of their weights.
@@ -165,25 +244,34 @@ impl Session {
     /// # Errors
     /// Where the device was lost.
     pub fn buffers(&self) -> Result<Buffers> {
-        KEPT.iter().map(|(name, store)| Ok((name.to_string(), self.read_store(*store)?))).collect()
+        let kept = self.kept(self.is_open);
+        kept.map(|(name, store)| Ok((name.to_string(), self.read_store(*store)?))).collect()
     }
 
-    /// Goes on from buffers that [`Session::buffers`] read after so many steps.
+    /// What decides how training goes on, in the middle of a step or between two.
+    fn kept(&self, is_open: bool) -> impl Iterator<Item = &'static (&'static str, Store)> + use<> {
+        let averages: &[_] = if self.settings.ema_decay > 0.0 { &AVERAGES } else { &[] };
+        let gradients: &[_] = if is_open { &[GRADIENTS] } else { &[] };
+        KEPT.iter().chain(averages).chain(gradients)
+    }
+
+    /// Goes on from buffers that [`Session::buffers`] read after so many steps and batches.
     ///
     /// # Errors
     /// A user error where they are another network's.
-    pub fn restore(&mut self, buffers: &Buffers, steps: u64) -> Result<()> {
+    pub fn restore(&mut self, buffers: &Buffers, steps: u64, batches: u64) -> Result<()> {
+        let is_open = buffers.contains_key(GRADIENTS.0);
         let sizes = |name: &str| buffers.get(name).map_or(0, |values| 4 * values.len() as u64);
-        if let Some((name, store)) = KEPT.iter().find(|(name, s)| sizes(name) != self.store(*s).size_bytes())
-        {
+        let wrong = |(name, store): &&(&str, Store)| sizes(name) != self.store(*store).size_bytes();
+        if let Some((name, store)) = self.kept(is_open).find(wrong) {
             let expected = format!("{} bytes", self.store(*store).size_bytes());
             let remedy = "remove the checkpoint and start again";
             return Err(Error::user(format!("checkpoint: {name}"), expected, sizes(name), remedy));
         }
-        for (name, store) in KEPT {
-            self.gpu.write(self.store(store), 0, bytemuck::cast_slice(&buffers[name]));
+        for (name, store) in self.kept(is_open) {
+            self.gpu.write(self.store(*store), 0, bytemuck::cast_slice(&buffers[*name]));
         }
-        self.steps = steps;
+        (self.steps, self.batches, self.is_open) = (steps, batches, is_open);
         Ok(())
     }
 
@@ -242,9 +330,46 @@ impl Session {
         self.start_training(Given::Patches(patches), learning_rate)
     }
 
+    /// Submits a micro-batch of patches, and the optimiser after the last of a step, and returns at once. For sessions
+    /// whose settings accumulate; the learning rate is that of the step.
+    ///
+    /// # Errors
+    /// Where the device lacks memory for the program.
+    pub fn start_micro_batch(
+        &mut self,
+        patches: &[Patch],
+        place: Place,
+        learning_rate: f64,
+    ) -> Result<PendingStep> {
+        assert!(self.settings.accumulates, "the settings accumulate");
+        if place.opens {
+            self.gpu.clear(self.store(Store::Gradients));
+        }
+        self.batches += 1;
+        let mut pending = self.start(true, Given::Patches(patches), place.weight, learning_rate, false)?;
+        self.is_open = !place.closes;
+        if place.closes {
+            self.steps += 1;
+            pending.update = Some(self.start_update(learning_rate)?);
+        }
+        Ok(pending)
+    }
+
+    fn start_update(&mut self, learning_rate: f64) -> Result<PendingRead> {
+        self.prepare_update()?;
+        let update = self.update.as_mut().expect("just prepared");
+        let values = step_values(&self.settings, 1.0, learning_rate, self.steps);
+        stage_scalars(&mut update.staging, &update.loaded.program, &update.scalars, &values);
+        self.gpu.write(update.loaded.inputs(), 0, &update.staging);
+        self.gpu.run(&update.loaded.executable);
+        Ok(self.gpu.start_read(update.loaded.outputs(), 0..update.loaded.outputs().size_bytes()))
+    }
+
     fn start_training(&mut self, given: Given<'_>, learning_rate: f64) -> Result<PendingStep> {
+        assert!(!self.settings.accumulates, "a step of one batch");
         self.steps += 1;
-        self.start(true, given, learning_rate, false)
+        self.batches += 1;
+        self.start(true, given, 1.0, learning_rate, false)
     }
 
     /// Submits an evaluation of a batch and returns at once.
@@ -252,13 +377,14 @@ impl Session {
     /// # Errors
     /// Where the device lacks memory for the program.
     pub fn start_evaluation(&mut self, x: &[f32], target: &[f32], with_logits: bool) -> Result<PendingStep> {
-        self.start(false, Given::Pixels(x, target), 0.0, with_logits)
+        self.start(false, Given::Pixels(x, target), 1.0, 0.0, with_logits)
     }
 
     fn start(
         &mut self,
         training: bool,
         given: Given<'_>,
+        weight: f32,
         learning_rate: f64,
         with_logits: bool,
     ) -> Result<PendingStep> {
@@ -282,23 +408,15 @@ impl Session {
             }
             _ => panic!("a session takes pixels until it makes patches"),
         }
-        match step.recorded.scalars {
-            Some(Scalars::Plain { dloss, sizes }) => {
-                step.stage(dloss, &[1.0_f32]);
-                step.stage(sizes, &step_sizes(learning_rate, self.steps));
-            }
-            Some(Scalars::Scaled { step: id, .. }) => {
-                step.stage(id, &loss_scale::step_inputs(learning_rate, self.steps));
-            }
-            None => {}
-        }
+        let values = step_values(&self.settings, weight, learning_rate, self.steps);
+        stage_scalars(&mut step.staging, &step.loaded.program, &step.recorded.scalars, &values);
         self.gpu.write(step.loaded.inputs(), 0, &step.staging);
         self.gpu.run(&step.loaded.executable);
         let ids = &step.recorded;
         let last = if with_logits { ids.logits } else { ids.sums };
         let end = step.loaded.program.stored_range(last).end;
         let read = self.gpu.start_read(step.loaded.outputs(), 0..end);
-        Ok(PendingStep { read, key, with_logits })
+        Ok(PendingStep { read, update: None, key, with_logits })
     }
 
     /// Waits for a step's result.
@@ -308,23 +426,21 @@ impl Session {
     pub fn finish(&self, pending: PendingStep) -> Result<StepResult> {
         let bytes = self.gpu.finish_read(pending.read)?;
         let step = &self.programs[&pending.key];
-        let values = |id: TensorId| -> Vec<f32> {
-            let range = step.loaded.program.stored_range(id);
-            bytemuck::pod_collect_to_vec(&bytes[range.start as usize..range.end as usize])
-        };
+        let values = |id: TensorId| values_of(&step.loaded.program, &bytes, id);
         let sums = values(step.recorded.sums)
             .chunks_exact(SUMS)
             .map(|row| row.try_into().expect("rows of that length"))
             .collect();
-        let scaling = match step.recorded.scalars {
-            Some(Scalars::Scaled { report, .. }) => {
-                let report = values(report);
-                Some(Scaling { scale: report[0], good_steps: report[1], skipped_steps: report[2] })
-            }
-            _ => None,
-        };
         let logits = pending.with_logits.then(|| values(step.recorded.logits));
-        Ok(StepResult { loss: values(step.recorded.loss)[0], sums, logits, scaling })
+        let loss = values(step.recorded.loss)[0];
+        let (scaling, norm) = match (pending.update, &self.update) {
+            (Some(read), Some(update)) => {
+                let bytes = self.gpu.finish_read(read)?;
+                reports(&update.loaded.program, &bytes, &update.scalars)
+            }
+            _ => reports(&step.loaded.program, &bytes, &step.recorded.scalars),
+        };
+        Ok(StepResult { loss, sums, logits, scaling, norm })
     }
 
     /// Records, plans and loads the program of a batch size, where that has not been done.
@@ -341,12 +457,39 @@ impl Session {
             let record = if training { record_training } else { record_evaluation };
             let recorded = record(&self.net, self.gpu.limits(), &self.settings, batch);
             let Recorded { program, source, scalars, loss, sums, logits } = recorded;
-            let loaded = Loaded::new(&self.gpu, program, &self.stores, &mut self.pool)?;
+            let loaded = if training {
+                Loaded::new(&self.gpu, program, &self.stores, &mut self.pool)?
+            } else {
+                Loaded::new(&self.gpu, program, &self.stores_of_evaluation(), &mut self.pool)?
+            };
             let staging = vec![0; loaded.program.input_bytes as usize];
             let recorded = Ids { source, scalars, loss, sums, logits };
             self.programs.insert((training, batch), Step { loaded, recorded, staging });
         }
+        if training && self.settings.accumulates {
+            self.prepare_update()?;
+        }
         Ok(&self.programs[&(training, batch)].loaded)
+    }
+
+    fn prepare_update(&mut self) -> Result<()> {
+        if self.update.is_none() {
+            let recorded = record_update(&self.net, self.gpu.limits(), &self.settings);
+            let RecordedUpdate { program, scalars } = recorded;
+            let loaded = Loaded::new(&self.gpu, program, &self.stores, &mut self.pool)?;
+            let staging = vec![0; loaded.program.input_bytes as usize];
+            self.update = Some(Update { loaded, scalars, staging });
+        }
+        Ok(())
+    }
+
+    /// The flat buffers with the averages in place of what they average, where there are any.
+    fn stores_of_evaluation(&self) -> Stores {
+        let mut stores = self.stores.clone();
+        for (store, evaluated) in [Store::Weights, Store::State].into_iter().zip(self.evaluated_stores()) {
+            stores.insert(store, self.store(evaluated).clone());
+        }
+        stores
     }
 
     /// A program that has been prepared.
@@ -362,9 +505,57 @@ impl Session {
 
 impl Step {
     fn stage<T: bytemuck::Pod>(&mut self, id: TensorId, values: &[T]) {
-        let range = self.loaded.program.stored_range(id);
-        let bytes: &[u8] = bytemuck::cast_slice(values);
-        assert_eq!(bytes.len() as u64, range.end - range.start, "the size of {:?}", id);
-        self.staging[range.start as usize..range.end as usize].copy_from_slice(bytes);
+        stage(&mut self.staging, &self.loaded.program, id, values);
     }
+}
+
+fn stage<T: bytemuck::Pod>(staging: &mut [u8], program: &Program, id: TensorId, values: &[T]) {
+    let range = program.stored_range(id);
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    assert_eq!(bytes.len() as u64, range.end - range.start, "the size of {id:?}");
+    staging[range.start as usize..range.end as usize].copy_from_slice(bytes);
+}
+
+/// What a step's scalars are given.
+struct StepValues {
+    dloss: [f32; 1],
+    sizes: [f32; 4],
+    step: [f32; 4],
+    rates: [f32; 4],
+}
+
+fn step_values(settings: &StepSettings, weight: f32, learning_rate: f64, step: u64) -> StepValues {
+    StepValues {
+        dloss: [weight],
+        sizes: step_sizes(learning_rate, step),
+        step: loss_scale::step_inputs(learning_rate, step),
+        rates: rates(settings.ema_decay, step),
+    }
+}
+
+fn stage_scalars(staging: &mut [u8], program: &Program, scalars: &Scalars, values: &StepValues) {
+    let all = [
+        (scalars.dloss, &values.dloss[..]),
+        (scalars.sizes, &values.sizes),
+        (scalars.step, &values.step),
+        (scalars.rates, &values.rates),
+    ];
+    for (id, values) in all {
+        if let Some(id) = id {
+            stage(staging, program, id, values);
+        }
+    }
+}
+
+fn values_of(program: &Program, bytes: &[u8], id: TensorId) -> Vec<f32> {
+    let range = program.stored_range(id);
+    bytemuck::pod_collect_to_vec(&bytes[range.start as usize..range.end as usize])
+}
+
+fn reports(program: &Program, bytes: &[u8], scalars: &Scalars) -> (Option<Scaling>, Option<f32>) {
+    let scaling = scalars.report.map(|id| {
+        let report = values_of(program, bytes, id);
+        Scaling { scale: report[0], good_steps: report[1], skipped_steps: report[2] }
+    });
+    (scaling, scalars.norm.map(|id| values_of(program, bytes, id)[0]))
 }

@@ -1,5 +1,5 @@
-//! What one step is, as programs: forward, loss, backward and optimiser for training; forward and counts for
-//! evaluation.
+//! What one step is, as programs: forward, loss, backward and optimiser for training, in one or, where gradients of
+//! several micro-batches are added up, in two; forward and counts for evaluation.
 
 use crate::config::Recompute;
 use crate::error::{Error, Result};
@@ -7,8 +7,10 @@ use crate::gpu::Limits;
 use crate::model::AttentionUNet;
 use crate::ops::activation;
 use crate::ops::adamw::AdamW;
-use crate::ops::bce_dice::{BceDice, SUMS};
-use crate::ops::loss_scale::LossScale;
+use crate::ops::clip_norm::ClipNorm;
+use crate::ops::loss_scale::{LossScale, LossSeed};
+use crate::ops::moving_average::MovingAverage;
+use crate::ops::segmentation_loss::{SUMS, SegmentationLoss};
 use crate::ops::warp::{self, PatchSource};
 use crate::tape::{Element, MemoryPlan, Mode, Phase, Program, Shape, Store, Tape, TensorId, Tuning};
 
@@ -17,10 +19,16 @@ use crate::tape::{Element, MemoryPlan, Mode, Phase, Program, Shape, Store, Tape,
 pub struct StepSettings {
     /// Side of a patch, a multiple of 16.
     pub patch_px: usize,
-    /// Share of the Dice term in the loss.
-    pub dice_weight: f32,
+    /// The loss.
+    pub loss: SegmentationLoss,
     /// AdamW's weight decay.
     pub weight_decay: f32,
+    /// The largest norm of all gradients together; 0 for any.
+    pub clip_norm: f32,
+    /// Decay of the moving average of weights and statistics, which evaluation then uses; 0 for none.
+    pub ema_decay: f64,
+    /// A step takes the gradients of several micro-batches: a program adds one's, another is the optimiser.
+    pub accumulates: bool,
     /// Winograd's convolutions may be used.
     pub winograd: bool,
     /// Whether the backward pass computes cheap tensors again instead of keeping them.
@@ -38,8 +46,11 @@ impl StepSettings {
     pub fn new(patch_px: usize) -> Self {
         Self {
             patch_px,
-            dice_weight: 0.5,
+            loss: SegmentationLoss::bce_dice(0.5),
             weight_decay: 0.01,
+            clip_norm: 0.0,
+            ema_decay: 0.0,
+            accumulates: false,
             winograd: true,
             recompute: Recompute::Auto,
             element: Element::F32,
@@ -97,8 +108,8 @@ pub struct Recorded {
     pub program: Program,
     /// Where the channels and the target come from.
     pub source: Source,
-    /// What else is uploaded and read back; training only.
-    pub scalars: Option<Scalars>,
+    /// What else is uploaded and read back; none in evaluation.
+    pub scalars: Scalars,
     /// The loss `[1]`, read back.
     pub loss: TensorId,
     /// Sums of each image [N, 8], read back (see [`crate::ops::bce_dice`]).
@@ -126,23 +137,31 @@ pub enum Source {
     },
 }
 
-/// The numbers of a training step.
-#[derive(Debug, Clone, Copy)]
-pub enum Scalars {
-    /// In f32: gradient of the loss `[1]` and the optimiser's step sizes `[4]`, uploaded.
-    Plain {
-        /// The gradient of the loss.
-        dloss: TensorId,
-        /// See [`crate::ops::adamw::step_sizes`].
-        sizes: TensorId,
-    },
-    /// In f16, where the device scales the loss and makes the step sizes itself (see [`crate::ops::loss_scale`]).
-    Scaled {
-        /// Learning rate and number of the step `[4]`, uploaded.
-        step: TensorId,
-        /// The state of the scaling after the step `[4]`, read back.
-        report: TensorId,
-    },
+/// The numbers of a training step that are uploaded and read back: those that its settings, and its part where there are
+/// two, ask for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scalars {
+    /// Gradient of the loss `[1]`, uploaded: 1, or a micro-batch's weight.
+    pub dloss: Option<TensorId>,
+    /// In f32: the optimiser's step sizes `[4]`, uploaded (see [`crate::ops::adamw::step_sizes`]).
+    pub sizes: Option<TensorId>,
+    /// In f16, where the device scales the loss and makes the sizes itself: learning rate and number of the step `[4]`,
+    /// uploaded (see [`crate::ops::loss_scale`]).
+    pub step: Option<TensorId>,
+    /// Rates of the moving averages `[4]`, uploaded (see [`crate::ops::moving_average::rates`]).
+    pub rates: Option<TensorId>,
+    /// In f16: the state of the scaling after the step `[4]`, read back.
+    pub report: Option<TensorId>,
+    /// Where gradients are clipped: their norm before `[1]`, read back.
+    pub norm: Option<TensorId>,
+}
+
+/// The optimiser alone, where a step has several micro-batches.
+pub struct RecordedUpdate {
+    /// The recording.
+    pub program: Program,
+    /// What is uploaded and read back.
+    pub scalars: Scalars,
 }
 
 /// Bytes of [`Store::Scaling`]: the state at 0, the step sizes at [`SCALED_SIZES_BYTE`].
@@ -153,7 +172,8 @@ const SCALED_SIZES_BYTE: u64 = 256;
 /// pass: a few percent of time for a third of the memory.
 const ROOMY_BYTES: u64 = 2 << 30;
 
-/// Records a training step of `batch` patches: forward, loss, backward, AdamW over the flat buffers.
+/// Records a training step of `batch` patches: forward, loss, backward, AdamW over the flat buffers. Where the settings
+/// accumulate, it adds a micro-batch's gradients to those that are there, and ends there: [`record_update`] is the rest.
 pub fn record_training(
     net: &AttentionUNet,
     limits: Limits,
@@ -176,22 +196,41 @@ fn record_training_with(
     batch: usize,
     recompute: bool,
 ) -> Recorded {
-    let mut tape = Tape::new(limits, Mode::Train { accumulate: false });
+    let mut tape = Tape::new(limits, Mode::Train { accumulate: settings.accumulates });
     tape.set_recompute(recompute);
     let mut recorded = record_forward(&mut tape, net, settings, batch, true);
-    let scalars = recorded.scalars.expect("a training step has them");
-    let seed = match scalars {
-        Scalars::Plain { dloss, .. } => dloss,
-        Scalars::Scaled { .. } => tape.stored("loss scale", Shape::new([1]), Store::Scaling, 0, false),
-    };
+    let seed = record_seed(&mut tape, recorded.scalars.dloss);
     tape.backward(recorded.loss, seed, activation::add);
-    tape.set_phase(Phase::Optimiser);
-    record_optimiser(&mut tape, net, settings, scalars);
+    if !settings.accumulates {
+        tape.set_phase(Phase::Optimiser);
+        record_optimiser(&mut tape, net, settings, recorded.scalars);
+    }
     recorded.program = tape.finish();
     recorded
 }
 
-/// AdamW over the flat buffers, with unscaled gradients.
+/// The gradient of the loss: as uploaded, or the scale of the loss, or in a micro-batch their product.
+fn record_seed(tape: &mut Tape, dloss: Option<TensorId>) -> TensorId {
+    match (dloss, tape.stored_element()) {
+        (Some(dloss), Element::F32) => dloss,
+        (None, _) => tape.stored("loss scale", Shape::new([1]), Store::Scaling, 0, false),
+        (Some(weight), Element::F16) => {
+            let state = tape.stored("scaling", Shape::new([4]), Store::Scaling, 0, false);
+            tape.apply1("loss seed", LossSeed, &[state, weight])
+        }
+    }
+}
+
+/// Records the optimiser's part of a step whose gradients were added up.
+pub fn record_update(net: &AttentionUNet, limits: Limits, settings: &StepSettings) -> RecordedUpdate {
+    let mut tape = Tape::new(limits, Mode::Train { accumulate: true });
+    tape.set_phase(Phase::Optimiser);
+    let scalars = optimiser_scalars(&mut tape, settings);
+    record_optimiser(&mut tape, net, settings, scalars);
+    RecordedUpdate { program: tape.finish(), scalars }
+}
+
+/// AdamW over the flat buffers, with gradients unscaled and clipped; then the moving averages.
 fn record_optimiser(tape: &mut Tape, net: &AttentionUNet, settings: &StepSettings, scalars: Scalars) {
     let shape = Shape::new([(net.weights().total_bytes() / 4) as usize]);
     let flat = [
@@ -201,20 +240,37 @@ fn record_optimiser(tape: &mut Tape, net: &AttentionUNet, settings: &StepSetting
         ("second moments", Store::Moment2),
     ];
     let mut inputs = flat.map(|(name, store)| tape.stored(name, shape.clone(), store, 0, false)).to_vec();
-    let sizes = match scalars {
-        Scalars::Plain { sizes, .. } => sizes,
-        Scalars::Scaled { step, report } => {
-            let four = |tape: &mut Tape, name: &str, at: u64| {
-                tape.stored(name, Shape::new([4]), Store::Scaling, at, false)
-            };
-            let state = four(tape, "scaling", 0);
-            let sizes = four(tape, "step sizes", SCALED_SIZES_BYTE);
-            tape.apply_into("loss scale", LossScale, &[inputs[1], step, state, sizes], &[report]);
-            sizes
-        }
-    };
+    let (weights, gradients) = (inputs[0], inputs[1]);
+    let mut sizes = record_sizes(tape, gradients, scalars);
+    if let Some(norm) = scalars.norm {
+        let clipped = tape.transient("clipped sizes", Shape::new([4]));
+        let op = ClipNorm { most: settings.clip_norm };
+        tape.apply_into("clip norm", op, &[gradients, sizes], &[clipped, norm]);
+        sizes = clipped;
+    }
     inputs.push(sizes);
     tape.apply("adamw", AdamW { weight_decay: settings.weight_decay }, &inputs);
+    if let Some(rates) = scalars.rates {
+        let average = tape.stored("averaged weights", shape, Store::Average, 0, false);
+        tape.apply("average weights", MovingAverage, &[average, weights, rates]);
+        let shape = Shape::new([(net.state().total_bytes() / 4) as usize]);
+        let average = tape.stored("averaged statistics", shape.clone(), Store::AverageState, 0, false);
+        let statistics = tape.stored("statistics", shape, Store::State, 0, false);
+        tape.apply("average statistics", MovingAverage, &[average, statistics, rates]);
+    }
+}
+
+/// The optimiser's step sizes: uploaded, or made by loss scaling.
+fn record_sizes(tape: &mut Tape, gradients: TensorId, scalars: Scalars) -> TensorId {
+    let (Some(step), Some(report)) = (scalars.step, scalars.report) else {
+        return scalars.sizes.expect("uploaded where no loss is scaled");
+    };
+    let four =
+        |tape: &mut Tape, name: &str, at: u64| tape.stored(name, Shape::new([4]), Store::Scaling, at, false);
+    let state = four(tape, "scaling", 0);
+    let sizes = four(tape, "step sizes", SCALED_SIZES_BYTE);
+    tape.apply_into("loss scale", LossScale, &[gradients, step, state, sizes], &[report]);
+    sizes
 }
 
 /// Records an evaluation of `batch` tiles with the running statistics: logits, loss and sums.
@@ -255,25 +311,36 @@ fn record_forward(
         }
     };
     let loss = tape.output("loss", Shape::new([1]));
-    let scalars = training.then(|| record_scalars(tape, settings));
+    let scalars = if training { record_scalars(tape, settings) } else { Scalars::default() };
     let sums = tape.output("sums", Shape::new([batch, SUMS]));
     let logits = tape.output("logits", plane);
     net.logits(tape, x, training, Some(logits));
-    let op = BceDice { dice_weight: settings.dice_weight };
-    tape.apply_into("loss", op, &[logits, target], &[loss, sums]);
+    tape.apply_into("loss", settings.loss, &[logits, target], &[loss, sums]);
     let program = Tape::new(tape.limits(), tape.mode()).finish();
     Recorded { program, source, scalars, loss, sums, logits }
 }
 
+/// The numbers of a whole step, or of a micro-batch.
 fn record_scalars(tape: &mut Tape, settings: &StepSettings) -> Scalars {
-    match settings.element {
-        Element::F32 => Scalars::Plain {
-            dloss: tape.input("dloss", Shape::new([1])),
-            sizes: tape.input("step sizes", Shape::new([4])),
-        },
-        Element::F16 => Scalars::Scaled {
-            step: tape.input("step", Shape::new([4])),
-            report: tape.output("scaling report", Shape::new([4])),
-        },
+    let seeded = settings.accumulates || settings.element == Element::F32;
+    let dloss = seeded.then(|| tape.input("dloss", Shape::new([1])));
+    match settings.accumulates {
+        true => Scalars { dloss, ..Scalars::default() },
+        false => Scalars { dloss, ..optimiser_scalars(tape, settings) },
     }
+}
+
+fn optimiser_scalars(tape: &mut Tape, settings: &StepSettings) -> Scalars {
+    let four = || Shape::new([4]);
+    let mut scalars = Scalars::default();
+    match settings.element {
+        Element::F32 => scalars.sizes = Some(tape.input("step sizes", four())),
+        Element::F16 => {
+            scalars.step = Some(tape.input("step", four()));
+            scalars.report = Some(tape.output("scaling report", four()));
+        }
+    }
+    scalars.rates = (settings.ema_decay > 0.0).then(|| tape.input("rates", four()));
+    scalars.norm = (settings.clip_norm > 0.0).then(|| tape.output("gradient norm", Shape::new([1])));
+    scalars
 }

@@ -5,7 +5,7 @@ use rosette::gpu::Limits;
 use rosette::model::{AttentionUNet, Spec};
 use rosette::ops::activation;
 use rosette::ops::adamw::AdamW;
-use rosette::ops::bce_dice::{BceDice, SUMS};
+use rosette::ops::segmentation_loss::{SUMS, SegmentationLoss};
 use rosette::tape::{Mode, Phase, Program, Shape, Store, Tape};
 
 /// What shapes a step.
@@ -45,7 +45,7 @@ impl Settings {
         let sums = tape.output("sums", Shape::new([self.batch, SUMS]));
         let logits = tape.output("logits", plane);
         net.logits(&mut tape, x, true, Some(logits));
-        tape.apply_into("loss", BceDice { dice_weight: 0.5 }, &[logits, target], &[loss, sums]);
+        tape.apply_into("loss", SegmentationLoss::bce_dice(0.5), &[logits, target], &[loss, sums]);
         tape.backward(loss, dloss, activation::add);
         tape.set_phase(Phase::Optimiser);
         let flat = Shape::new([(net.weights().total_bytes() / 4) as usize]);

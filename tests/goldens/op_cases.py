@@ -161,6 +161,63 @@ def bce_dice():
     return cases
 
 
+def losses():
+    """The losses besides the pipeline's own; the target is -1 where a pixel is ignored, in all cases but the first of a
+    kind. Of each sample only the pixels that count are kept: what is ignored must not matter."""
+    def weighted(z, y, pos_weight, dice_weight):
+        bce = F.binary_cross_entropy_with_logits(z[y >= 0], y[y >= 0], pos_weight=torch.tensor(pos_weight).double())
+        return (1 - dice_weight) * bce + dice_weight * (1 - overlap(z, y, lambda tp, fp, fn: 2 * tp + fp + fn, 2))
+
+    def focal(z, y, gamma, alpha):
+        z, y = z[y >= 0], y[y >= 0]
+        p = torch.sigmoid(z)
+        p_t, alpha_t = p * y + (1 - p) * (1 - y), alpha * y + (1 - alpha) * (1 - y)
+        surprise = F.binary_cross_entropy_with_logits(z, y, reduction="none")
+        return (alpha_t * (1 - p_t) ** gamma * surprise).mean()
+
+    def tversky(z, y, alpha, beta):
+        return 1 - overlap(z, y, lambda tp, fp, fn: tp + alpha * fp + beta * fn, 1)
+
+    def overlap(z, y, below, hits):
+        indices = []
+        for z, y in zip(z, y):
+            p, y = torch.sigmoid(z[y >= 0]), y[y >= 0]
+            tp, fp, fn = (p * y).sum(), (p * (1 - y)).sum(), ((1 - p) * y).sum()
+            indices.append((hits * tp + 1e-6) / (below(tp, fp, fn) + 1e-6))
+        return torch.stack(indices).mean()
+
+    cases = []
+    for function, settings in (
+            (weighted, {"pos_weight": 3.0, "dice_weight": 0.25}), (weighted, {"pos_weight": 0.5, "dice_weight": 0.5}),
+            (focal, {"gamma": 2.0, "alpha": 0.25}), (focal, {"gamma": 0.5, "alpha": 0.75}),
+            (tversky, {"alpha": 0.3, "beta": 0.7}), (tversky, {"alpha": 0.9, "beta": 0.4})):
+        first = not any(attributes["loss"] == function.__name__ for attributes, _ in cases)
+        logits, y = leaf(3, 1, 6, 10, scale=2.0), (torch.rand(3, 1, 6, 10) > 0.7).double()
+        if not first:
+            y[torch.rand_like(y) > 0.8] = -1
+        loss = function(logits, y, **settings)
+        loss.backward()
+        case = {"logits": nhwc(logits), "target": nhwc(y), "loss": loss, "dlogits": nhwc(logits.grad)}
+        cases.append(({"loss": function.__name__, **settings}, case))
+    return cases
+
+
+def clip_norm():
+    """`torch.nn.utils.clip_grad_norm_` over three tensors: `clipped` are the gradients after it, `norm` is what it
+    returns. Case 0 is above the limit, case 1 below."""
+    cases = []
+    for most in (0.5, 100.0):
+        parameters = [leaf(*shape) for shape in ((4, 3), (8,), (3, 4))]
+        for parameter in parameters:
+            parameter.grad = draw(*parameter.shape)
+        flat = lambda: torch.cat([parameter.grad.flatten() for parameter in parameters])
+        case = {"grads": flat().clone()}
+        norm = torch.nn.utils.clip_grad_norm_(parameters, most)
+        case.update(norm=norm, clipped=flat())
+        cases.append(({"most": most}, case))
+    return cases
+
+
 def adamw():
     """Ten steps with given gradients [10, n]; param_first is the parameter after the first of them."""
     attributes = {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01, "steps": 10}
@@ -199,4 +256,4 @@ def metrics():
 
 
 ALL = (conv3x3, conv1x1, conv_transpose2x2, batch_norm, relu, sigmoid, max_pool2x2, add, gate, resize_bilinear,
-       bce_dice, adamw, metrics)
+       bce_dice, losses, clip_norm, adamw, metrics)

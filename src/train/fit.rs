@@ -1,0 +1,253 @@
+//! Whether a batch fits the device, and into which micro-batches it is cut where it does not.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::accumulation::parts;
+use super::plan::{estimate_batch, network};
+use super::run::{Sets, TrainRun, place_samples, plan_samples, prepare};
+use super::session::Session;
+use super::step::StepSettings;
+use crate::config::{BatchFit, Experiment};
+use crate::data::loader::Dataset;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Limits};
+use crate::model::NamedTensor;
+use crate::report::MicroBatch;
+
+/// Where a device refuses a plan that should fit, the next one takes at most this share of it.
+const NEXT_SHARE: f64 = 0.8;
+
+/// How a batch fits a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fit {
+    /// Patches on the device at once: those of the batch, or fewer.
+    pub most_patches: usize,
+    /// What the plan for them takes, with the training samples.
+    pub planned_bytes: u64,
+    /// Why the batch is cut, with its plan's numbers; none where it is whole.
+    pub reason: Option<String>,
+    batch_size: usize,
+}
+
+impl Fit {
+    /// Plans a training with so many bytes of samples on the device.
+    ///
+    /// # Errors
+    /// A user error where one patch does not fit, or where the batch does not and `batch_fit` is `error`.
+    pub fn plan(experiment: &Experiment, limits: Limits, sample_bytes: u64) -> Result<Self> {
+        let training = &experiment.training;
+        let batch_size = training.batch_size;
+        let planned = |patches| planned_bytes(experiment, limits, patches, sample_bytes);
+        let reason = match planned(batch_size) {
+            Ok(bytes) if fits(experiment, bytes) => {
+                return Ok(Self { most_patches: batch_size, planned_bytes: bytes, reason: None, batch_size });
+            }
+            Ok(bytes) => format!(
+                "a batch of {batch_size} takes {:.2} GiB, memory_limit is {} GiB",
+                gib(bytes),
+                training.memory_limit
+            ),
+            Err(error) if batch_size == 1 => return Err(error),
+            Err(error) => format!("a batch of {batch_size} exceeds the device: {error}"),
+        };
+        let one = planned(1)?;
+        if !fits(experiment, one) {
+            let expected = format!("at least {:.2} GiB, which a single patch takes", gib(one));
+            let remedy = "raise it, or reduce patch_size or base_channels, or set precision: f16";
+            return Err(Error::user("memory_limit", expected, training.memory_limit, remedy));
+        }
+        let does_fit = |patches| planned(patches).is_ok_and(|bytes| fits(experiment, bytes));
+        let most = largest(batch_size, does_fit);
+        Self { most_patches: batch_size, planned_bytes: one, reason: None, batch_size }.cut(
+            experiment,
+            most,
+            planned(most)?,
+            reason,
+        )
+    }
+
+    /// The next smaller plan, after the device refused this one.
+    fn smaller(self, experiment: &Experiment, limits: Limits, sample_bytes: u64, why: &str) -> Result<Self> {
+        let planned = |patches| planned_bytes(experiment, limits, patches, sample_bytes);
+        let most = (self.planned_bytes as f64 * NEXT_SHARE) as u64;
+        let does_fit = |patches| planned(patches).is_ok_and(|bytes| bytes <= most);
+        if self.most_patches == 1 {
+            return Err(Error::OutOfMemory(why.into()));
+        }
+        let next = if does_fit(1) { largest(self.most_patches, does_fit) } else { 1 };
+        let reason = format!(
+            "the device has no memory for {} patches, {:.2} GiB: {why}",
+            self.most_patches,
+            gib(self.planned_bytes)
+        );
+        let bytes = planned(next)?;
+        self.cut(experiment, next, bytes, reason)
+    }
+
+    fn cut(self, experiment: &Experiment, most: usize, bytes: u64, reason: String) -> Result<Self> {
+        if experiment.training.batch_fit == BatchFit::Error {
+            let remedy = format!(
+                "set batch_size to {most} ({:.2} GiB), or batch_fit to auto, which trains such a batch in parts",
+                gib(bytes)
+            );
+            return Err(Error::user("batch_size", "a batch that fits the device", reason, remedy));
+        }
+        // As even as can be: a part of one patch has poor statistics.
+        let most_patches = parts(self.batch_size, most)[0];
+        Ok(Self { most_patches, planned_bytes: bytes, reason: Some(reason), ..self })
+    }
+
+    /// For the record of the run, where the batch is cut.
+    pub fn record(&self) -> Option<MicroBatch> {
+        let reason = self.reason.clone()?;
+        Some(MicroBatch { patches: self.most_patches, planned_bytes: self.planned_bytes, reason })
+    }
+
+    /// Whether the batch is cut.
+    pub fn is_cut(&self) -> bool {
+        self.most_patches < self.batch_size
+    }
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes: Vec<String> =
+            parts(self.batch_size, self.most_patches).iter().map(usize::to_string).collect();
+        match &self.reason {
+            None => write!(f, "a batch of {} fits: {:.2} GiB", self.batch_size, gib(self.planned_bytes)),
+            Some(reason) => write!(
+                f,
+                "{reason}; it is trained in micro-batches of {} patches, {:.2} GiB: gradients add up to those of the \
+                 batch, batch normalisation sees one micro-batch at a time",
+                sizes.join(" + "),
+                gib(self.planned_bytes)
+            ),
+        }
+    }
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+fn fits(experiment: &Experiment, bytes: u64) -> bool {
+    let limit = experiment.training.memory_limit;
+    limit == 0.0 || gib(bytes) <= limit
+}
+
+fn planned_bytes(experiment: &Experiment, limits: Limits, patches: usize, sample_bytes: u64) -> Result<u64> {
+    Ok(estimate_batch(experiment, limits, patches)?.total_bytes() + sample_bytes)
+}
+
+/// The largest number below `end` that fits, where 1 does and what is larger than one that does not does not either.
+fn largest(end: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (1, end);
+    while high - low > 1 {
+        let middle = usize::midpoint(low, high);
+        if fits(middle) { low = middle } else { high = middle }
+    }
+    low
+}
+
+/// A training on the device.
+pub(super) struct Loaded {
+    /// The network with its programs.
+    pub session: Session,
+    /// The samples.
+    pub sets: Sets,
+    /// How a batch fits.
+    pub fit: Fit,
+}
+
+/// Loads a training onto the device, in micro-batches where it has to be.
+///
+/// # Errors
+/// Those of [`Fit::plan`] and of the device.
+pub(super) fn load(
+    run: &TrainRun,
+    mut gpu: Gpu,
+    settings: StepSettings,
+    initial: &[NamedTensor],
+    (train, val): (Arc<Dataset>, Arc<Dataset>),
+) -> Result<Loaded> {
+    let limits = gpu.limits();
+    let residency = Arc::new(plan_samples(run, limits, &train)?);
+    let mut fit = Fit::plan(&run.experiment, limits, residency.bytes())?;
+    loop {
+        let settings = StepSettings { accumulates: settings.accumulates || fit.is_cut(), ..settings };
+        let session = Session::new(gpu, network(&run.experiment), settings).and_then(|mut session| {
+            session.set_tensors(initial);
+            place_samples(run, &mut session, &residency, &train)?;
+            prepare(run, &mut session, (&train, &val), fit.most_patches)?;
+            Ok(session)
+        });
+        match session {
+            Ok(session) => return Ok(Loaded { session, sets: Sets { train, val, residency }, fit }),
+            Err(Error::OutOfMemory(why)) => {
+                fit = fit.smaller(&run.experiment, limits, residency.bytes(), &why)?;
+            }
+            Err(error) => return Err(error),
+        }
+        gpu = Gpu::open(run.adapter.as_deref())?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn experiment(batch_size: usize, memory_limit: f64) -> Experiment {
+        let mut experiment = Experiment::defaults("x");
+        (experiment.model.base_channels, experiment.model.patch_size) = (8, 64);
+        (experiment.training.batch_size, experiment.training.memory_limit) = (batch_size, memory_limit);
+        experiment
+    }
+
+    fn plan(experiment: &Experiment) -> Result<Fit> {
+        Fit::plan(experiment, Limits::WEBGPU, 0)
+    }
+
+    #[test]
+    fn a_batch_is_cut_into_the_largest_parts_that_keep_the_limit() {
+        let bytes = |patches| planned_bytes(&experiment(8, 0.0), Limits::WEBGPU, patches, 0).expect("a plan");
+        assert!(!plan(&experiment(8, 0.0)).expect("no limit").is_cut());
+        let just = gib(bytes(8)) * 1.000_001;
+        assert!(!plan(&experiment(8, just)).expect("it fits").is_cut());
+        // Room for three of eight, of which 3 + 3 + 2 are made, and for five, of which 4 + 4 are.
+        for (room, expected) in [(3, 3), (5, 4), (1, 1)] {
+            let limit = gib(bytes(room)) * 1.01;
+            let fit = plan(&experiment(8, limit)).expect("parts");
+            assert!(fit.is_cut() && gib(fit.planned_bytes) <= limit, "{fit}");
+            assert_eq!(fit.most_patches, expected, "{fit}");
+            assert!(fit.to_string().contains("memory_limit is"), "{fit}");
+        }
+        let said = plan(&experiment(8, gib(bytes(1)) * 0.9)).expect_err("not one patch").to_string();
+        assert!(said.contains("memory_limit: expected at least"), "{said}");
+    }
+
+    #[test]
+    fn a_batch_that_is_refused_is_told_with_one_that_fits() {
+        let mut experiment = experiment(8, 0.0);
+        let bytes = planned_bytes(&experiment, Limits::WEBGPU, 3, 0).expect("a plan");
+        experiment.training.memory_limit = gib(bytes) * 1.01;
+        experiment.training.batch_fit = BatchFit::Error;
+        let said = plan(&experiment).expect_err("refused").to_string();
+        assert!(said.contains("a batch of 8 takes") && said.contains("set batch_size to 3 ("), "{said}");
+    }
+
+    #[test]
+    fn what_the_device_refuses_gives_way_to_smaller_parts_down_to_one_patch() {
+        let experiment = experiment(8, 0.0);
+        let mut fit = plan(&experiment).expect("no limit");
+        let mut sizes = vec![fit.most_patches];
+        while fit.most_patches > 1 {
+            let before = fit.planned_bytes;
+            fit = fit.smaller(&experiment, Limits::WEBGPU, 0, "refused").expect("a smaller one");
+            assert!(fit.planned_bytes < before);
+            sizes.push(fit.most_patches);
+        }
+        assert!(sizes.len() > 2, "{sizes:?}");
+        assert!(matches!(fit.smaller(&experiment, Limits::WEBGPU, 0, "again"), Err(Error::OutOfMemory(_))));
+    }
+}
