@@ -98,14 +98,15 @@ fn plan_table(matrix: &MatrixRun, planned: &[Planned]) -> Result<Table> {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_header(["experiment", "what", "why", "samples", "epochs", "device memory"]);
-    for Planned { experiment, manifest, decision, .. } in planned {
+    for planned in planned {
+        let Planned { experiment, manifest, decision, .. } = planned;
         let (what, why) = match decision {
             Decision::Keep => ("keep", "done and unchanged"),
             Decision::Train(reason) => ("train", reason.as_str()),
         };
         let memory = estimate_memory(experiment, limits)?.total_bytes() as f64 / f64::from(1 << 30);
         table.add_row([
-            experiment.name.clone(),
+            planned.label(),
             what.into(),
             why.into(),
             format!("{} + {}", manifest.train_samples, manifest.val_samples),

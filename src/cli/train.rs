@@ -7,6 +7,7 @@ use super::say;
 use crate::config::{Config, Experiment};
 use crate::error::Result;
 use crate::gpu::{Gpu, Limits};
+use crate::matrix::{has_members, train_members};
 use crate::report::{Mode, config_json};
 use crate::train::{CHECKPOINT_EVERY, TrainRun, describe_plan, train};
 
@@ -72,6 +73,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         true => output_dir.clone(),
         false => output_dir.join(run_name(&experiment)),
     };
+    let train = if has_members(&experiment) { train_members } else { train };
     let outcome = train(&TrainRun {
         experiment,
         split_manifest: split_manifest.clone(),

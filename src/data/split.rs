@@ -44,6 +44,32 @@ pub fn split(names: &[String], test_size: f64, seed: u64) -> Result<Split> {
     Ok(Split { train: pick(train), val: pick(val) })
 }
 
+/// Splits `names` `folds` times so that each validates once: the lists of scikit-learn's
+/// `KFold(folds, shuffle=True, random_state=seed).split(sorted(names))`. The sorted names are shuffled and cut into
+/// `folds` parts, the first `n % folds` of which have one more than `n / folds`; part i validates in split i.
+///
+/// # Errors
+/// Those of [`split`]; a user error where there are fewer names than folds.
+pub fn fold(names: &[String], folds: usize, seed: u32) -> Result<Vec<Split>> {
+    let names = sorted_unique(names)?;
+    let count = names.len();
+    if folds > count {
+        let remedy = "lower it, or add samples: each fold needs one to validate";
+        return Err(Error::user("folds", format!("at most the number of samples, {count}"), folds, remedy));
+    }
+    let order = Mt19937::new(seed).permutation(count as u32);
+    let mut rest = &order[..];
+    let mut splits = Vec::with_capacity(folds);
+    for part in 0..folds {
+        let (val, later) = rest.split_at(count / folds + usize::from(part < count % folds));
+        let (val, train) = (0..count as u32).partition::<Vec<u32>, _>(|index| val.contains(index));
+        let pick = |indices: Vec<u32>| indices.into_iter().map(|i| names[i as usize].clone()).collect();
+        splits.push(Split { train: pick(train), val: pick(val) });
+        rest = later;
+    }
+    Ok(splits)
+}
+
 fn sorted_unique(names: &[String]) -> Result<Vec<String>> {
     let place = "samples (--samples)";
     if names.len() < 2 {
@@ -124,8 +150,23 @@ impl Manifest {
     /// # Errors
     /// Those of [`split`].
     pub fn create(names: &[String], test_size: f64, seed: u64) -> Result<Self> {
-        let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
-        Ok(Self::record(split(names, test_size, seed)?, test_size, seed, now))
+        Ok(Self::record(split(names, test_size, seed)?, test_size, seed, now()))
+    }
+
+    /// Records a split as made now, with the share that validates.
+    pub fn of(split: Split, seed: u64) -> Self {
+        let (val, all) = (split.val.len(), split.val.len() + split.train.len());
+        Self::record(split, val as f64 / all as f64, seed, now())
+    }
+
+    /// The names of all samples, those that train first.
+    pub fn samples(&self) -> Vec<String> {
+        self.train_sample_list.iter().chain(&self.val_sample_list).cloned().collect()
+    }
+
+    /// Whether another one differs in nothing but when it was made.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Self { split_created: self.split_created.clone(), ..other.clone() } == *self
     }
 
     /// Records a split as made at `created` (ISO 8601).
@@ -202,6 +243,10 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+fn now() -> String {
+    jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
 /// SHA-256 over the sorted names, joined by newlines.

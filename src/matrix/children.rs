@@ -28,7 +28,7 @@ pub fn train_on_adapters(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(Stri
                     };
                     announce(run, planned, at + 1, todo.len());
                     if let Err(error) = train_child(run, planned, adapter) {
-                        let failure = failed(&planned.experiment.name, error);
+                        let failure = failed(&planned.label(), error);
                         failures.lock().expect("no panic while it is held").push(failure);
                     }
                 }
@@ -49,15 +49,19 @@ fn train_child(run: &MatrixRun, planned: &Planned, adapter: &str) -> Result<()> 
         std::env::current_exe().map_err(|e| Error::failure(format!("this program's own path: {e}")))?;
     let mut command = Command::new(program);
     command.arg("train").arg("--config").arg(&run.config).args(["--experiment-name", &experiment.name]);
-    command.arg("--split-manifest").arg(run.manifest_path(experiment)).arg("--data-dir").arg(&run.data_dir);
-    command.arg("--output-dir").arg(run.dir(experiment)).arg("--log-file").arg(run.log_path(experiment));
+    command.arg("--split-manifest").arg(run.manifest_path(planned)).arg("--data-dir").arg(&run.data_dir);
+    command.arg("--output-dir").arg(run.dir(planned)).arg("--log-file").arg(run.log_path(planned));
     command.args(["--no-timestamp", "--adapter", adapter]);
     command.args(run.overrides.iter().flat_map(|setting| ["--override", setting]));
+    if planned.member.is_some() {
+        let seed = format!("seed={}", experiment.training.seed);
+        command.args(["folds=1", "seeds=[]", &seed].iter().flat_map(|setting| ["--override", setting]));
+    }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| Error::failure(format!("starting a training: {e}")))?;
     let last = std::thread::scope(|scope| {
         let stderr = child.stderr.take().expect("it is piped");
-        let reader = scope.spawn(|| relay(&experiment.name, stderr));
+        let reader = scope.spawn(|| relay(&planned.label(), stderr));
         wait(&mut child);
         reader.join().expect("reading lines does not panic")
     });
@@ -66,7 +70,7 @@ fn train_child(run: &MatrixRun, planned: &Planned, adapter: &str) -> Result<()> 
         Some(0) => Ok(()),
         Some(code) if code == i32::from(STOPPED_EXIT_CODE) && stop_is_requested() => Ok(()),
         Some(2) => {
-            Err(Error::user(&experiment.name, "a training that can start", last, "mend it and run again"))
+            Err(Error::user(planned.label(), "a training that can start", last, "mend it and run again"))
         }
         _ => Err(Error::failure(format!("{last} ({status})"))),
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::children::train_on_adapters;
 use super::decide::{Decision, decide};
+use super::members::{MANIFEST, assemble, known_manifest, make_way, members};
 use super::summary::{SummaryRow, collect, write_summary};
 use crate::config::{Config, Experiment};
 use crate::data::loader::Dataset;
@@ -44,11 +45,13 @@ pub struct MatrixRun {
     pub mode: Mode,
 }
 
-/// An experiment with what is to be done about it.
+/// An experiment, or one of its members, with what is to be done about it.
 #[derive(Debug, Clone)]
 pub struct Planned {
     /// Every setting.
     pub experiment: Experiment,
+    /// The member's name, where the experiment is trained several times.
+    pub member: Option<String>,
     /// Its split.
     pub manifest: Manifest,
     /// Whether the manifest in the output directory is another one, or none.
@@ -66,29 +69,52 @@ pub struct MatrixOutcome {
     pub failures: Vec<(String, Error)>,
 }
 
-impl MatrixRun {
-    /// Where an experiment's results go.
-    pub fn dir(&self, experiment: &Experiment) -> PathBuf {
-        self.output_dir.join(&experiment.name)
+impl Planned {
+    /// To be kept until it is decided otherwise.
+    fn new(experiment: Experiment, member: Option<String>, manifest: Manifest) -> Self {
+        Self { experiment, member, manifest, is_new_split: true, decision: Decision::Keep }
     }
 
-    /// Where an experiment's split is recorded.
-    pub fn manifest_path(&self, experiment: &Experiment) -> PathBuf {
+    /// `experiment` or `experiment/member`.
+    pub fn label(&self) -> String {
+        match &self.member {
+            Some(member) => format!("{}/{member}", self.experiment.name),
+            None => self.experiment.name.clone(),
+        }
+    }
+}
+
+impl MatrixRun {
+    /// Where results go.
+    pub fn dir(&self, planned: &Planned) -> PathBuf {
+        self.output_dir.join(planned.label())
+    }
+
+    /// Where the split is recorded.
+    pub fn manifest_path(&self, planned: &Planned) -> PathBuf {
+        match planned.member {
+            Some(_) => self.dir(planned).join(MANIFEST),
+            None => self.split_path(&planned.experiment),
+        }
+    }
+
+    /// Where an experiment's plain split is recorded.
+    fn split_path(&self, experiment: &Experiment) -> PathBuf {
         self.output_dir.join(format!("split_manifest_{}.json", experiment.name))
     }
 
-    /// Where an experiment's second log goes.
-    pub fn log_path(&self, experiment: &Experiment) -> PathBuf {
-        self.log_dir.join(format!("{}.log", experiment.name))
+    /// Where the second log goes.
+    pub fn log_path(&self, planned: &Planned) -> PathBuf {
+        self.log_dir.join(format!("{}.log", planned.label()))
     }
 
-    fn train_run(&self, experiment: &Experiment) -> TrainRun {
+    fn train_run(&self, planned: &Planned) -> TrainRun {
         TrainRun {
-            experiment: experiment.clone(),
-            split_manifest: self.manifest_path(experiment),
+            experiment: planned.experiment.clone(),
+            split_manifest: self.manifest_path(planned),
             data_dir: self.data_dir.clone(),
-            output_dir: self.dir(experiment),
-            log_file: Some(self.log_path(experiment)),
+            output_dir: self.dir(planned),
+            log_file: Some(self.log_path(planned)),
             init_weights: None,
             adapter: self.adapters.first().cloned(),
             mode: self.mode,
@@ -112,7 +138,11 @@ pub fn plan_matrix(run: &MatrixRun) -> Result<Vec<Planned>> {
         names.iter().map(|name| config.resolve(name, &run.overrides)).collect::<Result<_>>()?;
     let samples = discover(&run.data_dir)?;
     let mut digests = Digests { data_dir: &run.data_dir, known: BTreeMap::new() };
-    experiments.into_iter().map(|experiment| plan(run, &samples, &mut digests, experiment)).collect()
+    let mut planned = Vec::new();
+    for experiment in experiments {
+        planned.extend(plan(run, &samples, &mut digests, experiment)?);
+    }
+    Ok(planned)
 }
 
 fn plan(
@@ -120,23 +150,31 @@ fn plan(
     samples: &[String],
     digests: &mut Digests,
     experiment: Experiment,
-) -> Result<Planned> {
-    let training = &experiment.training;
-    let fresh = Manifest::create(samples, training.val_split, u64::from(training.seed))?;
-    let found = Manifest::read(&run.manifest_path(&experiment)).ok();
-    let is_same =
-        |old: &Manifest| Manifest { split_created: fresh.split_created.clone(), ..old.clone() } == fresh;
-    let (manifest, is_new_split) = match found.filter(is_same) {
-        Some(found) => (found, false),
-        None => (fresh, true),
-    };
-    let use_intensity = experiment.model.use_intensity;
-    let data = [
-        digests.of(&manifest.train_sample_list, use_intensity)?,
-        digests.of(&manifest.val_sample_list, use_intensity)?,
-    ];
-    let decision = decide(&experiment, &run.dir(&experiment), &data, run.force);
-    Ok(Planned { experiment, manifest, is_new_split, decision })
+) -> Result<Vec<Planned>> {
+    let split = plain_split(samples, &experiment)?;
+    let members = members(&experiment, &split)?;
+    let mut planned: Vec<Planned> = members
+        .into_iter()
+        .map(|plan| Planned::new(plan.experiment, Some(plan.name), plan.manifest))
+        .collect();
+    if planned.is_empty() {
+        planned.push(Planned::new(experiment, None, split));
+    }
+    for planned in &mut planned {
+        let path = run.manifest_path(planned);
+        (planned.manifest, planned.is_new_split) = known_manifest(&path, planned.manifest.clone());
+        let use_intensity = planned.experiment.model.use_intensity;
+        let data = [
+            digests.of(&planned.manifest.train_sample_list, use_intensity)?,
+            digests.of(&planned.manifest.val_sample_list, use_intensity)?,
+        ];
+        planned.decision = decide(&planned.experiment, &run.dir(planned), &data, run.force);
+    }
+    Ok(planned)
+}
+
+fn plain_split(samples: &[String], experiment: &Experiment) -> Result<Manifest> {
+    Manifest::create(samples, experiment.training.val_split, u64::from(experiment.training.seed))
 }
 
 /// Digests of lists of samples, each computed once: experiments share them.
@@ -170,12 +208,19 @@ pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome>
         std::fs::remove_file(&flag).map_err(|e| Error::io(&flag, "a file to remove", &e))?;
     }
     for planned in planned.iter().filter(|planned| planned.is_new_split) {
-        planned.manifest.write(&run.manifest_path(&planned.experiment))?;
+        planned.manifest.write(&run.manifest_path(planned))?;
+    }
+    let grouped = grouped_experiments(run, planned)?;
+    for (experiment, _) in &grouped {
+        make_way(&run.output_dir.join(&experiment.name))?;
     }
     let failures = match run.adapters.len() {
         0 | 1 => train_in_turn(run, &todo)?,
         _ => train_on_adapters(run, &todo)?,
     };
+    for (experiment, members) in &grouped {
+        assemble(experiment, &run.output_dir.join(&experiment.name), members)?;
+    }
     let names: Vec<String> = Config::load(&run.config)?.names().into_iter().map(String::from).collect();
     let rows = collect(&run.output_dir, Some(&names))?;
     write_summary(&run.output_dir.join(SUMMARY), &rows)?;
@@ -187,18 +232,40 @@ pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome>
     Ok(MatrixOutcome { rows, failures })
 }
 
+/// The experiments that have members, with these; their plain splits are written, too.
+fn grouped_experiments(run: &MatrixRun, planned: &[Planned]) -> Result<Vec<(Experiment, Vec<String>)>> {
+    let config = Config::load(&run.config)?;
+    let mut grouped: Vec<(Experiment, Vec<String>)> = Vec::new();
+    for part in planned {
+        let Some(member) = &part.member else { continue };
+        match grouped.last_mut().filter(|(experiment, _)| experiment.name == part.experiment.name) {
+            Some((_, members)) => members.push(member.clone()),
+            None => {
+                let experiment = config.resolve(&part.experiment.name, &run.overrides)?;
+                let path = run.split_path(&experiment);
+                let split = plain_split(&part.manifest.samples(), &experiment)?;
+                if let (split, true) = known_manifest(&path, split) {
+                    split.write(&path)?;
+                }
+                grouped.push((experiment, vec![member.clone()]));
+            }
+        }
+    }
+    Ok(grouped)
+}
+
 fn train_in_turn(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(String, Error)>> {
     let mut failures = Vec::new();
     for (at, planned) in todo.iter().enumerate() {
         announce(run, planned, at + 1, todo.len());
-        let train_run = run.train_run(&planned.experiment);
+        let train_run = run.train_run(planned);
         match std::panic::catch_unwind(AssertUnwindSafe(|| train(&train_run))) {
-            Ok(Ok(outcome)) => report(run, &planned.experiment.name, &outcome),
+            Ok(Ok(outcome)) => report(run, &planned.label(), &outcome),
             Ok(Err(stopped @ Error::Stopped(_))) => return Err(stopped),
-            Ok(Err(error)) => failures.push(failed(&planned.experiment.name, error)),
+            Ok(Err(error)) => failures.push(failed(&planned.label(), error)),
             Err(panic) => {
                 let what = panic.downcast_ref::<String>().map_or("a panic", String::as_str);
-                failures.push(failed(&planned.experiment.name, Error::failure(what)));
+                failures.push(failed(&planned.label(), Error::failure(what)));
             }
         }
     }
@@ -209,7 +276,7 @@ fn train_in_turn(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(String, Erro
 pub(super) fn announce(run: &MatrixRun, planned: &Planned, number: usize, of: usize) {
     let Decision::Train(reason) = &planned.decision else { return };
     if run.mode != Mode::Quiet {
-        print_line(&format!("[{number}/{of}] {}: {reason}", planned.experiment.name));
+        print_line(&format!("[{number}/{of}] {}: {reason}", planned.label()));
     }
 }
 

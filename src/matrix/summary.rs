@@ -1,14 +1,15 @@
 //! `experiment_summary.csv`: what the experiments of a directory were and what they achieved, side by side.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+use super::members::found_members;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::report::RunRecord;
 use crate::report::metrics::read_metrics;
+use crate::report::{RunRecord, Scores};
 use crate::train::is_unfinished;
 
 /// A row; the fields are the columns, the pipeline's first.
@@ -54,6 +55,18 @@ pub struct SummaryRow {
     pub skip: String,
     /// How activations are stored.
     pub precision: String,
+    /// Trainings that the scores are the means of, with folds or several seeds; else 1.
+    pub members: usize,
+    /// Standard deviation of the validation loss over them.
+    pub val_loss_sd: Option<f64>,
+    /// That of the intersection over union.
+    pub val_iou_sd: Option<f64>,
+    /// That of F1.
+    pub val_f1_sd: Option<f64>,
+    /// That of the precision.
+    pub val_precision_sd: Option<f64>,
+    /// That of the recall.
+    pub val_recall_sd: Option<f64>,
 }
 
 /// Reads what the experiments below a directory left, in the order of `names`, or of the alphabet where none are given.
@@ -73,23 +86,64 @@ pub fn collect(output_dir: &Path, names: Option<&[String]>) -> Result<Vec<Summar
         }
     };
     let dirs = names.iter().map(|name| output_dir.join(name));
-    dirs.filter(|dir| dir.join("config.json").is_file()).map(|dir| row(&dir)).collect()
+    let rows = dirs.map(|dir| match dir.join("config.json").is_file() {
+        true => row(&dir).map(Some),
+        false => partial_row(&dir),
+    });
+    rows.filter_map(Result::transpose).collect()
+}
+
+/// An experiment of which only some members have been trained.
+fn partial_row(dir: &Path) -> Result<Option<SummaryRow>> {
+    let Some(first) = found_members(dir).into_iter().next() else { return Ok(None) };
+    Ok(Some(SummaryRow {
+        status: "unfinished".into(),
+        best_epoch: None,
+        val_loss: None,
+        val_iou: None,
+        val_f1: None,
+        val_precision: None,
+        val_recall: None,
+        members: found_members(dir).len(),
+        ..row(&first)?
+    }))
+}
+
+/// Whether the members' weights are still those that the experiment's record speaks of.
+fn is_of_its_members(record: &RunRecord, dirs: &[PathBuf]) -> bool {
+    let known = record.members.iter().flat_map(|members| &members.all);
+    known.zip(dirs).all(|(member, dir)| {
+        RunRecord::read(&dir.join("config.json"))
+            .is_ok_and(|record| record.weights_sha256 == member.weights_sha256)
+    })
 }
 
 fn row(dir: &Path) -> Result<SummaryRow> {
     let record = RunRecord::read(&dir.join("config.json"))?;
-    let metrics_path = dir.join("metrics.csv");
-    let rows = if metrics_path.exists() { read_metrics(&metrics_path)? } else { Vec::new() };
+    let trainings: Vec<PathBuf> = match &record.members {
+        Some(members) => members.all.iter().map(|member| dir.join(&member.name)).collect(),
+        None => vec![dir.to_path_buf()],
+    };
+    let mut rows = Vec::new();
+    for path in trainings.iter().map(|dir| dir.join("metrics.csv")).filter(|path| path.exists()) {
+        rows.extend(read_metrics(&path)?);
+    }
     let (seconds, speed): (f64, f64) = rows
         .iter()
         .map(|row| (row.seconds, row.patches_per_second))
         .fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
-    let status = match (&record.best, is_unfinished(dir)) {
+    let goes_on = trainings.iter().any(|dir| is_unfinished(dir)) || !is_of_its_members(&record, &trainings);
+    let status = match (&record.best, goes_on) {
         (Some(_), false) => "finished",
         (_, true) => "unfinished",
         (None, false) => "failed",
     };
     let best = record.best.as_ref();
+    let scores = match &record.members {
+        Some(members) => Some(members.mean),
+        None => best.map(Scores::of),
+    };
+    let deviation = record.members.as_ref().map(|members| members.deviation);
     let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_string();
     let json = |value: serde_json::Result<serde_json::Value>| word(&value.expect("a word"));
     Ok(SummaryRow {
@@ -102,17 +156,23 @@ fn row(dir: &Path) -> Result<SummaryRow> {
         device: record.device.clone(),
         status: status.into(),
         best_epoch: best.map(|best| best.epoch),
-        val_loss: best.map(|best| best.val_loss),
-        val_iou: best.map(|best| best.val_iou),
-        val_f1: best.map(|best| best.val_f1),
-        val_precision: best.map(|best| best.val_precision),
-        val_recall: best.map(|best| best.val_recall),
+        val_loss: scores.map(|s| s.val_loss),
+        val_iou: scores.map(|s| s.val_iou),
+        val_f1: scores.map(|s| s.val_f1),
+        val_precision: scores.map(|s| s.val_precision),
+        val_recall: scores.map(|s| s.val_recall),
         epochs_trained: rows.len(),
         seconds,
         patches_per_second: speed / rows.len().max(1) as f64,
         seed: record.training.seed,
         skip: json(serde_json::to_value(record.model.skip)),
         precision: json(serde_json::to_value(record.training.precision)),
+        members: trainings.len(),
+        val_loss_sd: deviation.map(|s| s.val_loss),
+        val_iou_sd: deviation.map(|s| s.val_iou),
+        val_f1_sd: deviation.map(|s| s.val_f1),
+        val_precision_sd: deviation.map(|s| s.val_precision),
+        val_recall_sd: deviation.map(|s| s.val_recall),
     })
 }
 
@@ -153,17 +213,23 @@ pub fn summary_table(rows: &[SummaryRow]) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for (at, row) in rows.iter().enumerate() {
-        let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.4}"));
+        let number = |value: Option<f64>, deviation: Option<f64>| match (value, deviation) {
+            (None, _) => String::new(),
+            (Some(value), None) => format!("{value:.4}"),
+            (Some(value), Some(deviation)) => format!("{value:.4} ± {deviation:.4}"),
+        };
+        let of_all = if row.val_f1_sd.is_some() { " in all" } else { "" };
         table.add_row([
             if best == Some(at) { "best".into() } else { String::new() },
             row.experiment_name.clone(),
             row.status.clone(),
-            number(row.val_f1),
-            number(row.val_iou),
-            number(row.val_precision),
-            number(row.val_recall),
-            number(row.val_loss),
-            row.best_epoch.map_or(String::new(), |epoch| format!("{epoch} of {}", row.epochs_trained)),
+            number(row.val_f1, row.val_f1_sd),
+            number(row.val_iou, row.val_iou_sd),
+            number(row.val_precision, row.val_precision_sd),
+            number(row.val_recall, row.val_recall_sd),
+            number(row.val_loss, row.val_loss_sd),
+            row.best_epoch
+                .map_or(String::new(), |epoch| format!("{epoch} of {}{of_all}", row.epochs_trained)),
             crate::report::progress::duration(row.seconds),
             format!("{:.1}", row.patches_per_second),
         ]);

@@ -49,6 +49,79 @@ pub struct RunRecord {
     /// Epochs that were trained.
     #[serde(default)]
     pub epochs_trained: usize,
+    /// The trainings of an experiment that has several; the rest of the record is then that of the best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Members>,
+}
+
+/// The trainings of an experiment with folds or several seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Members {
+    /// The one with the highest F1, whose files stand for the experiment.
+    pub best: String,
+    /// Means over all of them.
+    pub mean: Scores,
+    /// Standard deviations (n - 1); 0 of a single one.
+    pub deviation: Scores,
+    /// Each by the name of its directory.
+    pub all: Vec<Member>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// The name of its directory.
+    pub name: String,
+    /// Its best epoch.
+    pub best: BestEpoch,
+    /// SHA-256 of its weights.
+    pub weights_sha256: Option<String>,
+}
+
+/// The numbers of a best epoch that are averaged.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Validation loss.
+    pub val_loss: f64,
+    /// Intersection over union.
+    pub val_iou: f64,
+    /// F1.
+    pub val_f1: f64,
+    /// Precision.
+    pub val_precision: f64,
+    /// Recall.
+    pub val_recall: f64,
+}
+
+impl Scores {
+    /// Those of an epoch.
+    pub fn of(best: &BestEpoch) -> Self {
+        Self {
+            val_loss: best.val_loss,
+            val_iou: best.val_iou,
+            val_f1: best.val_f1,
+            val_precision: best.val_precision,
+            val_recall: best.val_recall,
+        }
+    }
+
+    /// Means and standard deviations (n - 1) of some, at least one.
+    pub fn statistics(all: &[Self]) -> (Self, Self) {
+        let count = all.len() as f64;
+        let mean = |of: fn(&Self) -> f64| all.iter().map(of).sum::<f64>() / count;
+        let deviation = |of: fn(&Self) -> f64| {
+            let middle = mean(of);
+            (all.iter().map(|s| (of(s) - middle).powi(2)).sum::<f64>() / (count - 1.0).max(1.0)).sqrt()
+        };
+        let each = |take: &dyn Fn(fn(&Self) -> f64) -> f64| Self {
+            val_loss: take(|s| s.val_loss),
+            val_iou: take(|s| s.val_iou),
+            val_f1: take(|s| s.val_f1),
+            val_precision: take(|s| s.val_precision),
+            val_recall: take(|s| s.val_recall),
+        };
+        (each(&mean), each(&deviation))
+    }
 }
 
 /// The micro-batches of a batch that the device's memory does not hold.
@@ -115,6 +188,7 @@ impl RunRecord {
             threshold: None,
             best: None,
             epochs_trained: 0,
+            members: None,
         }
     }
 

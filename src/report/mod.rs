@@ -11,7 +11,7 @@ pub mod plots;
 pub mod prediction_sheet;
 pub mod progress;
 
-pub use config_json::{BestEpoch, MicroBatch, RunRecord};
+pub use config_json::{BestEpoch, Member, Members, MicroBatch, RunRecord, Scores};
 pub use logging::LogGuard;
 pub use metrics::{EpochRow, MetricsLog};
 pub use overlay::Prediction;

@@ -103,6 +103,12 @@ pub struct Sets {
 /// of all; [`Error::Stopped`] where a signal ended it.
 pub fn train(run: &TrainRun) -> Result<Outcome> {
     stop::listen();
+    let training = &run.experiment.training;
+    if training.folds > 1 || !training.seeds.is_empty() {
+        let found = format!("{} folds, {} seeds", training.folds, training.seeds.len());
+        let remedy = "give it to `rosette train` or `rosette run`, which train them one by one";
+        return Err(Error::user("folds and seeds", "one training", found, remedy));
+    }
     let manifest = Manifest::read(&run.split_manifest)?;
     let (train, val) = (load(run, &manifest.train_sample_list)?, load(run, &manifest.val_sample_list)?);
     let (initial, tracked) = initial_tensors(run, &network(&run.experiment))?;
