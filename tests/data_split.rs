@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rosette::cli::split::{SplitArgs, split as split_into};
 use rosette::data::mt19937::Mt19937;
-use rosette::data::split::{Manifest, split};
+use rosette::data::split::{Manifest, fold, split};
 
 #[derive(serde::Deserialize)]
 struct Goldens {
@@ -42,6 +42,36 @@ fn permutations_are_numpys() {
     for golden in goldens().permutations {
         assert_eq!(Mt19937::new(golden.seed).permutation(golden.n), golden.order, "seed {}", golden.seed);
     }
+}
+
+#[derive(serde::Deserialize)]
+struct FoldGolden {
+    n: usize,
+    folds: usize,
+    seed: u32,
+    val: Vec<Vec<String>>,
+}
+
+#[test]
+fn folds_are_scikit_learns_whatever_the_order() {
+    let goldens: Vec<FoldGolden> = serde_json::from_str(include_str!("fixtures/split/folds.json")).unwrap();
+    assert!(goldens.len() >= 5);
+    for golden in goldens {
+        let mut names = names(golden.n);
+        names.reverse();
+        let folds = fold(&names, golden.folds, golden.seed).unwrap();
+        let val: Vec<&Vec<String>> = folds.iter().map(|split| &split.val).collect();
+        assert_eq!(val, golden.val.iter().collect::<Vec<_>>(), "n {}, seed {}", golden.n, golden.seed);
+        for split in &folds {
+            let mut all = [&split.train[..], &split.val].concat();
+            assert!(split.train.is_sorted());
+            all.sort();
+            names.sort();
+            assert_eq!(all, names, "each sample trains or validates");
+        }
+    }
+    let said = fold(&names(3), 4, 0).unwrap_err().to_string();
+    assert!(said.contains("folds: expected at most the number of samples, 3, found 4"), "{said}");
 }
 
 #[test]

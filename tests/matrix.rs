@@ -7,6 +7,8 @@ mod workshop;
 
 use std::process::Command;
 
+use rosette::data::split::Manifest;
+use rosette::report::RunRecord;
 use workshop::{CONFIG, Workshop};
 
 /// Two experiments that train and, at the end of the list, one that cannot.
@@ -158,11 +160,136 @@ fn several_adapters_train_to_the_same_bytes_as_one() {
     assert!([weights("results/tiny/best_model.pth"), weights("results/faster/best_model.pth")] == alone);
 }
 
+/// One experiment with two folds and two seeds, one with two seeds.
+fn config_of_members() -> String {
+    let (head, _) = CONFIG.split_once("experiments:").expect("a list");
+    format!(
+        "{head}experiments:\n  - name: \"cv\"\n    folds: 2\n    seeds: [1, 2]\n  - name: \"seeds\"\n    seeds: [1, 7]\n"
+    )
+}
+
+fn record(workshop: &Workshop, path: &str) -> RunRecord {
+    RunRecord::read(&workshop.path(path).join("config.json")).expect(path)
+}
+
+#[test]
+fn folds_and_seeds_are_trained_each_and_summed_up() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.write("config.yaml", config_of_members());
+    // An older training of the same name, once and not in members, is not taken for theirs.
+    let once = run(&workshop, &["--only", "seeds", "--override", "seeds=[]"]);
+    assert_eq!(once.code, Some(0), "{}", once.err);
+    let said = run(&workshop, &[]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.err.contains("[6/6] seeds/seed_7: not trained yet"), "{}", said.err);
+    assert!(workshop.path("results/seeds/best_model.old.pth").is_file());
+
+    let members = ["fold_1_seed_1", "fold_1_seed_2", "fold_2_seed_1", "fold_2_seed_2"];
+    let top = record(&workshop, "results/cv");
+    let summed = top.members.clone().expect("members");
+    assert_eq!(summed.all.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), members);
+    let of = |name: &str| record(&workshop, &format!("results/cv/{name}"));
+    let f1: Vec<f64> = members.iter().map(|name| of(name).best.expect("an epoch").val_f1).collect();
+    let mean = f1.iter().sum::<f64>() / 4.0;
+    let deviation = (f1.iter().map(|f1| (f1 - mean).powi(2)).sum::<f64>() / 3.0).sqrt();
+    assert!((summed.mean.val_f1 - mean).abs() < 1e-12 && (summed.deviation.val_f1 - deviation).abs() < 1e-12);
+    let best = f1.iter().copied().fold(0.0, f64::max);
+    assert_eq!(top.best.as_ref().expect("an epoch").val_f1, best);
+    assert_eq!((top.training.folds, top.training.seed), (2, 7), "the experiment's own settings");
+    let bytes = |path: &str| std::fs::read(workshop.path(path)).expect(path);
+    for name in ["best_model.pth", "training_plots.png", "metrics.csv", "training.log", "split_manifest.json"]
+    {
+        assert!(bytes(&format!("results/cv/{name}")) == bytes(&format!("results/cv/{}/{name}", summed.best)));
+    }
+
+    // Folds share samples as scikit-learn's do, and seeds the split.
+    let split = |path: &str| Manifest::read(&workshop.path(path)).expect(path).val_sample_list;
+    let validated = [
+        split("results/cv/fold_1_seed_1/split_manifest.json"),
+        split("results/cv/fold_2_seed_2/split_manifest.json"),
+    ];
+    let mut all = validated.concat();
+    all.sort();
+    assert_eq!(all, ["A", "B", "C"]);
+    assert_eq!(split("results/seeds/seed_7/split_manifest.json"), split("results/split_manifest_seeds.json"));
+    // The seed of the experiment itself, as a member and alone: the same training.
+    assert!(bytes("results/seeds/seed_7/best_model.pth") == bytes("results/seeds/best_model.old.pth"));
+
+    let summary = String::from_utf8(bytes("results/experiment_summary.csv")).expect("text");
+    let mut reader = csv::Reader::from_reader(summary.as_bytes());
+    let columns = reader.headers().expect("a header").clone();
+    let row = reader.records().next().expect("a row").expect("a row");
+    let column = |name: &str| row[columns.iter().position(|column| column == name).expect(name)].to_string();
+    assert_eq!(
+        (column("experiment_name"), column("status"), column("members")),
+        ("cv".into(), "finished".into(), "4".into())
+    );
+    let number = |name: &str| column(name).parse::<f64>().expect(name);
+    assert!((number("val_f1") - mean).abs() < 1e-12 && (number("val_f1_sd") - deviation).abs() < 1e-12);
+    assert!(said.out.contains(&format!("{mean:.4} ± {deviation:.4}")), "{}", said.out);
+    assert!(workshop.path("results/model_training.flag").is_file());
+}
+
+#[test]
+fn members_that_are_done_stay_and_one_that_is_lost_is_trained_again() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.write("config.yaml", config_of_members());
+    run(&workshop, &["--only", "seeds"]);
+    let written = workshop.files();
+    let again = run(&workshop, &["--only", "seeds"]);
+    assert!(again.out.contains("nothing to train"), "{}", again.out);
+    assert!(workshop.files() == written, "what is done and unchanged was touched");
+
+    // A third seed does not move the first two; a lost member comes back with the same bytes, and so do the shown files.
+    let lost = std::fs::read(workshop.path("results/seeds/seed_7/best_model.pth")).expect("weights");
+    std::fs::remove_dir_all(workshop.path("results/seeds/seed_7")).expect("a directory");
+    std::fs::remove_file(workshop.path("results/seeds/best_model.pth")).expect("a file");
+    let more = run(&workshop, &["--only", "seeds", "--override", "seeds=[1,7,9]"]);
+    assert!(
+        more.err.contains("[1/2] seeds/seed_7: not trained yet") && more.err.contains("[2/2] seeds/seed_9"),
+        "{}",
+        more.err
+    );
+    assert!(std::fs::read(workshop.path("results/seeds/seed_7/best_model.pth")).expect("weights") == lost);
+    assert!(workshop.path("results/seeds/best_model.pth").is_file());
+    assert_eq!(record(&workshop, "results/seeds").members.expect("members").all.len(), 3);
+
+    // Several adapters train members to the same bytes; `rosette train`, as Snakemake calls it, finds them done.
+    let alone = std::fs::read(workshop.path("results/seeds/best_model.pth")).expect("weights");
+    std::fs::remove_dir_all(workshop.path("results/seeds")).expect("a directory");
+    let spread = run(&workshop, &["--only", "seeds", "--override", "seeds=[1,7,9]", "--adapters", "0,0"]);
+    assert_eq!(spread.code, Some(0), "{}", spread.err);
+    assert!(std::fs::read(workshop.path("results/seeds/best_model.pth")).expect("weights") == alone);
+    std::fs::remove_file(workshop.path("results/seeds/config.json")).expect("a file");
+    let usual = [
+        "train",
+        "--config",
+        "config.yaml",
+        "--experiment-name",
+        "seeds",
+        "--data-dir",
+        "data",
+        "--no-timestamp",
+    ];
+    let places = ["--split-manifest", "results/split_manifest_seeds.json", "--output-dir", "results/seeds"];
+    let trained = rosette(&workshop, &[&usual[..], &places, &["--override", "seeds=[1,7,9]"]].concat());
+    assert_eq!(trained.code, Some(0), "{}", trained.err);
+    assert_eq!(trained.err.matches("done and unchanged").count(), 3, "{}", trained.err);
+    assert!(record(&workshop, "results/seeds").members.is_some());
+}
+
 #[test]
 fn mistakes_are_told_before_anything_is_written() {
     let workshop = Workshop::new();
     workshop.write("config.yaml", config(""));
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 5] = [
+        (&["--override", "folds=4"], "folds: expected at most the number of samples, 3, found 4"),
         (&["--only", "tinny"], "did you mean `tiny`?"),
         (&["--override", "num_epoch=2"], "did you mean `num_epochs`?"),
         (&["--data-dir", "nowhere"], "nowhere: expected a directory of samples"),

@@ -24,6 +24,23 @@ const SETTINGS: [&str; 6] = [
 ];
 const CHECKPOINTS: [&str; 2] = ["--checkpoint-every", "0"];
 
+/// The same with everything that has a state of its own: four batches of six a step and two in the epoch's last, averages,
+/// clipping, a rate that changes with every step.
+const PRACTICE: [&str; 12] = [
+    "--override",
+    "accumulation=4",
+    "--override",
+    "ema_decay=0.8",
+    "--override",
+    "clip_norm=0.2",
+    "--override",
+    "scheduler=cosine",
+    "--override",
+    "warmup_epochs=1.5",
+    "--override",
+    "min_learning_rate=0.0001",
+];
+
 fn command(workshop: &Workshop, out: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rosette"));
     let given = ["--config", "config.yaml", "--experiment-name", "tiny", "--split-manifest", "split.json"];
@@ -135,10 +152,40 @@ fn a_training_that_is_told_to_stop_saves_and_goes_on() {
     assert_alike(&workshop, "out", "after two signals");
 }
 
-/// Starts a training and kills it within its second epoch.
-fn interrupted(workshop: &Workshop, out: &str) {
-    let mut child = command(workshop, out, &CHECKPOINTS).spawn().expect("the binary runs");
-    wait_for_checkpoints(&mut child, &workshop.path(out).join("last.safetensors"), 10);
+#[test]
+fn a_training_with_averages_goes_on_in_the_middle_of_a_step() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    for precision in ["precision=f32", "precision=f16"] {
+        if precision.ends_with("f16") && common::device().is_some_and(|gpu| !gpu.limits().f16) {
+            continue;
+        }
+        let practice = [&PRACTICE[..], &["--override", precision]].concat();
+        let _ = std::fs::remove_dir_all(workshop.path("whole"));
+        finish(&workshop, "whole", &practice);
+        let saved = [&practice[..], &CHECKPOINTS].concat();
+        // After the first of all, then one batch, then all of a step and a batch more at a time.
+        let mut middles = 0;
+        for checkpoints in [2, 3, 6, 6] {
+            interrupted(&workshop, "out", &saved, checkpoints);
+            let bytes = std::fs::read(workshop.path("out/last.safetensors")).expect("a checkpoint");
+            let head = String::from_utf8_lossy(&bytes[..bytes.len().min(65536)]).into_owned();
+            middles += usize::from(head.contains("\"gradients\""));
+        }
+        assert!(middles > 0, "no interruption fell within a step");
+        let said = finish(&workshop, "out", &practice);
+        assert!(said.contains("going on in epoch"), "{said}");
+        assert_alike(&workshop, "out", precision);
+        std::fs::remove_dir_all(workshop.path("out")).expect("a directory");
+    }
+}
+
+/// Starts a training and kills it after some checkpoints.
+fn interrupted(workshop: &Workshop, out: &str, more: &[&str], checkpoints: usize) {
+    let mut child = command(workshop, out, more).spawn().expect("the binary runs");
+    wait_for_checkpoints(&mut child, &workshop.path(out).join("last.safetensors"), checkpoints);
     child.kill().expect("a child");
     child.wait().expect("a child");
 }
@@ -150,7 +197,7 @@ fn a_damaged_checkpoint_gives_way_to_the_one_before() {
     }
     let workshop = Workshop::new();
     finish(&workshop, "whole", &[]);
-    interrupted(&workshop, "out");
+    interrupted(&workshop, "out", &CHECKPOINTS, 10);
     let path = workshop.path("out/last.safetensors");
     let mut bytes = std::fs::read(&path).expect("a checkpoint");
     let middle = bytes.len() / 2;
@@ -168,7 +215,7 @@ fn another_training_in_the_same_place_starts_anew_and_keeps_the_old_weights() {
         return;
     }
     let workshop = Workshop::new();
-    interrupted(&workshop, "out");
+    interrupted(&workshop, "out", &CHECKPOINTS, 10);
     let said = finish(&workshop, "out", &["--override", "num_epochs=1", "--override", "seed=8"]);
     assert!(!said.contains("going on"), "{said}");
     assert!(said.contains("is given up: num_epochs (4, now 1), seed (7, now 8)"), "{said}");

@@ -31,7 +31,7 @@ pub use predict::{Probability, probabilities};
 pub use preview::{Preview, preview};
 pub use run::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
 pub use schedule::{EarlyStopping, Plateau, Schedule};
-pub use session::{PendingStep, Place, Session, StepResult};
+pub use session::{Buffers, PendingStep, Place, Session, StepResult};
 pub use step::{Recorded, StepSettings, record_evaluation, record_training};
 pub use stop::{is_requested as stop_is_requested, listen as listen_for_signals};
 pub use tuning::{TuningCache, choose as choose_form};
