@@ -55,7 +55,11 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     for (place, question) in questions.iter().enumerate() {
         if !args.json {
             let seconds = started.elapsed().as_secs_f64();
-            progress::print_line(&format!("{}/{} {question} ({seconds:.0} s so far)", place + 1, questions.len()));
+            progress::print_line(&format!(
+                "{}/{} {question} ({seconds:.0} s so far)",
+                place + 1,
+                questions.len()
+            ));
         }
         let told = |question: &Question, timings: &[Timing]| found.push((question.clone(), timings.to_vec()));
         cache.measure(&gpu, std::slice::from_ref(question), args.force, told)?;

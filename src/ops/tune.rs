@@ -143,7 +143,8 @@ fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, T
         false => Shape::nhwc(n, h, w, channels),
     };
     // The large side of a transposed convolution is its y, and dx's source.
-    let (reads_large, writes_large) = (squares && pass == Pass::InputGradient, squares && pass != Pass::InputGradient);
+    let (reads_large, writes_large) =
+        (squares && pass == Pass::InputGradient, squares && pass != Pass::InputGradient);
     let read: Vec<TensorId> =
         question.sources.iter().map(|c| input(tape, "x", side(*c, reads_large))).collect();
     let written = side(question.out_channels, writes_large);
