@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use rosette::gpu::{Gpu, Kernel, Limits, MatrixUnits};
+use rosette::gpu::{Gpu, Kernel, Limits, MatrixUnits, ceiling_kernels};
 use rosette::ops::{OPS, check, warp};
 use rosette::tape::{Case, Element};
 
@@ -32,7 +32,7 @@ fn kernels() -> Vec<Kernel> {
         .flat_map(|(limits, stored)| cases(limits, stored))
         .flat_map(|(recorded, _)| recorded.program.dispatches.into_iter().map(|d| d.kernel))
         .collect();
-    kernels.into_iter().chain(warp::kernels()).collect()
+    kernels.into_iter().chain(warp::kernels()).chain(ceiling_kernels()).collect()
 }
 
 #[test]
