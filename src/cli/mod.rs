@@ -4,6 +4,7 @@ pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod devices;
+pub mod doctor;
 pub mod predict;
 pub mod preview;
 pub mod run;
@@ -43,6 +44,7 @@ enum Command {
     Threshold(Box<predict::ThresholdArgs>),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Tune(tune::TuneArgs),
     Bench(bench::BenchArgs),
 }
@@ -73,6 +75,7 @@ fn run(command: Command) -> Result<()> {
         Command::Threshold(args) => predict::threshold(&args),
         Command::Check(args) => check::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),

@@ -37,6 +37,9 @@ pub struct TuningCache {
     pub shaders: String,
     /// For each question (see [`Question::key`]) every form that was measured, fastest first.
     pub timings: BTreeMap<String, Vec<Timing>>,
+    /// Forms that computed something else than their reference on this device (see [`super::examine`]).
+    #[serde(default)]
+    pub banned: Vec<String>,
     #[serde(skip)]
     path: Option<PathBuf>,
 }
@@ -49,6 +52,7 @@ impl TuningCache {
             driver: adapter.driver.clone(),
             shaders: shader_digest(),
             timings: BTreeMap::new(),
+            banned: Vec::new(),
             path: None,
         };
         let path = cache_dir().map(|dir| dir.join(empty.file_name()));
@@ -85,7 +89,9 @@ impl TuningCache {
     pub fn tuning(&self, limits: Limits) -> Tuning {
         let answers = self.timings.iter().filter_map(|(key, timings)| {
             let usual = Question::from_key(key)?.usual(limits).name();
-            Some((key.clone(), choose(timings, usual)?.form.clone()))
+            let trusted: Vec<Timing> =
+                timings.iter().filter(|timing| !self.banned.contains(&timing.form)).cloned().collect();
+            Some((key.clone(), choose(&trusted, usual)?.form.clone()))
         });
         Tuning::new(answers.collect())
     }
@@ -182,6 +188,23 @@ mod tests {
 
     fn timing(form: &str, ms: f64, sound: bool) -> Timing {
         Timing { form: form.into(), ms, difference: 0.0, sound }
+    }
+
+    #[test]
+    fn a_form_that_the_doctor_has_found_wrong_is_not_taken() {
+        let question = r#"{"pass":"forward","kernel":1,"squares":false,"image":[1,1,1],"sources":[4],"out_channels":4,"half":false,"exact":false}"#;
+        let timings = vec![timing("direct", 1.0, true), timing("tiled", 9.0, true)];
+        let mut cache = TuningCache {
+            adapter: String::new(),
+            driver: String::new(),
+            shaders: String::new(),
+            timings: BTreeMap::from([(question.to_owned(), timings)]),
+            banned: Vec::new(),
+            path: None,
+        };
+        assert_eq!(cache.tuning(Limits::WEBGPU).answer(question), Some("direct"));
+        cache.banned.push("direct".into());
+        assert_eq!(cache.tuning(Limits::WEBGPU).answer(question), Some("tiled"));
     }
 
     #[test]
