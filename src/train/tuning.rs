@@ -19,8 +19,6 @@ use crate::ops::choice::Question;
 use crate::ops::tune::{Timing, measure, shader_digest};
 use crate::tape::Tuning;
 
-/// Names the directory of caches, in place of the system's.
-const CACHE_DIR: &str = "ROSETTE_CACHE_DIR";
 /// Beside a training's checkpoints: the answers that it goes by.
 const KEPT: &str = ".tuning.json";
 /// A form must beat the device's usual one by this to be taken, so that noise changes nothing.
@@ -55,7 +53,7 @@ impl TuningCache {
             banned: Vec::new(),
             path: None,
         };
-        let path = cache_dir().map(|dir| dir.join(empty.file_name()));
+        let path = files::cache_dir().map(|dir| dir.join(empty.file_name()));
         let found = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
         let found = found.and_then(|text| serde_json::from_str::<Self>(&text).ok());
         let own = found.filter(|found| found.is_of(&empty));
@@ -123,10 +121,6 @@ pub fn choose<'a>(timings: &'a [Timing], usual: &str) -> Option<&'a Timing> {
     let fastest = timings.first().filter(|timing| timing.sound)?;
     let usual = timings.iter().find(|timing| timing.sound && timing.form == usual);
     Some(usual.filter(|usual| fastest.ms > usual.ms * WORTH_IT).unwrap_or(fastest))
-}
-
-fn cache_dir() -> Option<PathBuf> {
-    std::env::var_os(CACHE_DIR).map(PathBuf::from).or_else(|| Some(dirs::cache_dir()?.join("rosette")))
 }
 
 /// What the steps of a training ask, in training and in evaluation, at these batch sizes.
