@@ -4,12 +4,14 @@
 mod canvas;
 pub mod config_json;
 pub mod contact_sheet;
+pub mod html;
 pub mod logging;
 pub mod metrics;
 pub mod overlay;
 pub mod plots;
 pub mod prediction_sheet;
 pub mod progress;
+pub mod svg;
 
 pub use config_json::{BestEpoch, RunRecord};
 pub use logging::LogGuard;
