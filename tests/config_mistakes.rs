@@ -98,6 +98,53 @@ const CASES: &[Case] = &[
     Case(12, "  - [second]", ["config.yaml:13:5", "valid YAML", "while parsing a block collection, did not find expected '-' indicator", "check the indentation (spaces, no tabs), colons and quotes there"]),
 ];
 
+/// What is said of a placeholder, besides its place.
+const PLACEHOLDER: &str = "the pipeline fills such placeholders in the sections that it reads itself, and this one \
+                           reaches rosette as it stands: write the value";
+
+#[test]
+fn placeholders_are_ignored_where_nothing_is_read_and_named_where_something_is() {
+    let cases = [
+        (
+            3,
+            "  patch_size: \"{global[patch_size]}\"",
+            "config.yaml:3:15: model.patch_size",
+            "{global[patch_size]}",
+        ),
+        (2, "  use_intensity: \"{global[a][b]}\"", "config.yaml:2:18: model.use_intensity", "{global[a][b]}"),
+        (6, "  learning_rate: \"{rate}\"", "config.yaml:6:18: default_training.learning_rate", "{rate}"),
+        (3, "  skip: \"{global[skip]}\"", "config.yaml:3:9: model.skip", "{global[skip]}"),
+        (
+            8,
+            "    rotation: \"{global[r]}\"",
+            "config.yaml:8:15: default_training.augmentation.rotation",
+            "{global[r]}",
+        ),
+        (
+            11,
+            "    augmentation: \"{global[a]}\"",
+            "config.yaml:11:19: experiments[first].augmentation",
+            "{global[a]}",
+        ),
+        (10, "  - name: \"{global[name]}\"", "config.yaml:10:11: experiments[item 1].name", "{global[name]}"),
+    ];
+    for (line, by, place, text) in cases {
+        let mut lines: Vec<&str> = SOUND.lines().collect();
+        lines[line - 1] = by;
+        let said = message(&lines.join("\n"));
+        assert!(said.starts_with(&format!("{place}: expected ")), "{said}");
+        let ends = format!(", found the placeholder \"{text}\"\n  help: {PLACEHOLDER}");
+        assert!(said.ends_with(&ends), "{said}");
+    }
+    // A description is only shown, and braces alone make no placeholder.
+    let sound = SOUND.replace("the other", "\"of {global[site]}\"");
+    assert!(Config::parse(Path::new("config.yaml"), &sound).is_ok());
+    let said = message(&SOUND.replace("patch_size: 512", "patch_size: \"{}\""));
+    assert!(said.contains("the text \"{}\""), "{said}");
+    let sections = "inputs: \"{global[a]}\"\noutputs: [\"{global[b]}\", {\"{global[c]}\": {x: \"{global[d]}/e\"}}]\nresources:\n";
+    assert!(Config::parse(Path::new("config.yaml"), &format!("{sections}{SOUND}")).is_ok());
+}
+
 /// The text of the error in its four parts.
 fn whole([place, expected, found, remedy]: &[&str; 4]) -> String {
     format!("{place}: expected {expected}, found {found}\n  help: {remedy}")

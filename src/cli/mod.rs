@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod config;
 pub mod demo;
 pub mod devices;
 pub mod predict;
@@ -35,6 +36,8 @@ enum Command {
     Summary(run::SummaryArgs),
     Train(Box<train::TrainArgs>),
     Check(check::CheckArgs),
+    Config(config::ConfigArgs),
+    Schema(config::SchemaArgs),
     Split(split::SplitArgs),
     Preview(preview::PreviewArgs),
     Predict(Box<predict::PredictArgs>),
@@ -70,6 +73,8 @@ fn run(command: Command) -> Result<()> {
         Command::Evaluate(args) => predict::run_evaluate(&args),
         Command::Threshold(args) => predict::threshold(&args),
         Command::Check(args) => check::run(&args),
+        Command::Config(args) => config::run(&args),
+        Command::Schema(args) => config::schema(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),

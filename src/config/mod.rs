@@ -6,7 +6,9 @@
 
 pub mod experiment;
 mod file;
+mod origin;
 mod overrides;
+mod schema;
 mod setting;
 mod yaml;
 
@@ -15,3 +17,5 @@ pub use experiment::{
     Recompute, Skip, TrainingConfig,
 };
 pub use file::Config;
+pub use origin::{Origin, Origins};
+pub use schema::schema;
