@@ -184,6 +184,19 @@ section! {
         data: DataConfig = DataConfig::default(), Rule::any();
         /// What is done to training patches.
         augmentation: AugmentationConfig = AugmentationConfig::default(), Rule::any();
+        /// What a training shows of itself besides its log; without influence on what it learns.
+        report: ReportConfig = ReportConfig::default(), Rule::any();
+    }
+}
+
+section! {
+    /// What a training shows of itself besides its log; without influence on what it learns.
+    #[serde(default)]
+    ReportConfig {
+        /// Epochs between two pictures of predictions for validation images; 0 for one at the end alone.
+        overlay_every: usize = 10, Rule::within(0.0, 1e6);
+        /// Whether TensorBoard's event files are written.
+        tensorboard: bool = true, Rule::any();
     }
 }
 

@@ -14,7 +14,7 @@ mod yaml;
 
 pub use experiment::{
     Architecture, AugmentationConfig, DataConfig, Experiment, MagnitudeConfig, ModelConfig, Precision,
-    Recompute, Skip, TrainingConfig,
+    Recompute, ReportConfig, Skip, TrainingConfig,
 };
 pub use file::Config;
 pub use origin::{Origin, Origins};

@@ -94,6 +94,12 @@ pub fn figure(png: &[u8], caption: &str) -> Html {
     ))
 }
 
+/// Content that is shown on demand, below a line that tells what it is.
+pub fn details(summary: &str, content: &Html) -> Html {
+    let summary = Html::within("summary", "", &Html::text(summary));
+    Html::within("details", "", &[summary, content.clone()].into_iter().collect())
+}
+
 /// Charts side by side where there is room.
 pub fn charts(charts: impl IntoIterator<Item = Html>) -> Html {
     Html::within("div", "charts", &charts.into_iter().collect())

@@ -13,6 +13,7 @@ mod preview;
 mod run;
 mod schedule;
 mod session;
+mod shown;
 mod step;
 mod stop;
 mod weights;
