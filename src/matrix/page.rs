@@ -62,7 +62,6 @@ fn results(output_dir: &Path, rows: &[SummaryRow]) -> Html {
         ("epochs", Best::None),
         ("time", Best::None),
         ("patches/s", Best::None),
-        ("device", Best::None),
     ];
     let cells = |row: &SummaryRow| {
         let page = format!("{}/{}", row.experiment_name, experiment_page::PAGE);
@@ -84,7 +83,6 @@ fn results(output_dir: &Path, rows: &[SummaryRow]) -> Html {
             Cell::count(row.epochs_trained),
             Cell::Number(duration(row.seconds), row.seconds),
             Cell::decimals(Some(row.patches_per_second), 1),
-            Cell::Text(row.device.clone()),
         ]
     };
     let what = "Scores are means over the validation images, at threshold 0.5, of the epoch with the lowest validation \
@@ -135,26 +133,16 @@ fn differences(records: &[RunRecord]) -> Html {
     if differing.is_empty() {
         return Html::default();
     }
-    let heads: Vec<(&str, Best)> = std::iter::once("experiment")
-        .chain(differing.iter().map(String::as_str))
-        .map(|head| (head, Best::None))
-        .collect();
-    let cell = |value: Option<&String>| match value {
-        Some(text) => text.parse().map_or_else(
-            |_| Cell::Code(text.trim_matches('"').into()),
-            |number| Cell::Number(text.clone(), number),
-        ),
-        None => Cell::Empty,
+    let names = records.iter().map(|record| record.experiment_name.as_str());
+    let heads: Vec<(&str, Best)> =
+        std::iter::once("setting").chain(names).map(|head| (head, Best::None)).collect();
+    let cell =
+        |value: Option<&String>| value.map_or(Cell::Empty, |text| Cell::Code(text.trim_matches('"').into()));
+    let row = |key: &String| {
+        let cells = values.iter().map(|values| cell(values.get(key)));
+        std::iter::once(Cell::Code(key.clone())).chain(cells).collect()
     };
-    let rows: Vec<Vec<Cell>> = records
-        .iter()
-        .zip(&values)
-        .map(|(record, values)| {
-            let name = Cell::Text(record.experiment_name.clone());
-            std::iter::once(name).chain(differing.iter().map(|key| cell(values.get(key)))).collect()
-        })
-        .collect();
-    table(&heads, &rows)
+    table(&heads, &differing.iter().map(row).collect::<Vec<Vec<Cell>>>())
 }
 
 fn picture(dir: &Path, best: &SummaryRow) -> Html {

@@ -146,7 +146,11 @@ fn y_ticks(scale: &Scale) -> Vec<(f64, String)> {
         return ticks(scale.y, 5.0, 0.0);
     }
     let (low, high) = (scale.y.0.log10().round() as i32, scale.y.1.log10().round() as i32);
-    (low..=high).map(|power| (10f64.powi(power), format!("1e{power}"))).collect()
+    // Within few decades there is room for twos and fives.
+    let digits: &[i32] = if high - low <= 2 { &[1, 2, 5] } else { &[1] };
+    let all = (low..=high).flat_map(|power| digits.iter().map(move |digit| (*digit, power)));
+    let all = all.map(|(digit, power)| (f64::from(digit) * 10f64.powi(power), format!("{digit}e{power}")));
+    all.filter(|(value, _)| *value <= scale.y.1 * 1.001).collect()
 }
 
 /// At most about `most` round values within a range, at least `least` apart, with as many decimals as they need.

@@ -17,7 +17,9 @@ use super::plan::{estimate_memory, network, settings};
 use super::schedule::{EarlyStopping, Plateau};
 use super::session::{PendingStep, Session};
 use super::shown::Shown;
+use super::step::StepSettings;
 use super::stop;
+use super::tuning;
 use super::weights::{load_weights, save_weights};
 use crate::config::{Experiment, Origins};
 use crate::data::augment::smoothing_weights;
@@ -32,6 +34,7 @@ use crate::model::{AttentionUNet, NamedTensor};
 use crate::ops::warp::most_chunk_words;
 use crate::report::{BestEpoch, EpochRow, Event, MetricsLog, Mode, Progress, RunRecord};
 use crate::report::{events, logging};
+use crate::tape::Tuning;
 
 /// Within an epoch, checkpoints are this far apart unless told otherwise.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
@@ -101,7 +104,11 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let net = network(&run.experiment);
     let (initial, tracked) = initial_tensors(run, &net)?;
     let gpu = Gpu::open(run.adapter.as_deref())?;
-    let settings = settings(&run.experiment, gpu.limits());
+    let tuning = match run.experiment.training.deterministic {
+        true => Tuning::default(),
+        false => tuning::of_training(&run.output_dir, run.restart, &gpu),
+    };
+    let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };
     let mut session = Session::new(gpu, net, settings)?;
     session.set_tensors(&initial);
     let residency = place_samples(run, &mut session, &train)?;
@@ -112,6 +119,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let log_path = run.output_dir.join("training.log");
     let logs: Vec<&Path> = run.log_file.as_deref().into_iter().chain([log_path.as_path()]).collect();
     let _log = logging::start(&logs)?;
+    tuning::keep(&run.output_dir, tuning)?;
     let outcome = Training::start(run, session, sets, tracked).and_then(Training::finish);
     if let Err(error) = &outcome {
         // For the files: the terminal hears of it from the command line.
@@ -236,6 +244,7 @@ impl<'a> Training<'a> {
         self.shown.refresh(&self.record, self.metrics.rows(), true)?;
         self.record.write(&self.run.output_dir.join("config.json"))?;
         self.keeper.clear();
+        tuning::forget(&self.run.output_dir);
         // Gone where nothing was ever trained better; else it is the weights' second name.
         let _ = std::fs::remove_file(self.run.output_dir.join(WEIGHTS_IN_PROGRESS));
         tracing::info!(
