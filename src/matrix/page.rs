@@ -27,11 +27,9 @@ pub fn write_page(output_dir: &Path, rows: &[SummaryRow]) -> Result<()> {
     let finished = rows.iter().filter(|row| row.status == "finished").count();
     let best = best_row(rows).map(|at| &rows[at]);
     let subtitle = match best {
-        Some(best) => format!(
-            "{finished} of {} experiments finished; the highest F1 has {}",
-            rows.len(),
-            best.experiment_name
-        ),
+        Some(best) => {
+            format!("{finished} of {} experiments finished; highest F1: {}", rows.len(), best.experiment_name)
+        }
         None => format!("{finished} of {} experiments finished", rows.len()),
     };
     Page::new("Experiments", subtitle)

@@ -112,8 +112,11 @@ impl Panel {
         }
         let values = rows.iter().flat_map(|row| self.curves.iter().map(|(_, _, value)| value(row)));
         let shown: Vec<f64> = values.filter(|y| self.admits(*y)).collect();
-        let layout =
-            self.scaled(layout, &shown).with_legend_position(self.legend(rows)).with_legend_box(true);
+        let layout = self
+            .scaled(layout, &shown)
+            .with_legend_position(self.legend(rows))
+            .with_legend_box(true)
+            .with_legend_width(225.0);
         (plots, style(layout, self, rows))
     }
 
@@ -174,7 +177,7 @@ impl Panel {
 
 fn mark_best(row: &EpochRow, value: f64) -> Plot {
     let shown = if value < 1e-2 { format!("{value:e}") } else { format!("{value:.3}") };
-    let legend = format!("epoch {}, kept: {shown}", row.epoch);
+    let legend = format!("best epoch {}: {shown}", row.epoch);
     let point = ScatterPlot::new().with_data(vec![(row.epoch as f64, value)]);
     Plot::Scatter(point.with_color(GREEN).with_size(6.0).with_legend(legend))
 }
