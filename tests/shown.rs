@@ -344,3 +344,48 @@ fn a_matrix_tells_its_plan_and_its_summary_and_compares_on_a_page() {
     let shown = run(&["--only", "tiny", "--override", "report.tensorboard=false"]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains("nothing to train"), "{shown:?}");
 }
+
+/// Of an event file, what does not depend on the clock.
+fn timeless(workshop: &Workshop, out: &str) -> Vec<(u64, String, Entry)> {
+    let events = read_events(&workshop.path(out).join("tensorboard"));
+    events.entries.into_iter().filter(|(_, tag, _)| tag != "Misc/patches_per_second").collect()
+}
+
+#[test]
+fn a_training_that_was_killed_shows_what_an_undisturbed_one_shows() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let settings = ["num_epochs=4", "report.overlay_every=2", "patches_per_sample=2"];
+    let overrides: Vec<&str> = settings.iter().flat_map(|setting| ["--override", setting]).collect();
+    assert!(train(&workshop, &[&overrides[..], &["--output-dir", "whole"]].concat()).status.success());
+
+    let bin = env!("CARGO_BIN_EXE_rosette");
+    let mut command = Command::new(bin);
+    let given = ["--config", "config.yaml", "--experiment-name", "tiny", "--split-manifest", "split.json"];
+    command.arg("train").args(given).args(["--data-dir", "data", "--output-dir", "out", "--no-timestamp"]);
+    command.args(&overrides).args(["--json", "--checkpoint-every", "0"]).current_dir(workshop.path(""));
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("it is piped")));
+    // In the middle of the third epoch: its predecessor has been shown, and its picture drawn.
+    for line in lines.map_while(Result::ok) {
+        let event: Value = serde_json::from_str(&line).expect("an event");
+        if event["event"] == "checkpoint" && event["epoch"] == 3 && event["step"] == 1 {
+            break;
+        }
+    }
+    child.kill().expect("a child");
+    child.wait().expect("a child");
+    // As if it had come further than its last checkpoint.
+    let mut ahead = EventFile::open(&workshop.path("out/tensorboard"), 4).unwrap();
+    ahead.scalars(&row(3)).unwrap();
+    workshop.write("out/overlays/epoch_0099.png", "of another training");
+
+    let resumed = train(&workshop, &[&overrides[..], &["--json"]].concat());
+    assert!(resumed.status.success(), "{resumed:?}");
+    assert!(String::from_utf8_lossy(&resumed.stdout).contains("\"event\":\"resumed\",\"epoch\":3"));
+    assert_eq!(timeless(&workshop, "out"), timeless(&workshop, "whole"));
+    let drawn = |out: &str| rosette::report::experiment_page::overlays(&workshop.path(out)).len();
+    assert_eq!((drawn("out"), drawn("whole")), (2, 2));
+}

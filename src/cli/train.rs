@@ -91,6 +91,7 @@ fn train_or_plan(args: &TrainArgs) -> Result<()> {
         split_manifest: split_manifest.clone(),
         data_dir: data_dir.clone(),
         output_dir,
+        in_new_dir: !args.no_timestamp,
         log_file: args.log_file.clone(),
         init_weights: args.init_weights.clone(),
         adapter: args.adapter.clone(),

@@ -93,6 +93,7 @@ impl MatrixRun {
             split_manifest: self.manifest_path(experiment),
             data_dir: self.data_dir.clone(),
             output_dir: self.dir(experiment),
+            in_new_dir: false,
             log_file: Some(self.log_path(experiment)),
             init_weights: None,
             adapter: self.adapters.first().cloned(),

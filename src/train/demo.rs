@@ -70,6 +70,7 @@ pub fn demo(plan: &DemoPlan, say: impl Fn(&str)) -> Result<Outcome> {
         split_manifest,
         data_dir,
         output_dir,
+        in_new_dir: false,
         log_file: None,
         init_weights: None,
         adapter: plan.adapter.clone(),

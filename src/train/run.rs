@@ -57,6 +57,8 @@ pub struct TrainRun {
     pub data_dir: PathBuf,
     /// Where everything is written.
     pub output_dir: PathBuf,
+    /// Whether that has to be a new directory; where it is taken, its name gets a number.
+    pub in_new_dir: bool,
     /// A second log file.
     pub log_file: Option<PathBuf>,
     /// Weights to start from, instead of random ones.
@@ -115,6 +117,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let sets = Sets { train, val, residency };
     prepare(run, &mut session, &sets)?;
 
+    let run = &placed(run)?;
     let _lock = DirLock::take(&run.output_dir)?;
     let log_path = run.output_dir.join("training.log");
     let logs: Vec<&Path> = run.log_file.as_deref().into_iter().chain([log_path.as_path()]).collect();
@@ -419,6 +422,15 @@ impl<'a> Training<'a> {
         self.state.halvings = halvings;
         self.save()
     }
+}
+
+/// The same training in the directory that is its own: two that start in the same second must not share one.
+fn placed(run: &TrainRun) -> Result<TrainRun> {
+    let mut run = run.clone();
+    if run.in_new_dir {
+        run.output_dir = files::create_new_dir(&run.output_dir)?;
+    }
+    Ok(run)
 }
 
 /// What the record holds besides the settings.
