@@ -84,6 +84,14 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
+/// Parses the value of an option that is a count.
+///
+/// # Errors
+/// What would have been right, in words.
+fn whole_number(text: &str) -> std::result::Result<u64, String> {
+    text.parse().map_err(|_| "a whole number from 0 up is wanted".into())
+}
+
 /// Writes a line to standard output. A reader that has left (`| head`) has seen enough: that is no error.
 ///
 /// # Errors

@@ -47,7 +47,8 @@ pub struct TrainArgs {
     #[arg(long)]
     pub restart: bool,
     /// Seconds between checkpoints within an epoch; 0 for one after every step.
-    #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_EVERY.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_EVERY.as_secs(),
+        value_parser = super::whole_number)]
     pub checkpoint_every: u64,
     /// Print the memory plan and stop.
     #[arg(long)]

@@ -98,10 +98,24 @@ impl<'a> Sections<'a> {
     fn defaults(&self, at: &Place) -> Result<(Experiment, Origins)> {
         let (mut base, mut origins) = (Experiment::defaults(""), Origins::default());
         if let Some(node) = self.model {
+            refuse_other(
+                node,
+                &at.below("model"),
+                &base.model.names(),
+                &base.training.names(),
+                "default_training",
+            )?;
             base.model.merge(node, &at.below("model"))?;
             origins.note_section("model", node, "model");
         }
         if let Some(node) = self.training {
+            refuse_other(
+                node,
+                &at.below("default_training"),
+                &base.training.names(),
+                &base.model.names(),
+                "model",
+            )?;
             base.training.merge(node, &at.below("default_training"))?;
             origins.note_section("", node, "default_training");
         }
@@ -132,6 +146,17 @@ impl<'a> Sections<'a> {
             experiments.push((experiment, origins));
         }
         Ok(experiments)
+    }
+}
+
+/// Refuses a key that is none of a section's own and one of the other section's, `home`.
+fn refuse_other(node: &Node, at: &Place, own: &[String], other: &[String], home: &str) -> Result<()> {
+    let is_in = |names: &[String], key: &Key| {
+        names.iter().any(|name| name.split('.').next() == Some(key.name.as_str()))
+    };
+    match entries(node, at)?.iter().find(|(key, _)| !is_in(own, key) && is_in(other, key)) {
+        Some((key, _)) => Err(at.key_of_section(key, home)),
+        None => Ok(()),
     }
 }
 

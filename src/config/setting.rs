@@ -56,6 +56,22 @@ impl Place {
         Error::user(self.show(node.line, node.column), expected, node.value.describe(), remedy)
     }
 
+    /// A value of another type than the setting's; one that is missing has a remedy of its own.
+    fn wrong_type(&self, node: &Node, expected: impl Display, remedy: &str) -> Error {
+        let remedy = match node.value {
+            Value::Null => "write a value after the colon, or remove the line for the default",
+            _ => remedy,
+        };
+        self.mistake(node, expected, remedy)
+    }
+
+    /// A key of another section of the file.
+    pub fn key_of_section(&self, key: &Key, home: &str) -> Error {
+        let found = format!("the unknown key `{}`", key.name);
+        let remedy = format!("`{}` belongs under `{home}`", key.name);
+        Error::user(self.show(key.line, key.column), "a key that is known here", found, remedy)
+    }
+
     /// A key that is not known here; `known` are those that are, dotted where they belong further down.
     pub fn unknown_key(&self, key: &Key, known: &[String]) -> Error {
         let remedy = match misplaced(&key.name, known) {
@@ -219,7 +235,7 @@ macro_rules! integer_setting {
             fn update(&mut self, node: &Node, rule: &Rule, at: &Place) -> Result<()> {
                 const KIND: &str = "an integer";
                 let Value::Int(i) = node.value else {
-                    return Err(at.mistake(node, rule.describe(KIND), "write it without quotes and without a fraction"));
+                    return Err(at.wrong_type(node, rule.describe(KIND), "write it without quotes and without a fraction"));
                 };
                 rule.check(i as f64, KIND, node, at)?;
                 *self = <$type>::try_from(i).map_err(|_| at.mistake(node, rule.describe(KIND), rule.remedy(at)))?;
@@ -241,11 +257,8 @@ impl Setting for f64 {
             Value::Int(i) => i as f64,
             Value::Float(x) => x,
             _ => {
-                return Err(at.mistake(
-                    node,
-                    rule.describe(KIND),
-                    "write it without quotes, e.g. 0.001 or 1e-3",
-                ));
+                let remedy = "write it without quotes, e.g. 0.001 or 1e-3";
+                return Err(at.wrong_type(node, rule.describe(KIND), remedy));
             }
         };
         rule.check(x, KIND, node, at)?;
@@ -261,7 +274,7 @@ impl Setting for f64 {
 impl Setting for bool {
     fn update(&mut self, node: &Node, _: &Rule, at: &Place) -> Result<()> {
         let Value::Bool(b) = node.value else {
-            return Err(at.mistake(node, "true or false", "write true or false, without quotes"));
+            return Err(at.wrong_type(node, "true or false", "write true or false, without quotes"));
         };
         *self = b;
         Ok(())
@@ -275,7 +288,7 @@ impl Setting for bool {
 impl Setting for String {
     fn update(&mut self, node: &Node, _: &Rule, at: &Place) -> Result<()> {
         let Value::Text(text) = &node.value else {
-            return Err(at.mistake(node, "text", "put it in quotes"));
+            return Err(at.wrong_type(node, "text", "put it in quotes"));
         };
         self.clone_from(text);
         Ok(())
@@ -291,7 +304,7 @@ pub fn choose<T: Copy>(choices: &[(&str, T)], node: &Node, at: &Place) -> Result
     let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
     let expected = words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or ");
     let Value::Text(given) = &node.value else {
-        return Err(at.mistake(node, expected, "write one of these words"));
+        return Err(at.wrong_type(node, expected, "write one of these words"));
     };
     let found = choices.iter().find(|(word, _)| word == given);
     found.map(|(_, value)| *value).ok_or_else(|| at.mistake(node, expected, nearest(given, &words)))
