@@ -196,7 +196,7 @@ section! {
     #[serde(default)]
     ReportConfig {
         /// Epochs between two pictures of predictions for validation images; 0 for one at the end alone.
-        overlay_every: usize = 10, Rule::within(0.0, 1e6);
+        overlay_every: usize = 20, Rule::within(0.0, 1e6);
         /// Whether TensorBoard's event files are written.
         tensorboard: bool = true, Rule::any();
     }

@@ -141,12 +141,25 @@ pub fn questions(
 }
 
 /// What a training in `dir` goes by: what it started with where it goes on, else the device's cache.
-pub fn of_training(dir: &Path, restart: bool, gpu: &Gpu) -> Tuning {
+///
+/// On a GPU, where it takes seconds, what is not in the cache is measured now.
+///
+/// # Errors
+/// Where the device lacks memory, or was lost.
+pub fn of_training(dir: &Path, restart: bool, gpu: &Gpu, questions: &[Question]) -> Result<Tuning> {
     if !restart && is_unfinished(dir) {
         let kept = std::fs::read_to_string(dir.join(KEPT)).ok();
-        return Tuning::new(kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default());
+        return Ok(Tuning::new(kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()));
     }
-    TuningCache::load(gpu.summary()).tuning(gpu.limits())
+    let mut cache = TuningCache::load(gpu.summary());
+    let is_open = |question: &Question| !cache.timings.contains_key(&question.key());
+    if !gpu.limits().software && questions.iter().any(is_open) {
+        cache.measure(gpu, questions, false, |_, _| {})?;
+        if let Err(error) = cache.save() {
+            tracing::warn!("what was measured of the device is not kept: {error}");
+        }
+    }
+    Ok(cache.tuning(gpu.limits()))
 }
 
 /// Keeps what a training goes by beside its checkpoints.
