@@ -446,7 +446,7 @@ fn describe(record: &mut RunRecord, run: &TrainRun, session: &Session, sets: &Se
     record.settings_from = run.origins.in_words();
     (record.train_sample_list, record.val_sample_list) = (names(&sets.train), names(&sets.val));
     let memory = estimate_memory(&run.experiment, session.gpu().limits())?;
-    record.device_memory_bytes = Some(memory.total_bytes() + sets.residency.bytes() as u64);
+    record.device_memory_bytes = Some(memory.total_bytes() + sets.residency.bytes());
     Ok(())
 }
 

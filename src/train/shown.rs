@@ -79,7 +79,7 @@ impl Shown {
         let started = Instant::now();
         self.events.as_mut().map_or(Ok(()), |events| events.scalars(row))?;
         let every = self.settings.overlay_every;
-        if every > 0 && row.epoch % every == 0 {
+        if every > 0 && row.epoch.is_multiple_of(every) {
             let path = overlay_path(&self.dir, row.epoch);
             write_pictures(&path, experiment, session, val)?;
             self.picture_event(row.epoch, &path)?;
