@@ -5,6 +5,7 @@ pub mod check;
 pub mod config;
 pub mod demo;
 pub mod devices;
+pub mod doctor;
 pub mod predict;
 pub mod preview;
 pub mod run;
@@ -46,6 +47,7 @@ enum Command {
     Threshold(Box<predict::ThresholdArgs>),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Tune(tune::TuneArgs),
     Bench(bench::BenchArgs),
 }
@@ -78,6 +80,7 @@ fn run(command: Command) -> Result<()> {
         Command::Config(args) => config::run(&args),
         Command::Schema(args) => config::schema(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),

@@ -4,6 +4,7 @@ mod ceiling;
 mod device;
 mod executor;
 mod kernel;
+mod pipeline_cache;
 mod shader;
 
 pub use ceiling::{Ceilings, ceiling_kernels};

@@ -28,7 +28,7 @@ pub fn settings(experiment: &Experiment, limits: Limits) -> StepSettings {
         weight_decay: experiment.training.weight_decay as f32,
         winograd: experiment.training.winograd,
         recompute: experiment.training.recompute,
-        element: element(experiment.training.precision, limits),
+        element: stored_element(experiment, limits),
         patches: None,
         tuning: Tuning::default(),
     }
@@ -44,9 +44,9 @@ pub fn experiment_questions(experiment: &Experiment, limits: Limits) -> Result<V
     Ok(questions(&net, limits, &settings, &[experiment.training.batch_size]))
 }
 
-/// What `precision` comes to on a device.
-fn element(precision: Precision, limits: Limits) -> Element {
-    match precision {
+/// What an experiment's `precision` comes to on a device.
+pub fn stored_element(experiment: &Experiment, limits: Limits) -> Element {
+    match experiment.training.precision {
         Precision::F32 => Element::F32,
         Precision::F16 => Element::F16,
         // The software adapter computes f16 no faster than f32.
