@@ -203,7 +203,7 @@ fn event_files() {
     let path =
         std::fs::read_dir(dir.path()).expect("a directory").next().expect("one").expect("an entry").path();
     let sound = std::fs::read(path).expect("it was written");
-    run("event files", 2000, &[sound.clone()], |bytes| {
+    run("event files", 2000, std::slice::from_ref(&sound), |bytes| {
         let messages: Vec<&[u8]> = records(bytes).collect();
         let known: Vec<&[u8]> = records(&sound).collect();
         assert!(messages.iter().all(|message| known.contains(message)), "a record with a wrong checksum");

@@ -15,8 +15,10 @@ use crate::report::experiment_page::{self, overlay_path, overlays};
 use crate::report::tensorboard::EventFile;
 use crate::report::{EpochRow, Event, Prediction, Progress, RunRecord, overlay, plots};
 
-/// Validation images in a picture.
+/// Validation images in the last picture, ...
 const PICTURED: usize = 4;
+/// ... and in those on the way, for which the training waits.
+const PICTURED_ON_THE_WAY: usize = 2;
 /// While a training runs, curves and page are made anew at most this often, ...
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 /// ... and so seldom that they take at most this share of the time.
@@ -81,7 +83,7 @@ impl Shown {
         let every = self.settings.overlay_every;
         if every > 0 && row.epoch.is_multiple_of(every) {
             let path = overlay_path(&self.dir, row.epoch);
-            write_pictures(&path, experiment, session, val)?;
+            write_pictures(&path, experiment, session, val, PICTURED_ON_THE_WAY)?;
             self.picture_event(row.epoch, &path)?;
             progress.event(&Event::Overlay { epoch: row.epoch, path: &path });
         }
@@ -118,7 +120,7 @@ impl Shown {
     ) -> Result<()> {
         let started = Instant::now();
         let path = self.dir.join("predictions.png");
-        write_pictures(&path, experiment, session, val)?;
+        write_pictures(&path, experiment, session, val, PICTURED)?;
         // Steps never go back in an event file, and each has one picture.
         if !overlay_path(&self.dir, last).exists() {
             self.picture_event(last, &path)?;
@@ -138,8 +140,9 @@ fn write_pictures(
     experiment: &Experiment,
     session: &mut Session,
     val_set: &Arc<Dataset>,
+    most: usize,
 ) -> Result<()> {
-    let few: Vec<_> = val_set.samples().iter().take(PICTURED).cloned().collect();
+    let few: Vec<_> = val_set.samples().iter().take(most).cloned().collect();
     let few = Arc::new(Dataset::new(few));
     let probabilities = probabilities(session, &few, experiment.training.batch_size)?;
     let pictures: Vec<Prediction> = few
@@ -157,5 +160,5 @@ fn write_pictures(
             probability,
         })
         .collect();
-    overlay::write_predictions(path, &pictures, PICTURED)
+    overlay::write_predictions(path, &pictures, most)
 }
