@@ -14,6 +14,7 @@ mod preview;
 mod run;
 mod schedule;
 mod session;
+mod shown;
 mod step;
 mod stop;
 mod tuning;
