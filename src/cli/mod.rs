@@ -4,6 +4,7 @@ pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod devices;
+pub mod exchange;
 pub mod predict;
 pub mod preview;
 pub mod run;
@@ -40,6 +41,8 @@ enum Command {
     Predict(Box<predict::PredictArgs>),
     Evaluate(Box<predict::EvaluateArgs>),
     Threshold(Box<predict::ThresholdArgs>),
+    Export(Box<exchange::ExportArgs>),
+    Import(exchange::ImportArgs),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
     Bench(bench::BenchArgs),
@@ -69,6 +72,8 @@ fn run(command: Command) -> Result<()> {
         Command::Predict(args) => predict::predict(&args),
         Command::Evaluate(args) => predict::run_evaluate(&args),
         Command::Threshold(args) => predict::threshold(&args),
+        Command::Export(args) => exchange::run_export(&args),
+        Command::Import(args) => exchange::run_import(&args),
         Command::Check(args) => check::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::exchange::skip;
 use super::say;
-use crate::config::Skip;
 use crate::data::sample::discover;
 use crate::data::split::Manifest;
 use crate::error::{Error, Result};
@@ -115,7 +115,7 @@ impl ModelArgs {
         }
         Ok(Predictor {
             models: self.model.clone(),
-            skip: self.skip.as_deref().map(|skip| if skip == "pooled" { Skip::Pooled } else { Skip::Full }),
+            skip: skip(self.skip.as_deref()),
             window_px: self.window,
             overlap: self.overlap,
             all_turns: self.tta,

@@ -34,6 +34,9 @@ pub struct RunRecord {
     /// SHA-256 of the training and of the validation samples: names, sizes and planes.
     #[serde(default)]
     pub data_sha256: Option<[String; 2]>,
+    /// The weights' file that an imported model was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported_from: Option<String>,
     /// SHA-256 of `best_model.pth`, once the run has ended.
     #[serde(default)]
     pub weights_sha256: Option<String>,
@@ -84,6 +87,9 @@ pub fn approach(model: &ModelConfig) -> &'static str {
 }
 
 impl RunRecord {
+    /// Under which a safetensors file holds the record of its weights.
+    pub const KEY: &'static str = "rosette";
+
     /// The record of a run that is about to start.
     pub fn new(experiment: &Experiment, total_parameters: u64, device: &str) -> Self {
         Self {
@@ -96,6 +102,7 @@ impl RunRecord {
             device: device.to_string(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             data_sha256: None,
+            imported_from: None,
             weights_sha256: None,
             threshold: None,
             best: None,
@@ -128,9 +135,34 @@ impl RunRecord {
     /// # Errors
     /// A user error with line and column where the file is not such a record.
     pub fn read(path: &Path) -> Result<Self> {
-        serde_json::from_str(&files::read_text(path)?).map_err(|e| {
-            let remedy = "give the config.json that a training run wrote beside its weights";
-            Error::user(path.display(), "the record of a training run", e.to_string(), remedy)
-        })
+        Self::parse(&files::read_text(path)?, path)
     }
+
+    /// The record as a text, for a file that holds other things as well.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a record is numbers and text")
+    }
+
+    /// Reads a record from a text that stands in `path`.
+    ///
+    /// # Errors
+    /// As [`RunRecord::read`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let record: Self = serde_json::from_str(text).map_err(|e| not_a_record(path, "the record", e))?;
+        let ModelConfig { base_channels, patch_size, .. } = record.model;
+        let is_network = (8..=256).contains(&base_channels) && base_channels % 8 == 0;
+        if !is_network || !(16..=4096).contains(&patch_size) || patch_size % 16 > 0 {
+            let found = format!("base_channels {base_channels}, patch_size {patch_size}");
+            return Err(not_a_record(path, "settings of the network that are possible in the record", found));
+        }
+        if let Some(threshold) = record.threshold.filter(|t| !(0.0..=1.0).contains(t)) {
+            return Err(not_a_record(path, "a threshold from 0 to 1 in the record", threshold));
+        }
+        Ok(record)
+    }
+}
+
+fn not_a_record(path: &Path, expected: &str, found: impl std::fmt::Display) -> Error {
+    let remedy = "give the config.json that a training run wrote beside its weights";
+    Error::user(path.display(), format!("{expected} of a training run"), found, remedy)
 }

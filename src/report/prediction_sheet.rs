@@ -60,6 +60,18 @@ pub fn write_sheet(path: &Path, sheet: &Sheet) -> Result<()> {
     canvas.write_png(path)
 }
 
+/// Two panels of `side_px` without words, contours and heat map, as a PNG picture.
+///
+/// # Errors
+/// A failure where it cannot be encoded.
+pub fn cover_png(sheet: &Sheet, side_px: usize) -> Result<Vec<u8>> {
+    let [_, contours, heat, _] = sheet.panels();
+    let mut canvas = Canvas::filled(2 * side_px, side_px, [255; 3]);
+    canvas.paste(&contours.resized(side_px, side_px), 0, 0);
+    canvas.paste(&heat.resized(side_px, side_px), side_px, 0);
+    canvas.png()
+}
+
 fn texts(sheet: &Sheet, height: usize, left: impl Fn(usize) -> usize) -> Vec<Text> {
     let text = |x_px, y_px, centred, size_px, bold, content: String| Text {
         x_px,

@@ -29,4 +29,4 @@ pub use schedule::{EarlyStopping, Plateau};
 pub use session::{PendingStep, Session, StepResult};
 pub use step::{Recorded, StepSettings, record_evaluation, record_training};
 pub use stop::{is_requested as stop_is_requested, listen as listen_for_signals};
-pub use weights::{load_weights, save_weights, state_dict};
+pub use weights::{load_weights, save_weights, state_dict, weights_file};

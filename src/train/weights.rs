@@ -1,10 +1,10 @@
 //! Weights between the network and files: PyTorch's state dict, whole and in the pipeline's order.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::interop::{TensorData, Values, read_pth, read_safetensors, write_pth};
+use crate::interop::{TensorData, Values, is_safetensors, read_pth, read_safetensors, write_pth};
 use crate::model::{AttentionUNet, NamedTensor};
 
 /// Weights and running statistics as PyTorch's state dict: each batch norm's statistics are followed by its
@@ -32,6 +32,11 @@ pub fn save_weights(path: &Path, tensors: &[NamedTensor], batches_tracked: u64) 
     write_pth(path, &state_dict(tensors, batches_tracked))
 }
 
+/// The weights' file of a run's directory, or the file itself.
+pub fn weights_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("best_model.pth") } else { path.to_path_buf() }
+}
+
 /// Reads weights for a network from a `.pth` or `.safetensors` file: the tensors in the network's order, and the
 /// batches that the running statistics have seen.
 ///
@@ -39,8 +44,7 @@ pub fn save_weights(path: &Path, tensors: &[NamedTensor], batches_tracked: u64) 
 /// A user error that names the tensor where one is missing, has another shape, is not finite, or belongs to another
 /// network.
 pub fn load_weights(path: &Path, net: &AttentionUNet) -> Result<(Vec<NamedTensor>, u64)> {
-    let is_safetensors = path.extension().is_some_and(|e| e == "safetensors");
-    let dict = if is_safetensors { read_safetensors(path)? } else { read_pth(path)? };
+    let dict = if is_safetensors(path) { read_safetensors(path)? } else { read_pth(path)? };
     let mut by_name: HashMap<String, TensorData> = dict.into_iter().map(|t| (t.name.clone(), t)).collect();
     let mut tensors = Vec::with_capacity(net.parameters().len());
     for parameter in net.parameters() {
