@@ -252,6 +252,37 @@ fn a_training_starts_from_the_weights_it_is_given() {
     stays_at(&workshop, "before/best_model.pth", tensors_by_name(before));
 }
 
+/// Fine-tuning: from the exported weights of another training, in either format or as its directory, the validation
+/// loss before the first step is that training's best, and the record and the log say so.
+#[test]
+fn a_training_from_exported_weights_starts_at_their_validation_loss() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let long = ["--override", "num_epochs=3", "--override", "learning_rate=0.01"];
+    train(&workshop, &[&["--output-dir", "before", "--no-timestamp"], &long[..]].concat());
+    let best =
+        RunRecord::read(&workshop.path("before/config.json")).expect("a record").best.expect("a best epoch");
+    for format in ["pth", "safetensors"] {
+        let exported = format!("given.{format}");
+        let arguments = ["export", "--model", "before", "--format", format, "--output", &exported];
+        let done =
+            workshop::rosette().args(arguments).current_dir(workshop.path("")).output().expect("it runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    for given in ["given.pth", "given.safetensors", "before"] {
+        let from = ["--no-timestamp", "--restart", "--override", "seed=8", "--init-weights", given];
+        train(&workshop, &from);
+        let record = RunRecord::read(&workshop.path("out/config.json")).expect("a record");
+        let start = record.init_weights.expect("what it started from");
+        assert_eq!((start.val_loss, start.val_f1), (best.val_loss, best.val_f1), "{given}");
+        let log = std::fs::read_to_string(workshop.path("out/training.log")).expect("a log");
+        assert!(log.contains(&format!("validation loss {:.4}, IoU", best.val_loss)), "{log}");
+        assert!(log.contains("before the first step"), "{log}");
+    }
+}
+
 #[test]
 fn initial_weights_of_the_other_skip_variant_are_told() {
     if common::device().is_none() {

@@ -11,6 +11,7 @@ pub mod run;
 pub mod split;
 pub mod synth;
 pub mod train;
+pub mod tune;
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -45,6 +46,7 @@ enum Command {
     Import(exchange::ImportArgs),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
+    Tune(tune::TuneArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -76,6 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::Import(args) => exchange::run_import(&args),
         Command::Check(args) => check::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
     }

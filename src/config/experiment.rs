@@ -160,6 +160,8 @@ section! {
         recompute: Recompute = Recompute::Auto, Rule::any();
         /// How activations are stored.
         precision: Precision = Precision::F32, Rule::any();
+        /// Kernels by the device's limits alone, whatever `rosette tune` has measured: the same bytes after tuning too.
+        deterministic: bool = false, Rule::any();
         /// How training samples reach the device.
         data: DataConfig = DataConfig::default(), Rule::any();
         /// What is done to training patches.

@@ -6,9 +6,10 @@
 //! weight `[CO/8, CI/4, K*K, 4, 8]` (see [`Packing`]), the bias `[CO]`. Output `[N, H, W, CO]`. Channels come in fours.
 //! Nothing is saved but the inputs. The input gradient is the same convolution with flipped, transposed weights.
 
+pub use super::choice::Form;
 use super::common::{bias_gradient, indices};
+pub use super::convolution::Packing;
 use super::convolution::{Call, Convolution};
-pub use super::convolution::{Form, Packing};
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
 /// The convolution.

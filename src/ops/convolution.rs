@@ -5,6 +5,7 @@
 //! A transposed 2x2 convolution with stride 2 is a 1x1 convolution to four times the channels whose result is seen as
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
+use super::choice::{Form, Pass, Question, question};
 use super::common::{Scatter, split_sum, splits_for, stored, u};
 use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
@@ -19,6 +20,9 @@ const GRADIENT: ShaderSource = ShaderSource {
     name: "conv2d_weight_gradient",
     text: include_str!("../../shaders/conv2d_weight_gradient.wgsl"),
 };
+
+/// The shaders of the forms that compete, but for Winograd's.
+pub(super) const SOURCES: &[ShaderSource] = &[DIRECT, TILED, GRADIENT];
 
 params! {
     struct DirectParams {
@@ -39,19 +43,6 @@ params! {
         height: u32, width: u32, x_groups: u32, out_groups: u32, rows: u32, rows_per_split: u32, splits: u32,
         split_first: u32, weight_groups: u32, weight_first: u32, blocks: u32,
     }
-}
-
-/// Which kernels compute the convolution. All give the same result up to rounding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// Large register tiles, weights broadcast within subgroups of at least 8 lanes: where loads cost more than
-    /// arithmetic.
-    Direct,
-    /// Winograd's F(4x4, 3x3), four times fewer multiplications, within subgroups likewise; direct where it does not
-    /// fit.
-    Winograd,
-    /// Implicit matrix product with tiles in workgroup memory: where arithmetic units wait for memory.
-    Tiled,
 }
 
 /// The packed layout of a convolution's weight: `[CO/8][CI/4][K*K][4][8]`, output channels innermost, zeros where CO or
@@ -146,24 +137,12 @@ fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
 }
 
 impl Convolution {
-    /// The form asked for, or the device's.
-    fn preferred_form(&self, tape: &Tape) -> Form {
-        let limits = tape.limits();
-        let lanes = limits.software && limits.subgroup_lanes >= 8;
-        let usual = match (lanes, tape.exact()) {
-            (false, _) => Form::Tiled,
-            (true, true) => Form::Direct,
-            (true, false) => Form::Winograd,
-        };
-        // Broadcasts need the lanes, whatever is asked for.
-        self.form.filter(|form| limits.subgroup_lanes >= 8 || *form == Form::Tiled).unwrap_or(usual)
-    }
-
-    /// The preferred form; one that does not fit the convolution gives way to the next.
-    fn form(&self, tape: &Tape, call: &Call) -> Form {
-        let form = self.preferred_form(tape);
-        let is_winograd = form == Form::Winograd;
-        if is_winograd && !(self.kernel == 3 && winograd::fits(tape, call)) { Form::Direct } else { form }
+    /// The form asked for, where the device can; else what was measured to be the fastest, else the device's usual one.
+    fn form(&self, tape: &mut Tape, question: &Question) -> Form {
+        if let Some(form) = self.form.filter(|form| question.allows(*form, tape.limits())) {
+            return form;
+        }
+        question.ask(tape).unwrap_or_else(|| question.usual(tape.limits()))
     }
 
     fn taps(&self) -> usize {
@@ -179,16 +158,22 @@ impl Convolution {
 
     /// `y = conv(sources, weight) + bias`.
     pub(super) fn convolve(&self, tape: &mut Tape, call: &Call) {
-        let form = self.form(tape, call);
-        if form == Form::Winograd {
-            return winograd::convolve(tape, call);
+        let pass = if call.flip_from.is_some() { Pass::InputGradient } else { Pass::Forward };
+        let sources: Vec<TensorId> = call.sources.iter().map(|(x, _)| *x).collect();
+        let question = question(tape, (pass, self.kernel, self.squares), &sources, call.y);
+        match (self.form(tape, &question), call.flip_from) {
+            (Form::Winograd, _) => winograd::convolve(tape, call),
+            (form, Some(first)) => {
+                let cx = tape.shape(call.y).as_nhwc()[3];
+                let weight = self.flipped_weight(tape, call.weight, first, cx);
+                let sources = call.sources.clone();
+                self.convolve_plainly(tape, &Call { sources, weight, flip_from: None, ..*call }, form);
+            }
+            (form, None) => self.convolve_plainly(tape, call, form),
         }
-        if let Some(first) = call.flip_from {
-            let cx = tape.shape(call.y).as_nhwc()[3];
-            let weight = self.flipped_weight(tape, call.weight, first, cx);
-            return self
-                .convolve(tape, &Call { sources: call.sources.clone(), weight, flip_from: None, ..*call });
-        }
+    }
+
+    fn convolve_plainly(&self, tape: &mut Tape, call: &Call, form: Form) {
         let first_start = if call.bias.is_some() { Start::Bias } else { Start::Zero };
         for (place, (x, first)) in call.sources.iter().enumerate() {
             let start = if place == 0 { first_start } else { Start::Y };
@@ -299,11 +284,13 @@ impl Convolution {
         dy: TensorId,
         weight: TensorId,
     ) {
-        let by_winograd = self.preferred_form(tape) == Form::Winograd && self.kernel == 3 && !self.squares;
-        if by_winograd && winograd::gradient_fits(tape, dy, weight) {
+        let read: Vec<TensorId> = sources.iter().map(|(x, _)| *x).collect();
+        let question = question(tape, (Pass::WeightGradient, self.kernel, self.squares), &read, dy);
+        let form = self.form(tape, &question);
+        if form == Form::Winograd {
             return winograd::weight_gradient(tape, sources, dy, weight);
         }
-        let by_pixels = self.preferred_form(tape) != Form::Tiled && self.kernel == 1;
+        let by_pixels = form != Form::Tiled && self.kernel == 1;
         for (x, first) in sources {
             if by_pixels && self.out_channels.is_multiple_of(8) {
                 winograd::pixel_weight_gradient(tape, (*x, *first), dy, weight, self.squares);

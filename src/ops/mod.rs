@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod batch_norm;
 pub mod bce_dice;
 pub mod check;
+pub mod choice;
 mod common;
 pub mod conv2d;
 pub mod conv_transpose2d;
@@ -14,6 +15,7 @@ pub mod loss_scale;
 pub mod max_pool2d;
 pub mod project;
 pub mod resize;
+pub mod tune;
 pub mod warp;
 mod winograd;
 

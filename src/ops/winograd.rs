@@ -28,6 +28,9 @@ const WEIGHT: ShaderSource = ShaderSource {
     text: include_str!("../../shaders/conv2d_winograd_weight.wgsl"),
 };
 
+/// The shaders of Winograd's passes.
+pub(super) const SOURCES: &[ShaderSource] = &[SHADER, GRADIENT, WEIGHT];
+
 params! {
     struct WeightParams {
         count: u32, splits: u32, accumulate: u32, weight_groups: u32, weight_first: u32, x_groups: u32, out_groups: u32,
@@ -46,16 +49,6 @@ params! {
         height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, x_groups: u32,
         v_groups: u32, v_first: u32, blocks: u32, out_groups: u32, start_from: u32,
     }
-}
-
-/// The transformed weights fit a binding, the image is not so small that tiles are mostly padding, and neither side is
-/// seen as squares.
-pub(super) fn fits(tape: &Tape, call: &Call) -> bool {
-    let [_, h, w, _] = tape.shape(call.y).as_nhwc();
-    let [blocks, groups] = call.weight_dims(tape);
-    let u_bytes = (PRODUCTS * blocks * groups * 128) as u64;
-    let plain = !call.x_squares && !call.y_squares;
-    plain && u_bytes <= tape.limits().storage_binding_bytes && h >= TILE && w >= TILE
 }
 
 /// What is the same for every range of tiles.
@@ -159,14 +152,6 @@ fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
     // Where there is no bias, something must be bound all the same.
     let dispatch = dispatch.tensor(call.bias.unwrap_or(work.u)).images(call.y, images);
     dispatch.params(params).invocations(tiles * params.out_groups as usize);
-}
-
-/// The partial sums of the weight gradient fit a binding, and the image is no smaller than a tile.
-pub(super) fn gradient_fits(tape: &Tape, dy: TensorId, weight: TensorId) -> bool {
-    let [_, h, w, _] = tape.shape(dy).as_nhwc();
-    let dims = tape.shape(weight).dims();
-    let part_bytes = (PRODUCTS * dims[0] * dims[1] * 128) as u64;
-    part_bytes <= tape.limits().storage_binding_bytes && h >= TILE && w >= TILE
 }
 
 /// Records the weight's gradient, for all sources at once.

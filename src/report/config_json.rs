@@ -29,8 +29,14 @@ pub struct RunRecord {
     pub total_parameters: u64,
     /// The device in words, e.g. the adapter's name and backend.
     pub device: String,
+    /// How activations were stored, `f32` or `f16`: what `precision: auto` came to.
+    #[serde(default)]
+    pub precision_used: String,
     /// The version of this program.
     pub version: String,
+    /// The weights that the training was given, and what they were worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_weights: Option<GivenWeights>,
     /// SHA-256 of the training and of the validation samples: names, sizes and planes.
     #[serde(default)]
     pub data_sha256: Option<[String; 2]>,
@@ -49,6 +55,31 @@ pub struct RunRecord {
     /// Epochs that were trained.
     #[serde(default)]
     pub epochs_trained: usize,
+}
+
+/// The weights that a training was given, with what they achieved on its validation images before the first step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GivenWeights {
+    /// Where they were.
+    pub file: String,
+    /// The SHA-256 of that file.
+    pub sha256: String,
+    /// Mean validation loss.
+    pub val_loss: f64,
+    /// Mean intersection over union.
+    pub val_iou: f64,
+    /// Mean F1 score.
+    pub val_f1: f64,
+}
+
+impl std::fmt::Display for GivenWeights {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Self { file, val_loss, val_iou, val_f1, .. } = self;
+        write!(
+            f,
+            "from {file}: validation loss {val_loss:.4}, IoU {val_iou:.4}, F1 {val_f1:.4} before the first step"
+        )
+    }
 }
 
 /// The epoch whose weights were kept, and what it achieved.
@@ -100,13 +131,22 @@ impl RunRecord {
             training: experiment.training.clone(),
             total_parameters,
             device: device.to_string(),
+            precision_used: String::new(),
             version: env!("CARGO_PKG_VERSION").to_string(),
+            init_weights: None,
             data_sha256: None,
             imported_from: None,
             weights_sha256: None,
             threshold: None,
             best: None,
             epochs_trained: 0,
+        }
+    }
+
+    /// Takes over what the record in `path` says of the weights at the start, which a training that goes on no longer has.
+    pub fn keep_start(&mut self, path: &Path) {
+        if let Ok(before) = Self::read(path) {
+            self.init_weights = before.init_weights;
         }
     }
 

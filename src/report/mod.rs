@@ -11,7 +11,7 @@ pub mod plots;
 pub mod prediction_sheet;
 pub mod progress;
 
-pub use config_json::{BestEpoch, RunRecord};
+pub use config_json::{BestEpoch, GivenWeights, RunRecord};
 pub use logging::LogGuard;
 pub use metrics::{EpochRow, MetricsLog};
 pub use overlay::Prediction;

@@ -10,6 +10,7 @@ mod plan;
 mod program;
 mod record;
 mod tensor;
+mod tuning;
 
 pub use array::Array;
 pub use load::{Loaded, SlotPool, Stores};
@@ -18,3 +19,4 @@ pub use plan::{Lifetime, MemoryPlan};
 pub use program::{Arg, Dispatch, Phase, Program};
 pub use record::{DispatchBuilder, Mode, Tape};
 pub use tensor::{Element, Home, Layout, LayoutEntry, Shape, Store, TensorId, TensorInfo};
+pub use tuning::Tuning;

@@ -65,6 +65,8 @@ pub struct Program {
     pub dispatches: Vec<Dispatch>,
     /// Tensors that stay whole until the end of the program.
     pub kept: Vec<TensorId>,
+    /// What was asked of the tuning (see [`super::Tuning`]).
+    pub questions: Vec<String>,
     /// Size of the inputs' buffer.
     pub input_bytes: u64,
     /// Size of the outputs' buffer.

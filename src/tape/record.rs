@@ -1,12 +1,13 @@
 //! Recording: operations append dispatches, `backward` appends those of the gradients.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::op::{Node, Op};
 use super::program::{Arg, Dispatch, Phase, Program};
 use super::tensor::{Element, Home, Layout, Shape, Store, TensorId, TensorInfo};
+use super::tuning::Tuning;
 use crate::gpu::{Kernel, Limits, Params};
 
 /// What a program is for.
@@ -28,6 +29,8 @@ pub struct Tape {
     exact: bool,
     recompute: bool,
     stored: Element,
+    tuning: Tuning,
+    questions: BTreeSet<String>,
     tensors: Vec<TensorInfo>,
     nodes: Vec<Arc<Node>>,
     /// The node and the output that a tensor came from.
@@ -52,6 +55,8 @@ impl Tape {
             exact: false,
             recompute: false,
             stored: Element::F32,
+            tuning: Tuning::default(),
+            questions: BTreeSet::new(),
             tensors: Vec::new(),
             nodes: Vec::new(),
             producers: HashMap::new(),
@@ -99,6 +104,17 @@ impl Tape {
     /// Sets [`Tape::stored_element`], for what is recorded from here on.
     pub fn set_stored_element(&mut self, element: Element) {
         self.stored = element;
+    }
+
+    /// Lets measurements of the device decide between kernels, for what is recorded from here on.
+    pub fn set_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
+    }
+
+    /// What was measured to be fastest, where it was; the program remembers what was asked.
+    pub fn ask(&mut self, question: &str) -> Option<&'static str> {
+        self.questions.insert(question.to_owned());
+        self.tuning.answer(question)
     }
 
     /// A tensor of the forward pass as the backward pass reads it: the tensor itself, or one that is computed again
@@ -354,6 +370,7 @@ impl Tape {
             tensors: self.tensors,
             dispatches: self.dispatches,
             kept: self.kept,
+            questions: self.questions.into_iter().collect(),
             input_bytes: self.inputs.total_bytes(),
             output_bytes: self.outputs.total_bytes(),
         }

@@ -1,13 +1,15 @@
 //! From an experiment to a network, the settings of its steps, and the memory that they take.
 
 use super::step::{StepSettings, record_evaluation, record_training};
+use super::tuning::questions;
 use crate::config::{Experiment, Precision};
 use crate::data::augment::smoothing_weights;
 use crate::error::Result;
 use crate::gpu::Limits;
 use crate::model::{AttentionUNet, Spec};
+use crate::ops::choice::Question;
 use crate::ops::warp::PatchSource;
-use crate::tape::{Element, MemoryPlan, Program};
+use crate::tape::{Element, MemoryPlan, Program, Tuning};
 
 /// The network of an experiment.
 pub fn network(experiment: &Experiment) -> AttentionUNet {
@@ -28,7 +30,18 @@ pub fn settings(experiment: &Experiment, limits: Limits) -> StepSettings {
         recompute: experiment.training.recompute,
         element: element(experiment.training.precision, limits),
         patches: None,
+        tuning: Tuning::default(),
     }
+}
+
+/// Which convolutions an experiment's training asks for, on a device with these limits.
+///
+/// # Errors
+/// A user error where such a device cannot hold one patch.
+pub fn experiment_questions(experiment: &Experiment, limits: Limits) -> Result<Vec<Question>> {
+    let (net, settings) = (network(experiment), settings(experiment, limits));
+    settings.check_fits(&net, experiment.training.batch_size, limits)?;
+    Ok(questions(&net, limits, &settings, &[experiment.training.batch_size]))
 }
 
 /// What `precision` comes to on a device.

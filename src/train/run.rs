@@ -17,8 +17,11 @@ use super::plan::{network, settings};
 use super::predict::probabilities;
 use super::schedule::{EarlyStopping, Plateau};
 use super::session::{PendingStep, Session};
+use super::start::{given_weights, initial_tensors};
+use super::step::StepSettings;
 use super::stop;
-use super::weights::{load_weights, save_weights};
+use super::tuning;
+use super::weights::{load_weights, save_weights, weights_file};
 use crate::config::Experiment;
 use crate::data::augment::smoothing_weights;
 use crate::data::loader::{Dataset, TrainBatches};
@@ -32,6 +35,7 @@ use crate::model::{AttentionUNet, NamedTensor};
 use crate::ops::warp::most_chunk_words;
 use crate::report::{BestEpoch, EpochRow, MetricsLog, Mode, Prediction, Progress, RunRecord};
 use crate::report::{logging, overlay, plots};
+use crate::tape::Tuning;
 
 /// Validation images in `predictions.png`.
 const PICTURED: usize = 4;
@@ -103,7 +107,11 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let net = network(&run.experiment);
     let (initial, tracked) = initial_tensors(run, &net)?;
     let gpu = Gpu::open(run.adapter.as_deref())?;
-    let settings = settings(&run.experiment, gpu.limits());
+    let tuning = match run.experiment.training.deterministic {
+        true => Tuning::default(),
+        false => tuning::of_training(&run.output_dir, run.restart, &gpu),
+    };
+    let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };
     let mut session = Session::new(gpu, net, settings)?;
     session.set_tensors(&initial);
     let residency = place_samples(run, &mut session, &train)?;
@@ -114,6 +122,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let log_path = run.output_dir.join("training.log");
     let logs: Vec<&Path> = run.log_file.as_deref().into_iter().chain([log_path.as_path()]).collect();
     let _log = logging::start(&logs)?;
+    tuning::keep(&run.output_dir, tuning)?;
     let outcome = Training::start(run, session, sets, tracked).and_then(Training::finish);
     if let Err(error) = &outcome {
         // For the files: the terminal hears of it from the command line.
@@ -172,6 +181,10 @@ impl<'a> Training<'a> {
             }
         };
         record.data_sha256 = Some(identity.data);
+        record.precision_used = session.settings().element.word().into();
+        if found.is_some() {
+            record.keep_start(&run.output_dir.join("config.json"));
+        }
         record.write(&run.output_dir.join("config.json"))?;
         let skipped = 0.0;
         let state = fresh;
@@ -180,11 +193,25 @@ impl<'a> Training<'a> {
         match found {
             Some(found) => this.resume(found)?,
             None => {
+                this.measure_given()?;
                 this.state.history = this.metrics.text();
                 this.save()?;
             }
         }
         Ok(this)
+    }
+
+    /// What the weights are worth that the training was given, before the first step moves them.
+    fn measure_given(&mut self) -> Result<()> {
+        let Some(path) = &self.run.init_weights else { return Ok(()) };
+        let Some(given) = given_weights(self.run, path, &mut self.session, &self.sets.val)? else {
+            return Ok(());
+        };
+        let said = given.to_string();
+        tracing::info!("{said}");
+        self.progress.message(&said);
+        self.record.init_weights = Some(given);
+        self.record.write(&self.run.output_dir.join("config.json"))
     }
 
     fn resume(&mut self, found: Checkpoint) -> Result<()> {
@@ -233,6 +260,7 @@ impl<'a> Training<'a> {
         self.record.weights_sha256 = Some(files::hex(&Sha256::digest(weights)));
         self.record.write(&self.run.output_dir.join("config.json"))?;
         self.keeper.clear();
+        tuning::forget(&self.run.output_dir);
         // Gone where nothing was ever trained better; else it is the weights' second name.
         let _ = std::fs::remove_file(self.run.output_dir.join(WEIGHTS_IN_PROGRESS));
         tracing::info!(
@@ -405,7 +433,7 @@ impl<'a> Training<'a> {
 /// What tells this training from others.
 fn identity(run: &TrainRun, sets: &Sets) -> Result<Identity> {
     let settings = settings_json(&run.experiment);
-    let hash = |path: &PathBuf| Ok(files::hex(&Sha256::digest(files::read_bytes(path)?)));
+    let hash = |path: &PathBuf| Ok(files::hex(&Sha256::digest(files::read_bytes(&weights_file(path))?)));
     let initial = run.init_weights.as_ref().map(hash).transpose()?;
     Ok(Identity { settings, data: [sets.train.digest(), sets.val.digest()], initial })
 }
@@ -458,13 +486,6 @@ fn prepare(run: &TrainRun, session: &mut Session, sets: &Sets) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn initial_tensors(run: &TrainRun, net: &AttentionUNet) -> Result<(Vec<NamedTensor>, u64)> {
-    match &run.init_weights {
-        Some(path) => load_weights(path, net),
-        None => Ok((net.initial(u64::from(run.experiment.training.seed)), 0)),
-    }
 }
 
 fn write_pictures(run: &TrainRun, session: &mut Session, val_set: &Arc<Dataset>) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::ops::adamw::AdamW;
 use crate::ops::bce_dice::{BceDice, SUMS};
 use crate::ops::loss_scale::LossScale;
 use crate::ops::warp::{self, PatchSource};
-use crate::tape::{Element, MemoryPlan, Mode, Phase, Program, Shape, Store, Tape, TensorId};
+use crate::tape::{Element, MemoryPlan, Mode, Phase, Program, Shape, Store, Tape, TensorId, Tuning};
 
 /// What shapes a program, besides the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,6 +29,8 @@ pub struct StepSettings {
     pub element: Element,
     /// Training patches are made on the device from samples that lie there; none where they are uploaded.
     pub patches: Option<PatchSource>,
+    /// Which kernels were measured to be fastest; nothing where the device's limits decide.
+    pub tuning: Tuning,
 }
 
 impl StepSettings {
@@ -42,6 +44,7 @@ impl StepSettings {
             recompute: Recompute::Auto,
             element: Element::F32,
             patches: None,
+            tuning: Tuning::default(),
         }
     }
 
@@ -234,6 +237,7 @@ fn record_forward(
     training: bool,
 ) -> Recorded {
     tape.set_exact(!settings.winograd);
+    tape.set_tuning(settings.tuning);
     tape.set_stored_element(settings.element);
     let side = settings.patch_px;
     let plane = Shape::nhwc(batch, side, side, 1);

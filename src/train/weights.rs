@@ -64,15 +64,7 @@ pub fn load_weights(path: &Path, net: &AttentionUNet) -> Result<(Vec<NamedTensor
                 ));
             }
         };
-        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-            let found = format!("{} at element {at}", values[at]);
-            return Err(Error::user(
-                place,
-                "finite numbers",
-                found,
-                "take the weights of a run that did not diverge",
-            ));
-        }
+        check_values(&place, &values, parameter.name.ends_with("running_var"))?;
         tensors.push(NamedTensor { name: parameter.name.clone(), shape, values });
     }
     let tracked = by_name.get("enc1.1.num_batches_tracked").and_then(|t| match &t.values {
@@ -90,6 +82,22 @@ pub fn load_weights(path: &Path, net: &AttentionUNet) -> Result<(Vec<NamedTensor
         ));
     }
     Ok((tensors, tracked.unwrap_or(0).max(0) as u64))
+}
+
+/// Finds numbers that no network can have.
+fn check_values(place: &str, values: &[f32], are_variances: bool) -> Result<()> {
+    if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+        let found = format!("{} at element {at}", values[at]);
+        let remedy = "take the weights of a run that did not diverge";
+        return Err(Error::user(place, "finite numbers", found, remedy));
+    }
+    match values.iter().position(|v| *v < 0.0).filter(|_| are_variances) {
+        Some(at) => {
+            let found = format!("{} at element {at}", values[at]);
+            Err(Error::user(place, "variances, from 0 up", found, "the file is damaged: export it again"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn mismatch(place: &str, expected: String, found: String, net: &AttentionUNet) -> Error {

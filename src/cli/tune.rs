@@ -1,0 +1,98 @@
+//! `rosette tune`: measures which kernels are fastest on a device, once.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::say;
+use crate::config::{Config, Experiment};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::ops::choice::Question;
+use crate::ops::tune::Timing;
+use crate::report::progress;
+use crate::train::{TuningCache, choose_form, experiment_questions};
+
+/// Measure which kernels are fastest on this device for an experiment; trainings use what was found.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TuneArgs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", requires = "experiment_name")]
+    pub config: Option<PathBuf>,
+    /// The experiment within it.
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub experiment_name: Option<String>,
+    /// Change a setting, e.g. batch_size=8; repeatable.
+    #[arg(long = "override", value_name = "KEY=VALUE", requires = "config")]
+    pub overrides: Vec<String>,
+    /// Number or part of the name of the adapter (see `rosette devices`).
+    #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
+    pub adapter: Option<String>,
+    /// Measure again what is known.
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Measures, keeps and prints.
+///
+/// # Errors
+/// Those of the configuration; a failure where the device lacks memory.
+pub fn run(args: &TuneArgs) -> Result<()> {
+    let experiment = match (&args.config, &args.experiment_name) {
+        (Some(config), Some(name)) => Config::load(config)?.resolve(name, &args.overrides)?,
+        _ => Experiment::defaults("defaults"),
+    };
+    let gpu = Gpu::open(args.adapter.as_deref())?;
+    let questions = experiment_questions(&experiment, gpu.limits())?;
+    let mut cache = TuningCache::load(gpu.summary());
+    let started = Instant::now();
+    let mut found: Vec<(Question, Vec<Timing>)> = Vec::new();
+    // Every answer is kept at once: who stops half-way keeps the half.
+    for (place, question) in questions.iter().enumerate() {
+        if !args.json {
+            let seconds = started.elapsed().as_secs_f64();
+            progress::print_line(&format!(
+                "{}/{} {question} ({seconds:.0} s so far)",
+                place + 1,
+                questions.len()
+            ));
+        }
+        let told = |question: &Question, timings: &[Timing]| found.push((question.clone(), timings.to_vec()));
+        cache.measure(&gpu, std::slice::from_ref(question), args.force, told)?;
+        cache.save()?;
+    }
+    if args.json {
+        return say(serde_json::to_string(&cache).expect("numbers and text"));
+    }
+    let place = cache.path().map_or("nowhere: no place for caches".into(), |path| path.display().to_string());
+    say(format!("{} ({}); kept in {place}", gpu.summary(), gpu.summary().driver))?;
+    say(table(&gpu, &found))
+}
+
+fn table(gpu: &Gpu, found: &[(Question, Vec<Timing>)]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["convolution", "taken", "ms", "the others: times as long"]);
+    if let Some(column) = table.column_mut(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for (question, timings) in found {
+        let usual = question.usual(gpu.limits()).name();
+        let taken = choose_form(timings, usual);
+        let (name, ms) = taken.map_or((usual, f64::NAN), |taken| (taken.form.as_str(), taken.ms));
+        let others: Vec<String> = timings
+            .iter()
+            .filter(|timing| timing.form != name)
+            .map(|timing| match timing.sound {
+                true => format!("{} {:.2}", timing.form, timing.ms / ms),
+                false => format!("{} wrong by {:.0e}", timing.form, timing.difference),
+            })
+            .collect();
+        table.add_row([question.to_string(), name.to_owned(), format!("{ms:.3}"), others.join(", ")]);
+    }
+    table
+}

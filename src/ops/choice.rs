@@ -1,0 +1,184 @@
+//! Which kernels compute a convolution: the forms that compete, the question that a convolution asks, and the forms
+//! that may answer it on a device. The tuner ([`super::tune`]) answers; without it the device's limits do.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::convolution::Packing;
+use crate::gpu::Limits;
+use crate::tape::{Element, Shape, Tape, TensorId};
+
+/// Kernels that compute a convolution. All give the same result up to rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Form {
+    /// Large register tiles, weights broadcast within subgroups of at least 8 lanes: where loads cost more than
+    /// arithmetic.
+    Direct,
+    /// Winograd's F(4x4, 3x3), four times fewer multiplications, within subgroups likewise; direct where it does not
+    /// fit.
+    Winograd,
+    /// Implicit matrix product with tiles in workgroup memory: where arithmetic units wait for memory.
+    Tiled,
+}
+
+impl Form {
+    /// Every form, in the order in which they are tried.
+    pub const ALL: [Self; 3] = [Self::Direct, Self::Winograd, Self::Tiled];
+
+    /// The form's name in caches and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Winograd => "winograd",
+            Self::Tiled => "tiled",
+        }
+    }
+
+    /// The form of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|form| form.name() == name)
+    }
+
+    /// Rounds more than a plain sum does: passed over where `winograd: false` asks for that.
+    pub fn is_inexact(self) -> bool {
+        self == Self::Winograd
+    }
+}
+
+/// What a convolution computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pass {
+    /// y from x.
+    Forward,
+    /// dx from dy.
+    InputGradient,
+    /// dw from x and dy.
+    WeightGradient,
+}
+
+/// All that decides which form is fastest, besides the device. Its JSON is the question that the tape is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// What is computed.
+    pub pass: Pass,
+    /// 3 or 1.
+    pub kernel: usize,
+    /// A transposed convolution, whose large side is seen as squares of 2x2 pixels with four times the channels.
+    pub squares: bool,
+    /// Images, rows and columns of the small side.
+    pub image: [usize; 3],
+    /// Channels of each source that is read (for an input gradient: of dy).
+    pub sources: Vec<usize>,
+    /// Channels written (for a weight gradient: of dy).
+    pub out_channels: usize,
+    /// Activations are stored as f16.
+    pub half: bool,
+    /// Forms that round more than a plain sum are passed over.
+    pub exact: bool,
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match (self.squares, self.kernel) {
+            (true, _) => "2x2 transposed".to_owned(),
+            (false, k) => format!("{k}x{k}"),
+        };
+        let pass = match self.pass {
+            Pass::Forward => "forward",
+            Pass::InputGradient => "input gradient",
+            Pass::WeightGradient => "weight gradient",
+        };
+        let sources: Vec<String> = self.sources.iter().map(usize::to_string).collect();
+        let [n, h, w] = self.image;
+        let stored = if self.half { "f16" } else { "f32" };
+        write!(f, "{what} {pass} [{n}, {h}, {w}] {} to {} {stored}", sources.join("+"), self.out_channels)
+    }
+}
+
+impl Question {
+    /// The question as the tape and the cache know it.
+    pub fn key(&self) -> String {
+        serde_json::to_string(self).expect("numbers and words")
+    }
+
+    /// The question of a key.
+    pub fn from_key(key: &str) -> Option<Self> {
+        serde_json::from_str(key).ok()
+    }
+
+    /// Asks the tape; an answer that this device or program has no use for is none.
+    pub(super) fn ask(&self, tape: &mut Tape) -> Option<Form> {
+        let form = tape.ask(&self.key()).and_then(Form::named)?;
+        self.candidates(tape.limits()).contains(&form).then_some(form)
+    }
+
+    /// The form that the device's limits suggest.
+    pub fn usual(&self, limits: Limits) -> Form {
+        let lanes = limits.software && limits.subgroup_lanes >= 8;
+        match (lanes, self.exact || !self.winograd_fits(limits)) {
+            (false, _) => Form::Tiled,
+            (true, true) => Form::Direct,
+            (true, false) => Form::Winograd,
+        }
+    }
+
+    /// The forms that can answer on a device with these limits, the usual one first.
+    pub fn candidates(&self, limits: Limits) -> Vec<Form> {
+        let usual = self.usual(limits);
+        let others = Form::ALL.into_iter().filter(|form| *form != usual && self.allows(*form, limits));
+        std::iter::once(usual).chain(others).collect()
+    }
+
+    /// Whether a form can compute this on a device with these limits, at the precision asked for.
+    pub fn allows(&self, form: Form, limits: Limits) -> bool {
+        // Weights are passed round by broadcast; a weight gradient has none.
+        let lanes = self.pass == Pass::WeightGradient || limits.subgroup_lanes >= 8;
+        match form {
+            Form::Tiled => true,
+            Form::Direct => lanes,
+            Form::Winograd => lanes && !self.exact && self.winograd_fits(limits),
+        }
+    }
+
+    /// The transformed weights, or their gradient's partial sums, fit a binding; the image is no smaller than a tile, and
+    /// neither side is seen as squares.
+    fn winograd_fits(&self, limits: Limits) -> bool {
+        let [_, h, w] = self.image;
+        let channels = self.sources.iter().sum::<usize>();
+        let packing = Packing { out_channels: self.out_channels, in_channels: channels, kernel: 1 };
+        let bytes = 36 * packing.shape().bytes();
+        self.kernel == 3 && !self.squares && bytes <= limits.storage_binding_bytes && h >= 4 && w >= 4
+    }
+}
+
+/// The question of a convolution from sources to `y`, both as the kernels see them.
+pub(super) fn question(
+    tape: &Tape,
+    (pass, kernel, squares): (Pass, usize, bool),
+    sources: &[TensorId],
+    y: TensorId,
+) -> Question {
+    let channels = |id: TensorId| tape.shape(id).as_nhwc()[3];
+    let [mut n_h_w, at_y] = [tape.shape(sources[0]), tape.shape(y)].map(small_side);
+    // Of a transposed convolution one side is four times as large.
+    if n_h_w[1] > at_y[1] {
+        n_h_w = at_y;
+    }
+    Question {
+        pass,
+        kernel,
+        squares,
+        image: n_h_w,
+        sources: sources.iter().map(|id| channels(*id)).collect(),
+        out_channels: channels(y),
+        half: tape.stored_element() == Element::F16,
+        exact: tape.exact(),
+    }
+}
+
+fn small_side(shape: &Shape) -> [usize; 3] {
+    let [n, h, w, _] = shape.as_nhwc();
+    [n, h, w]
+}

@@ -1,0 +1,228 @@
+//! Measures on a device which form of a convolution is fastest there: every candidate once against the usual one for
+//! its result, then in turn for its time.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::choice::{Form, Pass, Question};
+use super::conv_transpose2d;
+use super::convolution::{Call, Convolution, Packing, SOURCES};
+use super::winograd;
+use crate::error::Result;
+use crate::files;
+use crate::gpu::Gpu;
+use crate::tape::{Element, Loaded, Mode, Phase, Shape, SlotPool, Store, Stores, Tape, TensorId};
+
+/// Rounds in which the candidates are timed in turn; the fastest of each counts.
+const ROUNDS: usize = 5;
+/// A candidate that takes so many times as long as the best in its first round is not timed again.
+const HOPELESS: f64 = 2.0;
+/// Largest difference from the usual form's result, relative to its largest magnitude, that rounding explains.
+const TOLERANCE: f64 = 1e-4;
+/// The same where results are stored as f16.
+const TOLERANCE_F16: f64 = 5e-3;
+
+/// What was found for one form.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// The form's name.
+    pub form: String,
+    /// Device time, or time by the clock where the device has no timestamps.
+    pub ms: f64,
+    /// Largest difference from the usual form, relative to its largest magnitude; infinite for no number.
+    pub difference: f64,
+    /// The difference is rounding.
+    pub sound: bool,
+}
+
+/// A hash over the text of every shader that competes: answers measured with other text are not used.
+pub fn shader_digest() -> String {
+    let mut hash = Sha256::new();
+    for source in SOURCES.iter().chain(winograd::SOURCES) {
+        hash.update(source.name);
+        hash.update(source.text);
+    }
+    files::hex(&hash.finalize())
+}
+
+/// Measures every form that can answer a question, fastest first; those with wrong results come last.
+///
+/// # Errors
+/// Where the device lacks memory for the tensors, or was lost.
+pub fn measure(gpu: &Gpu, question: &Question) -> Result<Vec<Timing>> {
+    let forms = question.candidates(gpu.limits());
+    let mut trials = Vec::new();
+    let mut pool = SlotPool::default();
+    let mut usual: Option<Vec<f32>> = None;
+    for form in forms {
+        let trial = Trial::new(gpu, question, form, &mut pool)?;
+        gpu.run(&trial.loaded.executable);
+        let found = trial.result(gpu)?;
+        let difference = usual.as_ref().map_or(0.0, |usual| difference(&found, usual));
+        usual.get_or_insert(found);
+        trials.push((trial, f64::INFINITY, difference));
+    }
+    let tolerance = if question.half { TOLERANCE_F16 } else { TOLERANCE };
+    let mut best_ms = f64::INFINITY;
+    for round in 0..ROUNDS {
+        for (trial, ms, _) in &mut trials {
+            if round == 0 || *ms < HOPELESS * best_ms {
+                *ms = ms.min(trial.time_ms(gpu)?);
+            }
+            best_ms = best_ms.min(*ms);
+        }
+    }
+    let mut timings: Vec<Timing> = trials
+        .into_iter()
+        .map(|(trial, ms, difference)| {
+            let form = trial.form.name().to_owned();
+            Timing { form, ms, difference, sound: difference <= tolerance }
+        })
+        .collect();
+    timings.sort_by(|a, b| b.sound.cmp(&a.sound).then(a.ms.total_cmp(&b.ms)));
+    Ok(timings)
+}
+
+/// One form of a convolution on the device, with data of no meaning.
+struct Trial {
+    form: Form,
+    loaded: Loaded,
+    stores: Stores,
+    result: TensorId,
+    is_weight_gradient: bool,
+}
+
+impl Trial {
+    fn new(gpu: &Gpu, question: &Question, form: Form, pool: &mut SlotPool) -> Result<Self> {
+        let mut tape = Tape::new(gpu.limits(), Mode::Train { accumulate: false });
+        tape.set_exact(question.exact);
+        tape.set_stored_element(if question.half { Element::F16 } else { Element::F32 });
+        let (inputs, weight, result) = record(&mut tape, question, form);
+        let weight_bytes = tape.info(weight).bytes();
+        let mut stores = Stores::new();
+        for store in [Store::Weights, Store::Gradients] {
+            stores.insert(store, gpu.buffer("tuned weights", weight_bytes)?);
+        }
+        let loaded = Loaded::new(gpu, tape.finish(), &stores, pool)?;
+        for (place, id) in inputs.into_iter().chain([weight]).enumerate() {
+            loaded.write(gpu, id, &noise(loaded.program.tensor(id).shape.len(), place));
+        }
+        let is_weight_gradient = question.pass == Pass::WeightGradient;
+        Ok(Self { form, loaded, stores, result, is_weight_gradient })
+    }
+
+    /// The result's values.
+    fn result(&self, gpu: &Gpu) -> Result<Vec<f32>> {
+        match self.is_weight_gradient {
+            true => {
+                let gradients = &self.stores[&Store::Gradients];
+                Ok(bytemuck::pod_collect_to_vec(&gpu.read(gradients, 0..gradients.size_bytes())?))
+            }
+            false => self.loaded.read(gpu, self.result),
+        }
+    }
+
+    fn time_ms(&self, gpu: &Gpu) -> Result<f64> {
+        if gpu.summary().timestamps {
+            return Ok(gpu.run_profiled(&self.loaded.executable)?.iter().sum());
+        }
+        let started = Instant::now();
+        gpu.run(&self.loaded.executable);
+        gpu.read(self.loaded.inputs(), 0..4)?;
+        Ok(started.elapsed().as_secs_f64() * 1e3)
+    }
+}
+
+/// Records what the question is about: the inputs, the weight, the result.
+fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, TensorId, TensorId) {
+    let Question { pass, kernel, squares, image: [n, h, w], .. } = *question;
+    let side = |channels: usize, large: bool| match large {
+        true => Shape::nhwc(n, 2 * h, 2 * w, channels),
+        false => Shape::nhwc(n, h, w, channels),
+    };
+    // The large side of a transposed convolution is its y, and dx's source.
+    let (reads_large, writes_large) =
+        (squares && pass == Pass::InputGradient, squares && pass != Pass::InputGradient);
+    let read: Vec<TensorId> =
+        question.sources.iter().map(|c| input(tape, "x", side(*c, reads_large))).collect();
+    let written = side(question.out_channels, writes_large);
+    let total: usize = question.sources.iter().sum();
+    let (co, cx) = match pass {
+        Pass::InputGradient => (total, question.out_channels),
+        _ => (question.out_channels, total),
+    };
+    let packing = match squares {
+        true => conv_transpose2d::packing(cx, co),
+        false => Packing { out_channels: co, in_channels: cx, kernel },
+    };
+    let weight = tape.stored("weight", packing.shape(), Store::Weights, 0, true);
+    let kernels = Convolution { kernel, out_channels: packing.out_channels, form: Some(form), squares };
+    let mut first = 0;
+    let sources: Vec<(TensorId, usize)> = read
+        .iter()
+        .zip(&question.sources)
+        .map(|(id, channels)| {
+            let source = (*id, first);
+            first += channels / 4;
+            source
+        })
+        .collect();
+    tape.set_phase(if pass == Pass::Forward { Phase::Forward } else { Phase::Backward });
+    let result = match pass {
+        Pass::Forward => {
+            let y = tape.activation("y", written);
+            let call = Call {
+                sources,
+                weight,
+                flip_from: None,
+                bias: None,
+                y,
+                x_squares: false,
+                y_squares: squares,
+            };
+            kernels.convolve(tape, &call);
+            y
+        }
+        Pass::InputGradient => {
+            let x = tape.activation("x", written);
+            kernels.input_gradient(tape, read[0], weight, 0, x)
+        }
+        Pass::WeightGradient => {
+            let dy = input(tape, "dy", written);
+            kernels.weight_gradient(tape, &sources, dy, weight);
+            return (read.into_iter().chain([dy]).collect(), weight, weight);
+        }
+    };
+    tape.keep(result);
+    (read, weight, result)
+}
+
+fn input(tape: &mut Tape, name: &str, shape: Shape) -> TensorId {
+    let element = tape.stored_element().of_activation(&shape);
+    tape.input_as(name, shape, element)
+}
+
+/// Numbers between -1 and 1 that sums of do not grow, the same every time.
+fn noise(len: usize, stream: usize) -> Vec<f32> {
+    let mut state = 0x9E37_79B9_u32.wrapping_mul(stream as u32 + 1);
+    (0..len)
+        .map(|_| {
+            // Marsaglia 2003, "Xorshift RNGs".
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn difference(found: &[f32], usual: &[f32]) -> f64 {
+    let scale = usual.iter().fold(1e-6_f32, |most, v| most.max(v.abs()));
+    let worst = |worst: f64, (a, b): (&f32, &f32)| {
+        let difference = f64::from((a - b).abs() / scale);
+        if difference.is_nan() { f64::INFINITY } else { worst.max(difference) }
+    };
+    found.iter().zip(usual).fold(0.0, worst)
+}

@@ -1,0 +1,184 @@
+//! Where measurements of a device are kept, and which of them a training goes by.
+//!
+//! A cache is a file for each adapter, driver and set of shaders. One that is missing, damaged or another device's is an
+//! empty one. A training that was interrupted goes on with what it started with, so that its bytes stay the same.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::checkpoint::is_unfinished;
+use super::step::{StepSettings, record_evaluation, record_training};
+use crate::error::Result;
+use crate::files;
+use crate::gpu::{AdapterSummary, Gpu, Limits};
+use crate::model::AttentionUNet;
+use crate::ops::choice::Question;
+use crate::ops::tune::{Timing, measure, shader_digest};
+use crate::tape::Tuning;
+
+/// Names the directory of caches, in place of the system's.
+const CACHE_DIR: &str = "ROSETTE_CACHE_DIR";
+/// Beside a training's checkpoints: the answers that it goes by.
+const KEPT: &str = ".tuning.json";
+/// A form must beat the device's usual one by this to be taken, so that noise changes nothing.
+const WORTH_IT: f64 = 0.97;
+
+/// What was measured on one device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TuningCache {
+    /// The adapter's name and backend.
+    pub adapter: String,
+    /// Its driver.
+    pub driver: String,
+    /// A hash of the shaders that competed.
+    pub shaders: String,
+    /// For each question (see [`Question::key`]) every form that was measured, fastest first.
+    pub timings: BTreeMap<String, Vec<Timing>>,
+    #[serde(skip)]
+    path: Option<PathBuf>,
+}
+
+impl TuningCache {
+    /// The cache of a device; an empty one where there is none.
+    pub fn load(adapter: &AdapterSummary) -> Self {
+        let empty = Self {
+            adapter: adapter.to_string(),
+            driver: adapter.driver.clone(),
+            shaders: shader_digest(),
+            timings: BTreeMap::new(),
+            path: None,
+        };
+        let path = cache_dir().map(|dir| dir.join(empty.file_name()));
+        let found = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+        let found = found.and_then(|text| serde_json::from_str::<Self>(&text).ok());
+        let own = found.filter(|found| found.is_of(&empty));
+        Self { path, ..own.unwrap_or(empty) }
+    }
+
+    fn file_name(&self) -> String {
+        let parts = [&self.adapter, &self.driver, &self.shaders].map(String::as_str).join("\n");
+        format!("tuning-{}.json", &files::hex(&Sha256::digest(parts))[..16])
+    }
+
+    fn is_of(&self, other: &Self) -> bool {
+        (&self.adapter, &self.driver, &self.shaders) == (&other.adapter, &other.driver, &other.shaders)
+    }
+
+    /// Where it is kept; none where the system has no place for caches.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Writes it to its place, where it has one.
+    ///
+    /// # Errors
+    /// Where the disk takes no more.
+    pub fn save(&self) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        files::write_atomic(path, serde_json::to_string_pretty(self).expect("numbers and text").as_bytes())
+    }
+
+    /// The answers: where a form beats the usual one clearly, and computes what it does.
+    pub fn tuning(&self, limits: Limits) -> Tuning {
+        let answers = self.timings.iter().filter_map(|(key, timings)| {
+            let usual = Question::from_key(key)?.usual(limits).name();
+            Some((key.clone(), choose(timings, usual)?.form.clone()))
+        });
+        Tuning::new(answers.collect())
+    }
+
+    /// Measures the questions that are not answered yet, or all of them; `told` hears of each.
+    ///
+    /// # Errors
+    /// Where the device lacks memory, or was lost.
+    pub fn measure(
+        &mut self,
+        gpu: &Gpu,
+        questions: &[Question],
+        again: bool,
+        mut told: impl FnMut(&Question, &[Timing]),
+    ) -> Result<()> {
+        for question in questions {
+            let key = question.key();
+            if again || !self.timings.contains_key(&key) {
+                self.timings.insert(key.clone(), measure(gpu, question)?);
+            }
+            told(question, &self.timings[&key]);
+        }
+        Ok(())
+    }
+}
+
+/// The form to take: the fastest sound one, or the usual one where that is as good as fast.
+pub fn choose<'a>(timings: &'a [Timing], usual: &str) -> Option<&'a Timing> {
+    let fastest = timings.first().filter(|timing| timing.sound)?;
+    let usual = timings.iter().find(|timing| timing.sound && timing.form == usual);
+    Some(usual.filter(|usual| fastest.ms > usual.ms * WORTH_IT).unwrap_or(fastest))
+}
+
+fn cache_dir() -> Option<PathBuf> {
+    std::env::var_os(CACHE_DIR).map(PathBuf::from).or_else(|| Some(dirs::cache_dir()?.join("rosette")))
+}
+
+/// What the steps of a training ask, in training and in evaluation, at these batch sizes.
+pub fn questions(
+    net: &AttentionUNet,
+    limits: Limits,
+    settings: &StepSettings,
+    batches: &[usize],
+) -> Vec<Question> {
+    let mut asked: Vec<String> = Vec::new();
+    for batch in batches {
+        asked.extend(record_training(net, limits, settings, *batch).program.questions);
+        asked.extend(record_evaluation(net, limits, settings, *batch).program.questions);
+    }
+    asked.sort();
+    asked.dedup();
+    asked.iter().filter_map(|key| Question::from_key(key)).collect()
+}
+
+/// What a training in `dir` goes by: what it started with where it goes on, else the device's cache.
+pub fn of_training(dir: &Path, restart: bool, gpu: &Gpu) -> Tuning {
+    if !restart && is_unfinished(dir) {
+        let kept = std::fs::read_to_string(dir.join(KEPT)).ok();
+        return Tuning::new(kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default());
+    }
+    TuningCache::load(gpu.summary()).tuning(gpu.limits())
+}
+
+/// Keeps what a training goes by beside its checkpoints.
+///
+/// # Errors
+/// Where the disk takes no more.
+pub fn keep(dir: &Path, tuning: Tuning) -> Result<()> {
+    let answers: BTreeMap<&str, &str> = tuning.answers().collect();
+    files::write_atomic(&dir.join(KEPT), serde_json::to_string(&answers).expect("text").as_bytes())
+}
+
+/// Forgets it, once the training has ended.
+pub fn forget(dir: &Path) {
+    let _ = std::fs::remove_file(dir.join(KEPT));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timing(form: &str, ms: f64, sound: bool) -> Timing {
+        Timing { form: form.into(), ms, difference: 0.0, sound }
+    }
+
+    #[test]
+    fn the_usual_form_stays_unless_another_is_clearly_faster_and_sound() {
+        let chosen = |timings: &[Timing]| choose(timings, "tiled").map(|t| t.form.clone());
+        let [fast, usual] = [timing("direct", 1.0, true), timing("tiled", 1.01, true)];
+        assert_eq!(chosen(&[fast.clone(), usual.clone()]).as_deref(), Some("tiled"), "as good as fast");
+        assert_eq!(chosen(&[fast.clone(), timing("tiled", 1.2, true)]).as_deref(), Some("direct"));
+        assert_eq!(chosen(&[fast, timing("tiled", 1.0, false)]).as_deref(), Some("direct"));
+        assert_eq!(chosen(&[timing("direct", 1.0, false)]), None, "wrong results are never taken");
+        assert_eq!(chosen(&[]), None);
+    }
+}
