@@ -31,7 +31,6 @@ use crate::data::tiles::tiles;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::Gpu;
-use crate::model::{AttentionUNet, NamedTensor};
 use crate::ops::warp::most_chunk_words;
 use crate::report::{BestEpoch, EpochRow, MetricsLog, Mode, Prediction, Progress, RunRecord};
 use crate::report::{logging, overlay, plots};
