@@ -8,7 +8,7 @@ mod workshop;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rosette::config::Skip;
+use rosette::config::{Precision, Skip};
 use rosette::data::channels::Prepared;
 use rosette::data::hdf5::File;
 use rosette::data::sample::Sample;
@@ -17,8 +17,14 @@ use rosette::interop::{Values, read_safetensors};
 use rosette::report::RunRecord;
 use workshop::Workshop;
 
-const SETTINGS: EngineSettings =
-    EngineSettings { window_px: 48, overlap_px: 24, batch_size: 3, all_turns: false, winograd: false };
+const SETTINGS: EngineSettings = EngineSettings {
+    window_px: 48,
+    overlap_px: 24,
+    batch_size: 3,
+    all_turns: false,
+    winograd: false,
+    precision: Precision::F32,
+};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
@@ -80,6 +86,23 @@ fn predictions_are_pytorchs_for_both_skips_and_five_awkward_sizes() {
                 assert!(apart < 1e-4, "{} is {apart} apart", golden.name);
             }
         }
+    }
+}
+
+/// Half the bits of the activations, 2^-11 of each: a few thousandths of probability at most, and not nothing.
+#[test]
+fn predictions_in_f16_are_near_those_in_f32() {
+    let has_f16 = common::device().is_some_and(|gpu| gpu.limits().f16);
+    for (skip, word) in [(Skip::Full, "full"), (Skip::Pooled, "pooled")] {
+        let half = EngineSettings { precision: Precision::F16, ..SETTINGS };
+        let (true, Some(half), Some(single)) = (has_f16, engine(skip, half), engine(skip, SETTINGS)) else {
+            return;
+        };
+        let image = bricks(64, 80);
+        let (half, single) = (half.predict(&image, |_| ()).unwrap(), single.predict(&image, |_| ()).unwrap());
+        let apart = difference(&half, &single);
+        println!("{word}: f16 and f32 {apart:e}");
+        assert!(apart > 0.0 && apart < 5e-3, "{word}: {apart}");
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::exchange::skip;
 use super::say;
+use crate::config::Precision;
 use crate::data::sample::discover;
 use crate::data::split::Manifest;
 use crate::error::{Error, Result};
@@ -34,6 +35,9 @@ pub struct ModelArgs {
     /// Windows at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub batch_size: u16,
+    /// How activations are stored: f32, f16 for less memory and time on GPUs, or auto for f16 where it gains.
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "f16", "auto"])]
+    pub precision: String,
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
     pub adapter: Option<String>,
@@ -121,6 +125,11 @@ impl ModelArgs {
             all_turns: self.tta,
             threshold: self.threshold,
             batch_size: usize::from(self.batch_size),
+            precision: match self.precision.as_str() {
+                "f16" => Precision::F16,
+                "auto" => Precision::Auto,
+                _ => Precision::F32,
+            },
             adapter: self.adapter.clone(),
             mode: Mode::detect(self.quiet),
         })

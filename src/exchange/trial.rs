@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::Precision;
 use crate::data::channels::Prepared;
 use crate::data::sample::Sample;
 use crate::data::synth::{Layout, SynthPlan, make_sample};
@@ -39,6 +40,7 @@ impl Trial {
             batch_size: 1,
             all_turns: false,
             winograd: false,
+            precision: Precision::F32,
         };
         assert_eq!(height, width, "one window covers a square");
         let engine = Engine::new(Gpu::open(adapter)?, &model.net, &model.tensors, settings)?;

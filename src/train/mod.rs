@@ -23,7 +23,9 @@ pub use bench::{KernelTime, StepBench, StepTimes, bench_step};
 pub use checkpoint::{is_unfinished, setting_differences};
 pub use demo::{DemoPlan, demo};
 pub use metrics::{Metrics, Tally};
-pub use plan::{MemoryEstimate, describe_plan, estimate_memory, experiment_questions, network};
+pub use plan::{
+    MemoryEstimate, describe_plan, estimate_memory, experiment_questions, network, stored_element,
+};
 pub use predict::{Probability, probabilities};
 pub use preview::{Preview, preview};
 pub use run::{CHECKPOINT_EVERY, Outcome, TrainRun, train};

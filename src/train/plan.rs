@@ -28,7 +28,7 @@ pub fn settings(experiment: &Experiment, limits: Limits) -> StepSettings {
         weight_decay: experiment.training.weight_decay as f32,
         winograd: experiment.training.winograd,
         recompute: experiment.training.recompute,
-        element: element(experiment.training.precision, limits),
+        element: stored_element(experiment.training.precision, limits),
         patches: None,
         tuning: Tuning::default(),
     }
@@ -45,7 +45,8 @@ pub fn experiment_questions(experiment: &Experiment, limits: Limits) -> Result<V
 }
 
 /// What `precision` comes to on a device.
-fn element(precision: Precision, limits: Limits) -> Element {
+/// How a device with these limits stores activations.
+pub fn stored_element(precision: Precision, limits: Limits) -> Element {
     match precision {
         Precision::F32 => Element::F32,
         Precision::F16 => Element::F16,
