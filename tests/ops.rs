@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use rosette::gpu::{Kernel, Limits};
+use rosette::gpu::{Gpu, Kernel, Limits, MatrixUnits};
 use rosette::ops::{OPS, check, warp};
 use rosette::tape::{Case, Element};
 
@@ -15,7 +15,14 @@ const PRECISIONS: [Element; 2] = [Element::F32, Element::F16];
 
 /// Every distinct kernel that the cases record in both precisions, on a GPU's limits and on the software adapter's.
 fn kernels() -> Vec<Kernel> {
-    let limits = [Limits::WEBGPU, Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU }];
+    let gpu = Limits { subgroup_lanes: 32, f16: true, ..Limits::WEBGPU };
+    let limits = [
+        Limits::WEBGPU,
+        Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU },
+        Limits { matrix: MatrixUnits::Eight, ..gpu },
+        Limits { matrix: MatrixUnits::Sixteen, ..gpu },
+        Limits { matrix: MatrixUnits::Emulated, ..gpu },
+    ];
     let cases = |limits: Limits, stored: Element| {
         OPS.iter().flat_map(|op| (op.cases)()).map(move |case| check::record(case, limits, stored))
     };
@@ -35,19 +42,25 @@ fn every_kernel_lowers_to_every_language() {
     assert!(halves > 20 && kernels.len() - halves > 20, "the cases record kernels of both precisions");
     for kernel in kernels {
         let module = naga::front::wgsl::parse_str(kernel.text()).expect("parsed once already");
-        let capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16;
+        // Only Vulkan and Metal have matrix units, and Metal those of 8 x 8 alone.
+        let [any, eight] = ["enable wgpu_cooperative_matrix", "coop_mat8x8"].map(|word| kernel.text().contains(word));
+        let (metal, direct_x) = (!any || eight, !any);
+        let matrix = if any { Capabilities::COOPERATIVE_MATRIX } else { Capabilities::empty() };
+        let capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | matrix;
         let info = Validator::new(ValidationFlags::all(), capabilities)
             .validate(&module)
             .unwrap_or_else(|e| panic!("{kernel} needs more than WebGPU with subgroups and f16: {e:?}"));
         spv::write_vec(&module, &info, &spv::Options::default(), None)
             .unwrap_or_else(|e| panic!("{kernel}: SPIR-V: {e}"));
-        msl::write_string(
-            &module,
-            &info,
-            &msl::Options { fake_missing_bindings: true, ..Default::default() },
-            &Default::default(),
-        )
-        .unwrap_or_else(|e| panic!("{kernel}: MSL: {e}"));
+        if metal {
+            let options =
+                msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
+            msl::write_string(&module, &info, &options, &Default::default())
+                .unwrap_or_else(|e| panic!("{kernel}: MSL: {e}"));
+        }
+        if !direct_x {
+            continue;
+        }
         let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
         let pipeline = hlsl::PipelineOptions::default();
         let mut text = String::new();
@@ -67,11 +80,27 @@ fn every_operation_agrees_with_its_reference_in_half_precision() {
     agree(Element::F16);
 }
 
+/// Shaders for matrix units, with the units replaced by what they stand for: any device can check all the rest.
+#[test]
+fn matrix_units_agree_with_the_reference_where_they_are_emulated() {
+    let Some(gpu) = common::device() else { return };
+    if !gpu.limits().f16 {
+        return println!("SKIPPED: {} has no 16-bit floats", gpu.summary());
+    }
+    let limits = Limits { matrix: MatrixUnits::Emulated, ..gpu.limits() };
+    let gpu = gpu.with_limits(limits);
+    agree_where(&gpu, Element::F16, |op, label| op.starts_with("conv") && label.starts_with("Matrix"));
+}
+
 fn agree(stored: Element) {
     let Some(gpu) = common::device() else { return };
     if stored == Element::F16 && !gpu.limits().f16 {
         return println!("SKIPPED: {} has no 16-bit floats", gpu.summary());
     }
+    agree_where(&gpu, stored, |_, label| !label.starts_with("Matrix"));
+}
+
+fn agree_where(gpu: &Gpu, stored: Element, wanted: impl Fn(&str, &str) -> bool) {
     let rounding = if stored == Element::F16 { check::F16_ROUNDING } else { 0.0 };
     let mut failures = Vec::new();
     for op in OPS {
@@ -80,7 +109,10 @@ fn agree(stored: Element) {
         for index in 0..count {
             let make = || -> Case { (op.cases)().swap_remove(index) };
             let (label, tolerance) = (make().label, make().tolerance + rounding);
-            let report = check::compare(&gpu, stored, make).expect("the device works");
+            if !wanted(op.name, &label) {
+                continue;
+            }
+            let report = check::compare(gpu, stored, make).expect("the device works");
             println!(
                 "{:<16} {label:<48} forward {:.1e} backward {:?}",
                 op.name, report.forward, report.backward

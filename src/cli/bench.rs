@@ -36,6 +36,9 @@ pub struct BenchArgs {
     /// Take the skips after pooling.
     #[arg(long)]
     pub pooled: bool,
+    /// Take no notice of what `rosette tune` has measured.
+    #[arg(long)]
+    pub untuned: bool,
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
     pub adapter: Option<String>,
@@ -60,6 +63,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         skip: if args.pooled { Skip::Pooled } else { Skip::Full },
         recompute: if args.recompute { Recompute::Always } else { Recompute::Auto },
         repeats: args.repeats,
+        tuned: !args.untuned,
         element: if args.precision == "f16" { Element::F16 } else { Element::F32 },
     };
     let times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;

@@ -55,6 +55,21 @@ pub struct Limits {
     pub subgroup_lanes: u32,
     /// Shaders have 16-bit floats.
     pub f16: bool,
+    /// Matrix units that multiply f16 and add up in f32.
+    pub matrix: MatrixUnits,
+}
+
+/// The matrices that a device's matrix units multiply: as many rows as columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MatrixUnits {
+    /// It has none, or none that shaders can use.
+    None,
+    /// Of 8 x 8.
+    Eight,
+    /// Of 16 x 16.
+    Sixteen,
+    /// Every lane of a subgroup does the whole work of one: to check on any device what the others are given.
+    Emulated,
 }
 
 impl Limits {
@@ -66,6 +81,7 @@ impl Limits {
         software: false,
         subgroup_lanes: 0,
         f16: false,
+        matrix: MatrixUnits::None,
     };
 }
 
@@ -138,6 +154,28 @@ fn limits_of(adapter: &wgpu::Adapter) -> Limits {
         software: info.device_type == wgpu::DeviceType::Cpu,
         subgroup_lanes: if subgroups { info.subgroup_min_size } else { 0 },
         f16: adapter.features().contains(wgpu::Features::SHADER_F16),
+        matrix: matrix_units(adapter),
+    }
+}
+
+/// The largest matrices of f16 whose products the adapter adds up in f32.
+fn matrix_units(adapter: &wgpu::Adapter) -> MatrixUnits {
+    let wanted = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
+    if !adapter.features().contains(wanted | wgpu::Features::SUBGROUP) {
+        return MatrixUnits::None;
+    }
+    let offered = adapter.cooperative_matrix_properties();
+    let has = |side: u32| {
+        offered.iter().any(|offer| {
+            [offer.m_size, offer.n_size, offer.k_size] == [side; 3]
+                && offer.ab_type == wgpu::CooperativeScalarType::F16
+                && offer.cr_type == wgpu::CooperativeScalarType::F32
+        })
+    };
+    match (has(16), has(8)) {
+        (true, _) => MatrixUnits::Sixteen,
+        (_, true) => MatrixUnits::Eight,
+        _ => MatrixUnits::None,
     }
 }
 

@@ -7,7 +7,7 @@ mod kernel;
 mod shader;
 
 pub use ceiling::Ceilings;
-pub use device::{AdapterSummary, Gpu, Limits, list_adapters};
+pub use device::{AdapterSummary, Gpu, Limits, MatrixUnits, list_adapters};
 pub use executor::{Binding, Command, Executable, PendingRead, SharedBuffer};
 pub use kernel::{BindingInfo, BindingKind, Kernel, Params, Reflection};
 pub use shader::{ShaderSource, Variant};

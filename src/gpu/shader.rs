@@ -16,6 +16,9 @@ pub struct ShaderSource {
 const SHARED: &[(&str, &str)] = &[
     ("depth_to_space", include_str!("../../shaders/shared/depth_to_space.wgsl")),
     ("grid", include_str!("../../shaders/shared/grid.wgsl")),
+    ("matrix16", include_str!("../../shaders/shared/matrix16.wgsl")),
+    ("matrix8", include_str!("../../shaders/shared/matrix8.wgsl")),
+    ("matrix_emulated", include_str!("../../shaders/shared/matrix_emulated.wgsl")),
     ("normalise", include_str!("../../shaders/shared/normalise.wgsl")),
     ("patch", include_str!("../../shaders/shared/patch.wgsl")),
     ("random", include_str!("../../shaders/shared/random.wgsl")),

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::convolution::Packing;
-use crate::gpu::Limits;
+use crate::gpu::{Limits, MatrixUnits};
 use crate::tape::{Element, Shape, Tape, TensorId};
 
 /// Kernels that compute a convolution. All give the same result up to rounding.
@@ -20,11 +20,16 @@ pub enum Form {
     Winograd,
     /// Implicit matrix product with tiles in workgroup memory: where arithmetic units wait for memory.
     Tiled,
+    /// The same on matrix units, 128 rows by 128 outputs a workgroup: weights are rounded to f16, sums are f32.
+    Matrix,
+    /// The same by 64 outputs.
+    MatrixNarrow,
 }
 
 impl Form {
     /// Every form, in the order in which they are tried.
-    pub const ALL: [Self; 3] = [Self::Direct, Self::Winograd, Self::Tiled];
+    pub const ALL: [Self; 5] =
+        [Self::Direct, Self::Winograd, Self::Tiled, Self::Matrix, Self::MatrixNarrow];
 
     /// The form's name in caches and tables.
     pub fn name(self) -> &'static str {
@@ -32,6 +37,8 @@ impl Form {
             Self::Direct => "direct",
             Self::Winograd => "winograd",
             Self::Tiled => "tiled",
+            Self::Matrix => "matrix",
+            Self::MatrixNarrow => "matrix narrow",
         }
     }
 
@@ -138,6 +145,7 @@ impl Question {
         match form {
             Form::Tiled => true,
             Form::Direct => lanes,
+            Form::Matrix | Form::MatrixNarrow => self.half && limits.matrix != MatrixUnits::None,
             Form::Winograd => lanes && !self.exact && self.winograd_fits(limits),
         }
     }

@@ -171,6 +171,11 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(form, [1, 4, 6], &[264], 16, 3).forward_only());
         cases.push(case(form, [1, 3, 3], &[128, 128], 8, 3).forward_only());
     }
+    for form in [Form::Matrix, Form::MatrixNarrow] {
+        cases.push(case(form, [1, 1, 1], &[8], 8, 1));
+        cases.push(case(form, [2, 9, 13], &[4], 20, 3));
+        cases.push(case(form, [1, 3, 5], &[40, 136], 132, 3).forward_only());
+    }
     cases
 }
 

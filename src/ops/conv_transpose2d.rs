@@ -119,7 +119,11 @@ impl Op for ConvTranspose2d {
 pub fn cases() -> Vec<Case> {
     let shapes = [([1, 1, 1], 4, 4), ([2, 3, 5], 8, 4), ([1, 5, 2], 20, 12), ([2, 4, 4], 64, 32)];
     let forms = [Form::Direct, Form::Tiled];
-    forms.into_iter().flat_map(|form| shapes.map(|(nhw, ci, co)| case(form, nhw, ci, co))).collect()
+    let mut cases: Vec<Case> =
+        forms.into_iter().flat_map(|form| shapes.map(|(nhw, ci, co)| case(form, nhw, ci, co))).collect();
+    cases.push(case(Form::Matrix, [1, 5, 2], 20, 12));
+    cases.push(case(Form::MatrixNarrow, [2, 3, 5], 8, 4));
+    cases
 }
 
 fn case(form: Form, [n, h, w]: [usize; 3], in_channels: usize, out_channels: usize) -> Case {

@@ -7,6 +7,7 @@
 
 use super::choice::{Form, Pass, Question, question};
 use super::common::{Scatter, split_sum, splits_for, stored, u};
+use super::matrix::{self, Tile};
 use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -131,7 +132,7 @@ pub(super) enum Start {
 }
 
 /// `[N, H, W, C]` of a tensor, or of its 2x2 squares as [N, H/2, W/2, 4 C].
-fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
+pub(super) fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
     let [n, h, w, c] = tape.shape(id).as_nhwc();
     if squares { [n, h / 2, w / 2, 4 * c] } else { [n, h, w, c] }
 }
@@ -163,6 +164,8 @@ impl Convolution {
         let question = question(tape, (pass, self.kernel, self.squares), &sources, call.y);
         match (self.form(tape, &question), call.flip_from) {
             (Form::Winograd, _) => winograd::convolve(tape, call),
+            (Form::Matrix, _) => matrix::convolve(tape, call, self.kernel, Tile::WIDE),
+            (Form::MatrixNarrow, _) => matrix::convolve(tape, call, self.kernel, Tile::NARROW),
             (form, Some(first)) => {
                 let cx = tape.shape(call.y).as_nhwc()[3];
                 let weight = self.flipped_weight(tape, call.weight, first, cx);
@@ -291,7 +294,17 @@ impl Convolution {
             return winograd::weight_gradient(tape, sources, dy, weight);
         }
         let by_pixels = form != Form::Tiled && self.kernel == 1;
+        let matrix_tile = match form {
+            Form::Matrix => Some(Tile::WIDE),
+            Form::MatrixNarrow => Some(Tile::SMALL),
+            _ => None,
+        };
         for (x, first) in sources {
+            if let Some(tile) = matrix_tile {
+                let source = (*x, *first);
+                matrix::weight_gradient(tape, source, dy, weight, (self.kernel, self.squares, tile));
+                continue;
+            }
             if by_pixels && self.out_channels.is_multiple_of(8) {
                 winograd::pixel_weight_gradient(tape, (*x, *first), dy, weight, self.squares);
             } else {

@@ -12,6 +12,7 @@ pub mod conv_transpose2d;
 mod convolution;
 pub mod gate;
 pub mod loss_scale;
+mod matrix;
 pub mod max_pool2d;
 pub mod project;
 pub mod resize;

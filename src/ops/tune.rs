@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::choice::{Form, Pass, Question};
 use super::conv_transpose2d;
 use super::convolution::{Call, Convolution, Packing, SOURCES};
-use super::winograd;
+use super::{matrix, winograd};
 use crate::error::Result;
 use crate::files;
 use crate::gpu::Gpu;
@@ -40,7 +40,7 @@ pub struct Timing {
 /// A hash over the text of every shader that competes: answers measured with other text are not used.
 pub fn shader_digest() -> String {
     let mut hash = Sha256::new();
-    for source in SOURCES.iter().chain(winograd::SOURCES) {
+    for source in SOURCES.iter().chain(winograd::SOURCES).chain(matrix::SOURCES) {
         hash.update(source.name);
         hash.update(source.text);
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::session::Session;
 use super::step::StepSettings;
+use super::tuning::TuningCache;
 use crate::config::{Recompute, Skip, TrainingConfig};
 use crate::data::augment::{Place, smoothing_weights};
 use crate::data::channels::Prepared;
@@ -16,7 +17,7 @@ use crate::error::Result;
 use crate::gpu::{Ceilings, Gpu};
 use crate::model::{AttentionUNet, Spec};
 use crate::ops::warp::Patch;
-use crate::tape::{Dispatch, Element, Phase};
+use crate::tape::{Dispatch, Element, Phase, Tuning};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +36,8 @@ pub struct StepBench {
     pub element: Element,
     /// Steps timed, after one to warm up.
     pub repeats: usize,
+    /// Go by what `rosette tune` has measured.
+    pub tuned: bool,
 }
 
 /// Times of a training step.
@@ -103,7 +106,12 @@ impl KernelTime {
 pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
     let net =
         AttentionUNet::new(Spec { in_channels: 2, base_channels: bench.base_channels, skip: bench.skip });
+    let tuning = match bench.tuned {
+        true => TuningCache::load(gpu.summary()).tuning(gpu.limits()),
+        false => Tuning::default(),
+    };
     let settings = StepSettings {
+        tuning,
         recompute: bench.recompute,
         element: bench.element,
         ..StepSettings::new(bench.patch_px)

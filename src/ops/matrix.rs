@@ -1,0 +1,209 @@
+//! Matrix units for [`super::convolution`]: activations stored as f16, weights rounded to f16, sums in f32.
+
+use super::common::{splits_for, u};
+use super::convolution::{Call, Start, seen};
+use crate::gpu::{Kernel, MatrixUnits, ShaderSource, Variant};
+use crate::params;
+use crate::tape::{Shape, Tape, TensorId};
+
+/// A shader after the shared file for one kind of matrix units.
+macro_rules! for_units {
+    ($name:literal, $file:literal, $units:literal) => {
+        ShaderSource {
+            name: concat!($name, "_", $units),
+            text: concat!("#import ", $units, "\n", include_str!(concat!("../../shaders/", $file))),
+        }
+    };
+}
+
+const FORWARD: [ShaderSource; 3] = [
+    for_units!("conv2d", "conv2d_matrix.wgsl", "matrix8"),
+    for_units!("conv2d", "conv2d_matrix.wgsl", "matrix16"),
+    for_units!("conv2d", "conv2d_matrix.wgsl", "matrix_emulated"),
+];
+const GRADIENT: [ShaderSource; 3] = [
+    for_units!("conv2d_gradient", "conv2d_matrix_gradient.wgsl", "matrix8"),
+    for_units!("conv2d_gradient", "conv2d_matrix_gradient.wgsl", "matrix16"),
+    for_units!("conv2d_gradient", "conv2d_matrix_gradient.wgsl", "matrix_emulated"),
+];
+/// The shaders of matrix units.
+pub(super) const SOURCES: &[ShaderSource] =
+    &[FORWARD[0], FORWARD[1], FORWARD[2], GRADIENT[0], GRADIENT[1], GRADIENT[2]];
+
+params! {
+    struct MatrixParams {
+        pixels: u32, height: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32, out_groups: u32,
+        pixel_tiles: u32, start_from: u32,
+    }
+}
+
+params! {
+    struct GradientParams {
+        pixels: u32, height: u32, width: u32, x_groups: u32, out_groups: u32, channel_tiles: u32, out_tiles: u32,
+        pixels_per_split: u32, splits: u32, split_first: u32, weight_groups: u32, weight_first: u32, accumulate: u32,
+    }
+}
+
+/// What a workgroup computes: rows (pixels, or input channels of a weight gradient) by outputs, and how subgroups share
+/// it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tile {
+    rows: usize,
+    outs: usize,
+    shares: [usize; 2],
+}
+
+impl Tile {
+    /// For layers with many channels on both sides.
+    pub(super) const WIDE: Self = Self { rows: 128, outs: 128, shares: [2, 2] };
+    /// For layers of 64 channels or less.
+    pub(super) const NARROW: Self = Self { rows: 128, outs: 64, shares: [4, 1] };
+    /// The same for weight gradients, whose rows are channels too.
+    pub(super) const SMALL: Self = Self { rows: 64, outs: 64, shares: [2, 2] };
+
+    /// Small enough for any device, with more than one matrix and more than one share on both sides.
+    const EMULATED: Self = Self { rows: 64, outs: 64, shares: [2, 2] };
+
+    /// The tile on a device.
+    fn on(self, tape: &Tape) -> Self {
+        if tape.limits().matrix == MatrixUnits::Emulated { Self::EMULATED } else { self }
+    }
+
+    fn variant(self, rows: &'static str, kernel: usize) -> Variant {
+        Variant::new()
+            .with("K", u(kernel))
+            .with(rows, u(self.rows))
+            .with("OUTS", u(self.outs))
+            .with("SHARES_M", u(self.shares[0]))
+            .with("SHARES_N", u(self.shares[1]))
+    }
+}
+
+fn source(of: &[ShaderSource; 3], tape: &Tape) -> ShaderSource {
+    match tape.limits().matrix {
+        MatrixUnits::Eight => of[0],
+        MatrixUnits::Sixteen => of[1],
+        MatrixUnits::Emulated => of[2],
+        MatrixUnits::None => panic!("only for devices with matrix units"),
+    }
+}
+
+/// Records `y = conv(x, weight) + bias` for all sources, one after the other.
+pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) {
+    let tile = tile.on(tape);
+    let [_, h, w, co] = seen(tape, call.y, call.y_squares);
+    let (packed, weight_groups) = pack(tape, call, kernel, co);
+    let variant = tile
+        .variant("PIXELS", kernel)
+        .with("X_SQUARES", call.x_squares)
+        .with("Y_SQUARES", call.y_squares);
+    let kernel_of = Kernel::new(source(&FORWARD, tape), "forward", variant);
+    for (place, (x, first)) in call.sources.iter().enumerate() {
+        let cx = seen(tape, *x, call.x_squares)[3];
+        let start = match (place, call.bias) {
+            (0, Some(_)) => Start::Bias,
+            (0, None) => Start::Zero,
+            _ => Start::Y,
+        };
+        for images in tape.image_slices(&[*x, call.y]) {
+            let pixels = images.len() * h * w;
+            let pixel_tiles = pixels.div_ceil(tile.rows);
+            let params = MatrixParams {
+                pixels: pixels as u32,
+                height: h as u32,
+                width: w as u32,
+                x_groups: (cx / 4) as u32,
+                weight_groups: weight_groups as u32,
+                weight_first: if call.flip_from.is_some() { 0 } else { *first as u32 },
+                out_groups: (co / 4) as u32,
+                pixel_tiles: pixel_tiles as u32,
+                start_from: start as u32,
+            };
+            tape.dispatch(kernel_of.clone())
+                .images(*x, &images)
+                .tensor(packed)
+                .tensor(call.bias.unwrap_or(call.weight))
+                .images(call.y, &images)
+                .params(&params)
+                .flops(2 * pixels * cx * co * kernel * kernel)
+                .groups(pixel_tiles * co.div_ceil(tile.outs));
+        }
+    }
+}
+
+/// The weight as f16 [K*K][groups * 4][CO], turned round for an input gradient; with its groups of input channels.
+fn pack(tape: &mut Tape, call: &Call, kernel: usize, co: usize) -> (TensorId, usize) {
+    let weight_groups = tape.shape(call.weight).dims()[1];
+    let groups = match call.flip_from {
+        Some(_) => seen(tape, call.sources[0].0, call.x_squares)[3] / 4,
+        None => weight_groups,
+    };
+    let params = MatrixParams {
+        x_groups: groups as u32,
+        weight_groups: weight_groups as u32,
+        weight_first: call.flip_from.unwrap_or(0) as u32,
+        out_groups: (co / 4) as u32,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let shape = Shape::new([1, kernel * kernel, groups * 4, co]);
+    let cells = shape.len() / 4;
+    let packed = tape.activation("matrix weight", shape);
+    let variant = Variant::new().with("K", u(kernel)).with("FLIP", call.flip_from.is_some());
+    let kernel = Kernel::new(source(&FORWARD, tape), "pack", variant);
+    tape.dispatch(kernel).tensor(call.weight).tensor(packed).params(&params).invocations(cells);
+    (packed, groups)
+}
+
+/// Records the gradient of a weight for one source, which starts at a group of the weight's.
+pub(super) fn weight_gradient(
+    tape: &mut Tape,
+    (x, first): (TensorId, usize),
+    dy: TensorId,
+    weight: TensorId,
+    (kernel, squares, tile): (usize, bool, Tile),
+) {
+    let tile = tile.on(tape);
+    let [_, h, w, cx] = tape.shape(x).as_nhwc();
+    let co = seen(tape, dy, squares)[3];
+    let weight_groups = tape.shape(weight).dims()[1];
+    let (channel_tiles, out_tiles) = (cx.div_ceil(tile.rows), co.div_ceil(tile.outs));
+    let lanes = kernel * kernel * channel_tiles * out_tiles * 128;
+    let (rows, columns) = (channel_tiles * tile.rows, out_tiles * tile.outs);
+    let slices = tape.image_slices(&[x, dy]);
+    let split_len = kernel * kernel * rows * columns;
+    let splits = splits_for(tape, slices[0].len() * h * w, lanes, 512, slices.len() * split_len);
+    let all = splits * slices.len();
+    let part = tape.transient("matrix part", Shape::new([all, kernel * kernel, rows, columns]));
+    let variant = tile.variant("CHANNELS", kernel).with("Y_SQUARES", squares);
+    let multiply = Kernel::new(source(&GRADIENT, tape), "multiply", variant.clone());
+    let mut params = GradientParams {
+        height: h as u32,
+        width: w as u32,
+        x_groups: (cx / 4) as u32,
+        out_groups: (co / 4) as u32,
+        channel_tiles: channel_tiles as u32,
+        out_tiles: out_tiles as u32,
+        splits: all as u32,
+        weight_groups: weight_groups as u32,
+        weight_first: first as u32,
+        accumulate: tape.accumulate(),
+        ..bytemuck::Zeroable::zeroed()
+    };
+    for (place, images) in slices.iter().enumerate() {
+        let pixels = images.len() * h * w;
+        params.pixels = pixels as u32;
+        params.pixels_per_split = pixels.div_ceil(splits) as u32;
+        params.split_first = (place * splits) as u32;
+        tape.dispatch(multiply.clone())
+            .images(x, images)
+            .images(dy, images)
+            .tensor(part)
+            .params(&params)
+            .flops(2 * pixels * cx * co * kernel * kernel)
+            .groups(kernel * kernel * channel_tiles * out_tiles * splits);
+    }
+    let dw = tape.weight_gradient(weight);
+    let gather = Kernel::new(source(&GRADIENT, tape), "gather", variant);
+    let numbers = kernel * kernel * cx * co;
+    tape.dispatch(gather).tensor(part).tensor(dw).params(&params).invocations(numbers);
+}
