@@ -43,7 +43,8 @@ fn every_kernel_lowers_to_every_language() {
     for kernel in kernels {
         let module = naga::front::wgsl::parse_str(kernel.text()).expect("parsed once already");
         // Only Vulkan and Metal have matrix units, and Metal those of 8 x 8 alone.
-        let [any, eight] = ["enable wgpu_cooperative_matrix", "coop_mat8x8"].map(|word| kernel.text().contains(word));
+        let [any, eight] =
+            ["enable wgpu_cooperative_matrix", "coop_mat8x8"].map(|word| kernel.text().contains(word));
         let (metal, direct_x) = (!any || eight, !any);
         let matrix = if any { Capabilities::COOPERATIVE_MATRIX } else { Capabilities::empty() };
         let capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | matrix;

@@ -199,11 +199,22 @@ fn a_trained_model_predicts_is_evaluated_and_finds_its_threshold() {
         scores.lines().map(|line| line.split(',').next().unwrap()).collect::<Vec<_>>(),
         ["sample", "C", "all"]
     );
-    assert!(
-        std::fs::read_to_string(workshop.path("scored/evaluation.html"))
-            .expect("a page")
-            .contains("<td>C</td>")
-    );
+    let page = std::fs::read_to_string(workshop.path("scored/evaluation.html")).expect("a page");
+    assert!(page.contains("<td>C</td>") && page.contains("C: F1 "), "a row and a picture");
+    assert_eq!(page.matches("src=\"data:image/png;base64,").count(), 1);
+    assert_eq!(page.matches("<svg").count(), 2, "curves by threshold");
+    let leads_out = ["src=\"http", "href=\"http", "url(", "@import"];
+    assert!(!leads_out.iter().any(|word| page.contains(word)), "the page needs nothing else");
+
+    // Without its small objects nothing is left to find; pixels count as before.
+    run("evaluate", &["--output-dir", "large", "--min-object", "100000", "--split-manifest", "split.json"]);
+    let large = std::fs::read_to_string(workshop.path("large/evaluation.csv")).expect("a table");
+    let row =
+        |text: &str| text.lines().nth(1).expect("a row").split(',').map(str::to_string).collect::<Vec<_>>();
+    let (before, after) = (row(&scores), row(&large));
+    assert_eq!(before[..6], after[..6]);
+    assert_eq!(after[6..9], ["0", "0", "0"]);
+    assert_ne!(before[6..9], after[6..9], "the sample has a rosette");
 
     let said = run("threshold", &["--split-manifest", "split.json"]);
     let record = RunRecord::read(&workshop.path("out/config.json")).expect("a record");

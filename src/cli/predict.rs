@@ -8,7 +8,7 @@ use crate::config::Precision;
 use crate::data::sample::discover;
 use crate::data::split::Manifest;
 use crate::error::{Error, Result};
-use crate::inference::{EvaluationRow, Inputs, Model, Predictor, evaluate, predict_all, sweep};
+use crate::inference::{EvaluationRow, Inputs, Model, Predictor, Scoring, evaluate, predict_all, sweep};
 use crate::report::{Mode, plots};
 
 /// What all three take.
@@ -95,6 +95,9 @@ pub struct EvaluateArgs {
     /// Hausdorff distance and Dice of the outlines as well.
     #[arg(long)]
     pub surface: bool,
+    /// Rosettes, true and predicted ones, of fewer pixels do not count as rosettes; pixels are scored all the same.
+    #[arg(long, value_name = "PX", default_value_t = 0)]
+    pub min_object: usize,
 }
 
 /// Find the threshold of the highest F1 on the validation samples, and write it into the model's config.json.
@@ -164,7 +167,8 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
 /// Those of the models and the images.
 pub fn run_evaluate(args: &EvaluateArgs) -> Result<()> {
     let (predictor, inputs) = (args.model.predictor()?, args.input.inputs()?);
-    let rows = evaluate(&predictor, &inputs, &args.output_dir, args.surface)?;
+    let scoring = Scoring { surface: args.surface, min_object_px: args.min_object };
+    let rows = evaluate(&predictor, &inputs, &args.output_dir, scoring)?;
     let all: &EvaluationRow = rows.last().expect("the row of all images");
     say(format!(
         "pixels: F1 {:.4}, IoU {:.4}, precision {:.4}, recall {:.4}\n\

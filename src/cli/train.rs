@@ -7,7 +7,7 @@ use super::say;
 use crate::config::{Config, Experiment};
 use crate::error::Result;
 use crate::gpu::{Gpu, Limits};
-use crate::report::{Mode, config_json};
+use crate::report::{Event, Mode, config_json, events};
 use crate::train::{CHECKPOINT_EVERY, TrainRun, describe_plan, train};
 
 /// Train one experiment of a configuration.
@@ -47,11 +47,15 @@ pub struct TrainArgs {
     #[arg(long)]
     pub restart: bool,
     /// Seconds between checkpoints within an epoch; 0 for one after every step.
-    #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_EVERY.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_EVERY.as_secs(),
+        value_parser = super::whole_number)]
     pub checkpoint_every: u64,
     /// Print the memory plan and stop.
     #[arg(long)]
     pub plan: bool,
+    /// Tell what happens as JSON, one object a line on standard output, for programs.
+    #[arg(long, conflicts_with = "quiet")]
+    pub json: bool,
     /// No progress.
     #[arg(long)]
     pub quiet: bool,
@@ -62,7 +66,17 @@ pub struct TrainArgs {
 /// # Errors
 /// Those of the configuration, the data and the training.
 pub fn run(args: &TrainArgs) -> Result<()> {
-    let experiment = Config::load(&args.config)?.resolve(&args.experiment_name, &args.overrides)?;
+    let outcome = train_or_plan(args);
+    if let (Err(error), true) = (&outcome, args.json) {
+        let event = Event::Error { message: error.to_string(), exit_code: error.exit_code() };
+        events::emit(Some(&args.experiment_name), &event);
+    }
+    outcome
+}
+
+fn train_or_plan(args: &TrainArgs) -> Result<()> {
+    let (experiment, origins) =
+        Config::load(&args.config)?.resolve_with_origins(&args.experiment_name, &args.overrides)?;
     let (Some(split_manifest), Some(data_dir), Some(output_dir), false) =
         (&args.split_manifest, &args.data_dir, &args.output_dir, args.plan)
     else {
@@ -74,16 +88,21 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     };
     let outcome = train(&TrainRun {
         experiment,
+        origins,
         split_manifest: split_manifest.clone(),
         data_dir: data_dir.clone(),
         output_dir,
+        in_new_dir: !args.no_timestamp,
         log_file: args.log_file.clone(),
         init_weights: args.init_weights.clone(),
         adapter: args.adapter.clone(),
-        mode: Mode::detect(args.quiet),
+        mode: Mode::choose(args.quiet, args.json),
         restart: args.restart,
         checkpoint_every: Duration::from_secs(args.checkpoint_every),
     })?;
+    if args.json {
+        return Ok(());
+    }
     let best = &outcome.best;
     say(format!(
         "best epoch {} of {}: validation loss {:.4}, F1 {:.4}, IoU {:.4}: {}",

@@ -6,12 +6,16 @@
 
 pub mod experiment;
 mod file;
+mod origin;
 mod overrides;
+mod schema;
 mod setting;
 mod yaml;
 
 pub use experiment::{
     Architecture, AugmentationConfig, DataConfig, Experiment, MagnitudeConfig, ModelConfig, Precision,
-    Recompute, Skip, TrainingConfig,
+    Recompute, ReportConfig, Skip, TrainingConfig,
 };
 pub use file::Config;
+pub use origin::{Origin, Origins};
+pub use schema::schema;

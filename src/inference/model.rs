@@ -118,12 +118,12 @@ fn recorded(record: &RunRecord, skip: Option<Skip>, path: &Path) -> Result<Spec>
 
 /// The network that weights without a record are of.
 fn guessed(weights: &Path, skip: Option<Skip>) -> Result<Spec> {
+    let first = read_dict(weights)?.into_iter().find(|tensor| tensor.name == FIRST);
     let Some(skip) = skip else {
         let expected = "--skip full or --skip pooled, for weights without a config.json beside them";
         let remedy = "weights of the PyTorch pipeline are pooled; the state dict is the same for both, the function is not";
         return Err(Error::user(weights.display(), expected, "neither", remedy));
     };
-    let first = read_dict(weights)?.into_iter().find(|tensor| tensor.name == FIRST);
     let shape = first.map(|tensor| tensor.shape).unwrap_or_default();
     match shape[..] {
         [base_channels, in_channels @ 2..=3, 3, 3] if base_channels % 8 == 0 && base_channels > 0 => {

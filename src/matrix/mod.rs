@@ -3,9 +3,11 @@
 
 mod children;
 mod decide;
+mod page;
 mod run;
 mod summary;
 
 pub use decide::{Decision, decide};
+pub use page::write_page;
 pub use run::{MatrixOutcome, MatrixRun, Planned, plan_matrix, run_matrix};
 pub use summary::{SummaryRow, collect, summary_table, write_summary};

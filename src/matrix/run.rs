@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 
 use super::children::train_on_adapters;
 use super::decide::{Decision, decide};
+use super::page::write_page;
 use super::summary::{SummaryRow, collect, write_summary};
-use crate::config::{Config, Experiment};
+use crate::config::{Config, Experiment, Origins};
 use crate::data::loader::Dataset;
 use crate::data::sample::discover;
 use crate::data::split::Manifest;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::report::Mode;
 use crate::report::progress::print_line;
+use crate::report::{Event, Mode, events};
 use crate::train::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
 
 /// Says that every experiment is done.
@@ -49,6 +50,8 @@ pub struct MatrixRun {
 pub struct Planned {
     /// Every setting.
     pub experiment: Experiment,
+    /// Where the settings come from.
+    pub origins: Origins,
     /// Its split.
     pub manifest: Manifest,
     /// Whether the manifest in the output directory is another one, or none.
@@ -82,12 +85,15 @@ impl MatrixRun {
         self.log_dir.join(format!("{}.log", experiment.name))
     }
 
-    fn train_run(&self, experiment: &Experiment) -> TrainRun {
+    fn train_run(&self, planned: &Planned) -> TrainRun {
+        let experiment = &planned.experiment;
         TrainRun {
             experiment: experiment.clone(),
+            origins: planned.origins.clone(),
             split_manifest: self.manifest_path(experiment),
             data_dir: self.data_dir.clone(),
             output_dir: self.dir(experiment),
+            in_new_dir: false,
             log_file: Some(self.log_path(experiment)),
             init_weights: None,
             adapter: self.adapters.first().cloned(),
@@ -108,8 +114,8 @@ pub fn plan_matrix(run: &MatrixRun) -> Result<Vec<Planned>> {
         true => config.names().into_iter().map(String::from).collect(),
         false => run.only.clone(),
     };
-    let experiments: Vec<Experiment> =
-        names.iter().map(|name| config.resolve(name, &run.overrides)).collect::<Result<_>>()?;
+    let experiments: Vec<(Experiment, Origins)> =
+        names.iter().map(|name| config.resolve_with_origins(name, &run.overrides)).collect::<Result<_>>()?;
     let samples = discover(&run.data_dir)?;
     let mut digests = Digests { data_dir: &run.data_dir, known: BTreeMap::new() };
     experiments.into_iter().map(|experiment| plan(run, &samples, &mut digests, experiment)).collect()
@@ -119,7 +125,7 @@ fn plan(
     run: &MatrixRun,
     samples: &[String],
     digests: &mut Digests,
-    experiment: Experiment,
+    (experiment, origins): (Experiment, Origins),
 ) -> Result<Planned> {
     let training = &experiment.training;
     let fresh = Manifest::create(samples, training.val_split, u64::from(training.seed))?;
@@ -136,7 +142,7 @@ fn plan(
         digests.of(&manifest.val_sample_list, use_intensity)?,
     ];
     let decision = decide(&experiment, &run.dir(&experiment), &data, run.force);
-    Ok(Planned { experiment, manifest, is_new_split, decision })
+    Ok(Planned { experiment, origins, manifest, is_new_split, decision })
 }
 
 /// Digests of lists of samples, each computed once: experiments share them.
@@ -164,6 +170,9 @@ impl Digests<'_> {
 /// # Errors
 /// A user error where an output cannot be written; [`Error::Stopped`] where a signal came.
 pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome> {
+    if run.mode == Mode::Json {
+        planned.iter().for_each(emit_plan);
+    }
     let todo: Vec<&Planned> = planned.iter().filter(|p| p.decision != Decision::Keep).collect();
     let flag = run.output_dir.join(FLAG);
     if !todo.is_empty() && flag.exists() {
@@ -179,26 +188,41 @@ pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome>
     let names: Vec<String> = Config::load(&run.config)?.names().into_iter().map(String::from).collect();
     let rows = collect(&run.output_dir, Some(&names))?;
     write_summary(&run.output_dir.join(SUMMARY), &rows)?;
+    write_page(&run.output_dir, &rows)?;
     let is_done =
         |name: &String| rows.iter().any(|row| row.experiment_name == *name && row.status == "finished");
     if failures.is_empty() && names.iter().all(is_done) {
         files::write_atomic(&flag, format!("{} experiments trained\n", names.len()).as_bytes())?;
     }
+    if run.mode == Mode::Json {
+        let experiments = serde_json::to_value(&rows).expect("rows are numbers and text");
+        let failed = failures.iter().map(|(name, _)| name.as_str()).collect();
+        events::emit(None, &Event::Summary { experiments, failed });
+    }
     Ok(MatrixOutcome { rows, failures })
+}
+
+fn emit_plan(planned: &Planned) {
+    let (action, reason) = match &planned.decision {
+        Decision::Keep => ("keep", "done and unchanged"),
+        Decision::Train(reason) => ("train", reason.as_str()),
+    };
+    let event = Event::Planned { version: events::VERSION, action, reason };
+    events::emit(Some(&planned.experiment.name), &event);
 }
 
 fn train_in_turn(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(String, Error)>> {
     let mut failures = Vec::new();
     for (at, planned) in todo.iter().enumerate() {
         announce(run, planned, at + 1, todo.len());
-        let train_run = run.train_run(&planned.experiment);
+        let train_run = run.train_run(planned);
         match std::panic::catch_unwind(AssertUnwindSafe(|| train(&train_run))) {
             Ok(Ok(outcome)) => report(run, &planned.experiment.name, &outcome),
             Ok(Err(stopped @ Error::Stopped(_))) => return Err(stopped),
-            Ok(Err(error)) => failures.push(failed(&planned.experiment.name, error)),
+            Ok(Err(error)) => failures.push(failed(run, &planned.experiment.name, error)),
             Err(panic) => {
                 let what = panic.downcast_ref::<String>().map_or("a panic", String::as_str);
-                failures.push(failed(&planned.experiment.name, Error::failure(what)));
+                failures.push(failed(run, &planned.experiment.name, Error::failure(what)));
             }
         }
     }
@@ -208,13 +232,13 @@ fn train_in_turn(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(String, Erro
 /// Says which experiment comes, and why.
 pub(super) fn announce(run: &MatrixRun, planned: &Planned, number: usize, of: usize) {
     let Decision::Train(reason) = &planned.decision else { return };
-    if run.mode != Mode::Quiet {
+    if run.mode.is_for_people() {
         print_line(&format!("[{number}/{of}] {}: {reason}", planned.experiment.name));
     }
 }
 
 fn report(run: &MatrixRun, name: &str, outcome: &Outcome) {
-    if run.mode != Mode::Quiet {
+    if run.mode.is_for_people() {
         let best = &outcome.best;
         print_line(&format!(
             "{name}: best epoch {} of {}, F1 {:.4}, IoU {:.4}",
@@ -224,7 +248,12 @@ fn report(run: &MatrixRun, name: &str, outcome: &Outcome) {
 }
 
 /// Says at once what failed: the others may take hours.
-pub(super) fn failed(name: &str, error: Error) -> (String, Error) {
+pub(super) fn failed(run: &MatrixRun, name: &str, error: Error) -> (String, Error) {
+    // A child process has said so itself.
+    if run.mode == Mode::Json && run.adapters.len() < 2 {
+        let event = Event::Error { message: error.to_string(), exit_code: error.exit_code() };
+        events::emit(Some(name), &event);
+    }
     print_line(&format!("{name} failed: {error}"));
     (name.to_string(), error)
 }

@@ -28,8 +28,7 @@ pub enum Form {
 
 impl Form {
     /// Every form, in the order in which they are tried.
-    pub const ALL: [Self; 5] =
-        [Self::Direct, Self::Winograd, Self::Tiled, Self::Matrix, Self::MatrixNarrow];
+    pub const ALL: [Self; 5] = [Self::Direct, Self::Winograd, Self::Tiled, Self::Matrix, Self::MatrixNarrow];
 
     /// The form's name in caches and tables.
     pub fn name(self) -> &'static str {

@@ -93,10 +93,8 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
     let tile = tile.on(tape);
     let [_, h, w, co] = seen(tape, call.y, call.y_squares);
     let (packed, weight_groups) = pack(tape, call, kernel, co);
-    let variant = tile
-        .variant("PIXELS", kernel)
-        .with("X_SQUARES", call.x_squares)
-        .with("Y_SQUARES", call.y_squares);
+    let variant =
+        tile.variant("PIXELS", kernel).with("X_SQUARES", call.x_squares).with("Y_SQUARES", call.y_squares);
     let kernel_of = Kernel::new(source(&FORWARD, tape), "forward", variant);
     for (place, (x, first)) in call.sources.iter().enumerate() {
         let cx = seen(tape, *x, call.x_squares)[3];

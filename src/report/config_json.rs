@@ -1,6 +1,7 @@
 //! `config.json`: what a run was made of and what came out, for people, for the summary over experiments, and for
 //! prediction, which rebuilds the network from it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,18 @@ pub struct RunRecord {
     /// Epochs that were trained.
     #[serde(default)]
     pub epochs_trained: usize,
+    /// Where each setting was set that is not at its built-in default, by its dotted name.
+    #[serde(default)]
+    pub settings_from: BTreeMap<String, String>,
+    /// The names of the samples that it learned from.
+    #[serde(default)]
+    pub train_sample_list: Vec<String>,
+    /// The names of the samples that it was measured on.
+    #[serde(default)]
+    pub val_sample_list: Vec<String>,
+    /// Planned device memory of a training step, with what stays there between steps.
+    #[serde(default)]
+    pub device_memory_bytes: Option<u64>,
 }
 
 /// The weights that a training was given, with what they achieved on its validation images before the first step.
@@ -140,6 +153,10 @@ impl RunRecord {
             threshold: None,
             best: None,
             epochs_trained: 0,
+            settings_from: BTreeMap::new(),
+            train_sample_list: Vec::new(),
+            val_sample_list: Vec::new(),
+            device_memory_bytes: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a training writes into its log.
 
+use std::time::Duration;
+
 use super::epoch::Trained;
 use super::metrics::Metrics;
 use super::run::{Sets, TrainRun};
@@ -70,5 +72,15 @@ pub fn log_epoch(row: &EpochRow, metrics: &Metrics, trained: &Trained, is_best: 
             String::new()
         },
         if is_best { ", best so far" } else { "" }
+    );
+}
+
+/// Logs what checkpoints and reports took.
+pub fn log_costs(checkpoints: Duration, reports: Duration, rows: &[EpochRow]) {
+    let whole: f64 = rows.iter().map(|row| row.seconds).sum();
+    tracing::info!(
+        "of {whole:.1} s for epochs and what came between: checkpoints {:.2} s, curves, pictures, page and events {:.2} s",
+        checkpoints.as_secs_f64(),
+        reports.as_secs_f64()
     );
 }

@@ -13,6 +13,7 @@ mod preview;
 mod run;
 mod schedule;
 mod session;
+mod shown;
 mod start;
 mod step;
 mod stop;

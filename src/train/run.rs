@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::checkpoint::{Checkpoint, Identity, Keeper, State, settings_json};
-use super::diary::{log_epoch, log_start};
+use super::checkpoint::{Checkpoint, Keeper, State};
+use super::diary::{log_costs, log_epoch, log_start};
 use super::epoch::{diagnose, patch_plan, validate};
 use super::lock::DirLock;
-use super::plan::{network, settings};
-use super::predict::probabilities;
+use super::plan::{estimate_memory, network, settings};
 use super::schedule::{EarlyStopping, Plateau};
 use super::session::{PendingStep, Session};
-use super::start::{given_weights, initial_tensors};
+use super::shown::Shown;
+use super::start::{given_weights, identity, initial_tensors, keep_older_weights};
 use super::step::StepSettings;
 use super::stop;
 use super::tuning;
-use super::weights::{load_weights, save_weights, weights_file};
-use crate::config::Experiment;
+use super::weights::{load_weights, save_weights};
+use crate::config::{Experiment, Origins};
 use crate::data::augment::smoothing_weights;
 use crate::data::loader::{Dataset, TrainBatches};
 use crate::data::residency::Residency;
@@ -32,19 +32,15 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::ops::warp::most_chunk_words;
-use crate::report::{BestEpoch, EpochRow, MetricsLog, Mode, Prediction, Progress, RunRecord};
-use crate::report::{logging, overlay, plots};
+use crate::report::{BestEpoch, EpochRow, Event, MetricsLog, Mode, Progress, RunRecord};
+use crate::report::{events, logging};
 use crate::tape::Tuning;
 
-/// Validation images in `predictions.png`.
-const PICTURED: usize = 4;
-/// While a training runs, its plots are drawn anew at most this often.
-const PLOTS_EVERY: Duration = Duration::from_secs(30);
 /// Within an epoch, checkpoints are this far apart unless told otherwise.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 /// So often the learning rate is halved where training diverges.
 const MOST_HALVINGS: usize = 3;
-const WEIGHTS: &str = "best_model.pth";
+pub(super) const WEIGHTS: &str = "best_model.pth";
 /// The same file under another name while the training runs: workflow engines remove the outputs of jobs that ended early.
 const WEIGHTS_IN_PROGRESS: &str = ".best_model.pth";
 
@@ -53,12 +49,16 @@ const WEIGHTS_IN_PROGRESS: &str = ".best_model.pth";
 pub struct TrainRun {
     /// Every setting.
     pub experiment: Experiment,
+    /// Where the settings come from, to be told.
+    pub origins: Origins,
     /// The split.
     pub split_manifest: PathBuf,
     /// Where the samples lie.
     pub data_dir: PathBuf,
     /// Where everything is written.
     pub output_dir: PathBuf,
+    /// Whether that has to be a new directory; where it is taken, its name gets a number.
+    pub in_new_dir: bool,
     /// A second log file.
     pub log_file: Option<PathBuf>,
     /// Weights to start from, instead of random ones.
@@ -117,6 +117,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let sets = Sets { train, val, residency };
     prepare(run, &mut session, &sets)?;
 
+    let run = &placed(run)?;
     let _lock = DirLock::take(&run.output_dir)?;
     let log_path = run.output_dir.join("training.log");
     let logs: Vec<&Path> = run.log_file.as_deref().into_iter().chain([log_path.as_path()]).collect();
@@ -142,6 +143,7 @@ struct Training<'a> {
     record: RunRecord,
     progress: Progress,
     metrics: MetricsLog,
+    shown: Shown,
     /// Steps that loss scaling has skipped.
     skipped: f32,
 }
@@ -163,8 +165,10 @@ impl<'a> Training<'a> {
         let (parameters, device) =
             (session.net().parameter_count() as u64, session.gpu().summary().to_string());
         let mut record = RunRecord::new(&run.experiment, parameters, &device);
-        let progress = Progress::new(run.mode, training.num_epochs);
+        describe(&mut record, run, &session, &sets)?;
+        let progress = Progress::new(run.mode, training.num_epochs).of(&run.experiment.name);
         progress.message(&log_start(run, &record, &sets));
+        progress.event(&started(run, &record));
         let identity = identity(run, &sets)?;
         let mut keeper = Keeper::new(&run.output_dir, identity.clone(), run.checkpoint_every);
         let found = if run.restart { None } else { keeper.find() };
@@ -185,10 +189,12 @@ impl<'a> Training<'a> {
             record.keep_start(&run.output_dir.join("config.json"));
         }
         record.write(&run.output_dir.join("config.json"))?;
+        let from = found.as_ref().map_or(1, |found| found.state.epoch);
+        let shown = Shown::start(&run.output_dir, &training.report, from)?;
         let skipped = 0.0;
         let state = fresh;
         let mut this =
-            Self { run, session, sets, tracked, state, keeper, record, progress, metrics, skipped };
+            Self { run, session, sets, tracked, state, keeper, record, progress, metrics, shown, skipped };
         match found {
             Some(found) => this.resume(found)?,
             None => {
@@ -217,6 +223,7 @@ impl<'a> Training<'a> {
         let said = format!("going on in epoch {} after {} steps of it", found.state.epoch, found.state.batch);
         tracing::info!("{said}");
         self.progress.message(&said);
+        self.progress.event(&Event::Resumed { epoch: found.state.epoch, step: found.state.batch });
         let [weights, kept] = [WEIGHTS, WEIGHTS_IN_PROGRESS].map(|name| self.run.output_dir.join(name));
         if found.state.best.is_some() && !weights.exists() && kept.exists() {
             link(&kept, &weights)?;
@@ -234,7 +241,6 @@ impl<'a> Training<'a> {
 
     /// Trains what is left, and writes what comes at the end.
     fn finish(mut self) -> Result<Outcome> {
-        let mut plotted = Instant::now();
         while !self.is_over() {
             let diverged = match self.train_epoch()? {
                 Ended::Diverged(what) => Some(what),
@@ -242,21 +248,21 @@ impl<'a> Training<'a> {
             };
             if let Some(what) = diverged {
                 self.halve(&what)?;
-            } else if self.is_over() || plotted.elapsed() > PLOTS_EVERY {
-                let path = self.run.output_dir.join("training_plots.png");
-                plots::write_training_plots(&path, &self.run.experiment.name, self.metrics.rows())?;
-                plotted = Instant::now();
+            } else {
+                self.shown.refresh(&self.record, self.metrics.rows(), false)?;
             }
         }
         let best = self.state.best.clone();
         let best = best.ok_or_else(|| Error::failure("the validation loss was never a number"))?;
         let (tensors, _) = load_weights(&self.run.output_dir.join(WEIGHTS), self.session.net())?;
         self.session.set_tensors(&tensors);
-        write_pictures(self.run, &mut self.session, &self.sets.val)?;
         self.record.epochs_trained = self.metrics.rows().len();
+        let last = self.record.epochs_trained;
+        self.shown.finish(&self.run.experiment, &mut self.session, &self.sets.val, last)?;
         self.record.best = Some(best.clone());
         let weights = files::read_bytes(&self.run.output_dir.join(WEIGHTS))?;
         self.record.weights_sha256 = Some(files::hex(&Sha256::digest(weights)));
+        self.shown.refresh(&self.record, self.metrics.rows(), true)?;
         self.record.write(&self.run.output_dir.join("config.json"))?;
         self.keeper.clear();
         tuning::forget(&self.run.output_dir);
@@ -268,7 +274,10 @@ impl<'a> Training<'a> {
             best.val_loss,
             best.val_f1
         );
+        log_costs(self.keeper.spent, self.shown.spent, self.metrics.rows());
         let output_dir = self.run.output_dir.clone();
+        let epochs_trained = self.record.epochs_trained;
+        self.progress.event(&Event::Finished { best: &best, epochs_trained, output_dir: &output_dir });
         Ok(Outcome { best, epochs: self.record.epochs_trained, output_dir })
     }
 
@@ -372,6 +381,7 @@ impl<'a> Training<'a> {
         self.progress.epoch_finished(&row, is_best);
         log_epoch(&row, &metrics, &trained, is_best);
         self.metrics.push(row)?;
+        self.shown.epoch(&self.run.experiment, &mut self.session, &self.sets.val, &row, &self.progress)?;
         self.state = State {
             epoch: self.state.epoch + 1,
             batch: 0,
@@ -396,7 +406,9 @@ impl<'a> Training<'a> {
             // The next loss will tell, and the epoch starts again from the checkpoint that is there.
             return Ok(());
         }
-        self.keeper.write(&Checkpoint { state: self.state.clone(), buffers }, started)
+        self.keeper.write(&Checkpoint { state: self.state.clone(), buffers }, started)?;
+        self.progress.event(&Event::Checkpoint { epoch: self.state.epoch, step: self.state.batch });
+        Ok(())
     }
 
     fn leave_if_told(&self) -> Result<()> {
@@ -424,27 +436,42 @@ impl<'a> Training<'a> {
         tracing::warn!("{said}");
         let checkpoint = self.keeper.before(epoch)?;
         self.restore(checkpoint)?;
+        self.shown.rewind(self.state.epoch)?;
         self.state.halvings = halvings;
         self.save()
     }
 }
 
-/// What tells this training from others.
-fn identity(run: &TrainRun, sets: &Sets) -> Result<Identity> {
-    let settings = settings_json(&run.experiment);
-    let hash = |path: &PathBuf| Ok(files::hex(&Sha256::digest(files::read_bytes(&weights_file(path))?)));
-    let initial = run.init_weights.as_ref().map(hash).transpose()?;
-    Ok(Identity { settings, data: [sets.train.digest(), sets.val.digest()], initial })
+/// The same training in the directory that is its own: two that start in the same second must not share one.
+fn placed(run: &TrainRun) -> Result<TrainRun> {
+    let mut run = run.clone();
+    if run.in_new_dir {
+        run.output_dir = files::create_new_dir(&run.output_dir)?;
+    }
+    Ok(run)
 }
 
-/// Weights of an older training must not be taken for this one's, nor be lost.
-fn keep_older_weights(dir: &Path) -> Result<()> {
-    let (path, kept) = (dir.join(WEIGHTS), dir.join("best_model.old.pth"));
-    if path.is_file() {
-        std::fs::rename(&path, &kept).map_err(|e| Error::io(&kept, "a file to replace", &e))?;
-        tracing::info!("the weights that were here are in {} now", kept.display());
-    }
+/// What the record holds besides the settings.
+fn describe(record: &mut RunRecord, run: &TrainRun, session: &Session, sets: &Sets) -> Result<()> {
+    let names = |set: &Dataset| set.samples().iter().map(|sample| sample.name.clone()).collect();
+    record.settings_from = run.origins.in_words();
+    (record.train_sample_list, record.val_sample_list) = (names(&sets.train), names(&sets.val));
+    let memory = estimate_memory(&run.experiment, session.gpu().limits())?;
+    record.device_memory_bytes = Some(memory.total_bytes() + sets.residency.bytes() as u64);
     Ok(())
+}
+
+fn started<'a>(run: &'a TrainRun, record: &'a RunRecord) -> Event<'a> {
+    Event::Started {
+        version: events::VERSION,
+        rosette: &record.version,
+        device: &record.device,
+        total_parameters: record.total_parameters,
+        train_samples: record.train_sample_list.len(),
+        val_samples: record.val_sample_list.len(),
+        num_epochs: run.experiment.training.num_epochs,
+        output_dir: &run.output_dir,
+    }
 }
 
 /// Gives a file a second name, or copies it where the file system has no such thing.
@@ -485,26 +512,4 @@ fn prepare(run: &TrainRun, session: &mut Session, sets: &Sets) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn write_pictures(run: &TrainRun, session: &mut Session, val_set: &Arc<Dataset>) -> Result<()> {
-    let few: Vec<_> = val_set.samples().iter().take(PICTURED).cloned().collect();
-    let few = Arc::new(Dataset::new(few));
-    let probabilities = probabilities(session, &few, run.experiment.training.batch_size)?;
-    let pictures: Vec<Prediction> = few
-        .samples()
-        .iter()
-        .zip(&probabilities)
-        .map(|(sample, probability)| Prediction {
-            name: &sample.name,
-            height: sample.height,
-            width: sample.width,
-            boundary: &sample.boundary,
-            cells: &sample.cells,
-            intensity: sample.intensity.as_deref(),
-            target: &sample.target,
-            probability,
-        })
-        .collect();
-    overlay::write_predictions(&run.output_dir.join("predictions.png"), &pictures, PICTURED)
 }

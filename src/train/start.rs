@@ -1,16 +1,17 @@
 //! What a training starts from: first values, or the weights of another one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::checkpoint::{Identity, settings_json};
 use super::epoch::validate;
-use super::run::TrainRun;
+use super::run::{Sets, TrainRun, WEIGHTS};
 use super::session::Session;
 use super::weights::{load_weights, weights_file};
 use crate::data::loader::Dataset;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
 use crate::model::{AttentionUNet, NamedTensor};
 use crate::report::GivenWeights;
@@ -42,4 +43,22 @@ pub(super) fn given_weights(
         val_iou: metrics.iou,
         val_f1: metrics.f1,
     }))
+}
+
+/// What tells this training from others.
+pub(super) fn identity(run: &TrainRun, sets: &Sets) -> Result<Identity> {
+    let settings = settings_json(&run.experiment);
+    let hash = |path: &PathBuf| Ok(files::hex(&Sha256::digest(files::read_bytes(&weights_file(path))?)));
+    let initial = run.init_weights.as_ref().map(hash).transpose()?;
+    Ok(Identity { settings, data: [sets.train.digest(), sets.val.digest()], initial })
+}
+
+/// Weights of an older training must not be taken for this one's, nor be lost.
+pub(super) fn keep_older_weights(dir: &Path) -> Result<()> {
+    let (path, kept) = (dir.join(WEIGHTS), dir.join("best_model.old.pth"));
+    if path.is_file() {
+        std::fs::rename(&path, &kept).map_err(|e| Error::io(&kept, "a file to replace", &e))?;
+        tracing::info!("the weights that were here are in {} now", kept.display());
+    }
+    Ok(())
 }
