@@ -107,6 +107,84 @@ fn the_graph_holds_the_weights_to_the_bit_and_says_what_it_is() {
     }
 }
 
+/// A variable-length number of the wire format, and what follows it.
+fn varint(bytes: &[u8]) -> (u64, &[u8]) {
+    let end = bytes.iter().position(|byte| byte & 0x80 == 0).expect("an end");
+    let value = bytes[..=end].iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f));
+    (value, &bytes[end + 1..])
+}
+
+/// What stands under a path of field numbers, as bytes; numbers as eight of them.
+fn fields(mut bytes: &[u8], path: &[u64]) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let (tag, rest) = varint(bytes);
+        let (content, rest) = match tag & 7 {
+            0 => {
+                let (value, rest) = varint(rest);
+                (value.to_le_bytes().to_vec(), rest)
+            }
+            2 => {
+                let (length, rest) = varint(rest);
+                (rest[..length as usize].to_vec(), &rest[length as usize..])
+            }
+            5 => (rest[..4].to_vec(), &rest[4..]),
+            other => panic!("wire type {other}"),
+        };
+        bytes = rest;
+        if tag >> 3 == path[0] {
+            if path.len() == 1 { found.push(content) } else { found.extend(fields(&content, &path[1..])) }
+        }
+    }
+    found
+}
+
+/// The reader above shares its field numbers with the writer. Here they are those of onnx.proto, read off the bytes.
+#[test]
+fn the_file_has_the_field_numbers_of_the_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("net.onnx");
+    let model = model(Skip::Pooled);
+    export(&model, &Format::Onnx, &path).unwrap();
+    let file = bytes(&path);
+    let texts = |path: &[u64]| -> Vec<String> {
+        fields(&file, path).into_iter().map(|bytes| String::from_utf8(bytes).expect("UTF-8")).collect()
+    };
+    let numbers = |path: &[u64]| -> Vec<u64> {
+        fields(&file, path).into_iter().map(|b| u64::from_le_bytes(b.try_into().expect("a number"))).collect()
+    };
+    // ModelProto: ir_version 1, producer_name 2, graph 7, opset_import 8 {version 2}, metadata_props 14 {key 1}.
+    assert_eq!((numbers(&[1]), numbers(&[8, 2])), (vec![8], vec![17]));
+    assert_eq!(texts(&[2]), ["rosette"]);
+    assert!(texts(&[14, 1]).contains(&"rosette.threshold".to_string()));
+    // GraphProto: node 1 {input 1, output 2, op_type 4, attribute 5}, initializer 5, input 11, output 12.
+    let operators = texts(&[7, 1, 4]);
+    let count = |name: &str| operators.iter().filter(|operator| *operator == name).count();
+    assert_eq!(
+        ["Conv", "ConvTranspose", "BatchNormalization", "AveragePool", "Resize"].map(count),
+        [18 + 12 + 1, 4, 18 + 12, 4, 4]
+    );
+    assert_eq!(texts(&[7, 1, 2]).len(), operators.len());
+    assert_eq!(texts(&[7, 1, 1])[..3], ["image", "enc1.0.weight", "enc1.0.bias"]);
+    // AttributeProto: name 1, f 2, i 3, s 4, ints 8, type 20 (1 a float, 2 an integer, 3 a text, 7 integers).
+    assert_eq!(texts(&[7, 1, 5, 1])[..2], ["kernel_shape", "pads"]);
+    assert_eq!(numbers(&[7, 1, 5, 8])[..6], [3, 3, 1, 1, 1, 1]);
+    assert!(fields(&file, &[7, 1, 5, 2]).iter().all(|bytes| *bytes == 1e-5_f32.to_le_bytes()));
+    assert_eq!(numbers(&[7, 1, 5, 3]), [1; 4], "the axes of concatenations");
+    assert_eq!(texts(&[7, 1, 5, 4])[..2], ["linear", "half_pixel"]);
+    assert_eq!(numbers(&[7, 1, 5, 20])[..3], [7, 7, 1]);
+    // TensorProto: dims 1, data_type 2 (1 is float), name 8, raw_data 9.
+    assert_eq!(numbers(&[7, 5, 1])[..4], [8, 2, 3, 3]);
+    assert!(numbers(&[7, 5, 2]).iter().all(|kind| *kind == 1));
+    assert_eq!(texts(&[7, 5, 8])[0], "enc1.0.weight");
+    assert_eq!(fields(&file, &[7, 5, 9])[0].len(), 4 * 8 * 2 * 9);
+    // ValueInfoProto: name 1, type 2 {tensor_type 1 {elem_type 1, shape 2 {dim 1 {dim_value 1, dim_param 2}}}}.
+    assert_eq!((texts(&[7, 11, 1]), texts(&[7, 12, 1])), (vec!["image".into()], vec!["probability".into()]));
+    assert_eq!(texts(&[7, 11, 2, 1, 2, 1, 2]), ["batch", "height", "width"]);
+    assert_eq!((numbers(&[7, 11, 2, 1, 2, 1, 1]), numbers(&[7, 12, 2, 1, 2, 1, 1])), (vec![2], vec![1]));
+    assert_eq!(numbers(&[7, 11, 2, 1, 1]), [1]);
+}
+
 fn bytes(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
