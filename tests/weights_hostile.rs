@@ -217,7 +217,7 @@ proptest! {
         changes in changes(),
         cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
     ) {
-        let (mut bytes, _) = SEEDS.with(Clone::clone);
+        let mut bytes = SEEDS.with(|(small, _)| small.clone());
         let len = bytes.len();
         mutate(&mut bytes, len, &changes);
         if let Some(cut) = cut {
@@ -239,7 +239,7 @@ proptest! {
     /// The header of a whole model, in which the record stands as well.
     #[test]
     fn a_model_with_a_mutated_header_is_opened_or_refused(changes in changes()) {
-        let (_, mut bytes) = SEEDS.with(Clone::clone);
+        let mut bytes = SEEDS.with(|(_, own)| own.clone());
         let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         mutate(&mut bytes, header, &changes);
         let dir = tempfile::tempdir().unwrap();
@@ -258,7 +258,7 @@ proptest! {
         patch in prop::sample::select(vec!["0", "512", "17", "4096", "18446744073709551600", "0.5"]),
         threshold in prop::sample::select(vec!["null", "0.5", "-1", "2", "1e308"]),
     ) {
-        let (_, bytes) = SEEDS.with(Clone::clone);
+        let bytes = SEEDS.with(|(_, own)| own.clone());
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap();
         let change = |text: &str, key: &str, from: &str, to: &str| {
