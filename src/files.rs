@@ -51,6 +51,14 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::io(path, "a file to read", &e))
 }
 
+/// Names the directory of caches, in place of the system's.
+const CACHE_DIR: &str = "ROSETTE_CACHE_DIR";
+
+/// Where what can be made anew is kept for the next process; none where the system has no place for it.
+pub fn cache_dir() -> Option<PathBuf> {
+    std::env::var_os(CACHE_DIR).map(PathBuf::from).or_else(|| Some(dirs::cache_dir()?.join("rosette")))
+}
+
 /// Bytes as hexadecimal digits, for checksums.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

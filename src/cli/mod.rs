@@ -5,6 +5,7 @@ pub mod check;
 pub mod config;
 pub mod demo;
 pub mod devices;
+pub mod doctor;
 pub mod exchange;
 pub mod predict;
 pub mod preview;
@@ -49,6 +50,7 @@ enum Command {
     Import(exchange::ImportArgs),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Tune(tune::TuneArgs),
     Bench(bench::BenchArgs),
 }
@@ -83,6 +85,7 @@ fn run(command: Command) -> Result<()> {
         Command::Config(args) => config::run(&args),
         Command::Schema(args) => config::schema(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, PendingRead};
 use crate::model::{AttentionUNet, NamedTensor};
 use crate::tape::{Element, Loaded, Mode, Shape, SlotPool, Store, Stores, Tape, TensorId};
-use crate::train::stored_element;
+use crate::train::element_of;
 
 /// How windows are run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,7 +65,7 @@ impl Engine {
                 remedy,
             ));
         }
-        let element = stored_element(settings.precision, gpu.limits());
+        let element = element_of(settings.precision, gpu.limits());
         if element == Element::F16 && !gpu.limits().f16 {
             let remedy = "take --precision f32, or auto, which takes f16 only where it gains";
             return Err(Error::user("--precision", "f32 on this device", "f16, which it cannot", remedy));

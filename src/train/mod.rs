@@ -4,6 +4,7 @@ mod bench;
 mod checkpoint;
 mod demo;
 mod diary;
+mod doctor;
 mod epoch;
 mod lock;
 mod metrics;
@@ -23,9 +24,10 @@ mod weights;
 pub use bench::{KernelTime, StepBench, StepTimes, bench_step};
 pub use checkpoint::{is_unfinished, setting_differences};
 pub use demo::{DemoPlan, demo};
+pub use doctor::{Examined, examine, examine_operation};
 pub use metrics::{Metrics, Tally};
 pub use plan::{
-    MemoryEstimate, describe_plan, estimate_memory, experiment_questions, network, stored_element,
+    MemoryEstimate, describe_plan, element_of, estimate_memory, experiment_questions, network, stored_element,
 };
 pub use predict::{Probability, probabilities};
 pub use preview::{Preview, preview};

@@ -28,7 +28,7 @@ pub fn settings(experiment: &Experiment, limits: Limits) -> StepSettings {
         weight_decay: experiment.training.weight_decay as f32,
         winograd: experiment.training.winograd,
         recompute: experiment.training.recompute,
-        element: stored_element(experiment.training.precision, limits),
+        element: stored_element(experiment, limits),
         patches: None,
         tuning: Tuning::default(),
     }
@@ -44,9 +44,13 @@ pub fn experiment_questions(experiment: &Experiment, limits: Limits) -> Result<V
     Ok(questions(&net, limits, &settings, &[experiment.training.batch_size]))
 }
 
-/// What `precision` comes to on a device.
-/// How a device with these limits stores activations.
-pub fn stored_element(precision: Precision, limits: Limits) -> Element {
+/// What an experiment's `precision` comes to on a device.
+pub fn stored_element(experiment: &Experiment, limits: Limits) -> Element {
+    element_of(experiment.training.precision, limits)
+}
+
+/// What a `precision` comes to on a device.
+pub fn element_of(precision: Precision, limits: Limits) -> Element {
     match precision {
         Precision::F32 => Element::F32,
         Precision::F16 => Element::F16,

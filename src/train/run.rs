@@ -13,7 +13,7 @@ use super::checkpoint::{Checkpoint, Keeper, State};
 use super::diary::{log_costs, log_epoch, log_start};
 use super::epoch::{diagnose, patch_plan, validate};
 use super::lock::DirLock;
-use super::plan::{estimate_memory, network, settings};
+use super::plan::{estimate_memory, experiment_questions, network, settings};
 use super::schedule::{EarlyStopping, Plateau};
 use super::session::{PendingStep, Session};
 use super::shown::Shown;
@@ -108,7 +108,10 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let gpu = Gpu::open(run.adapter.as_deref())?;
     let tuning = match run.experiment.training.deterministic {
         true => Tuning::default(),
-        false => tuning::of_training(&run.output_dir, run.restart, &gpu),
+        false => {
+            let asked = experiment_questions(&run.experiment, gpu.limits())?;
+            tuning::of_training(&run.output_dir, run.restart, &gpu, &asked)?
+        }
     };
     let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };
     let mut session = Session::new(gpu, net, settings)?;
@@ -123,6 +126,10 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let logs: Vec<&Path> = run.log_file.as_deref().into_iter().chain([log_path.as_path()]).collect();
     let _log = logging::start(&logs)?;
     tuning::keep(&run.output_dir, tuning)?;
+    tracing::info!(
+        "kernels of {} convolutions by measurement, of all others by the device's limits",
+        tuning.len()
+    );
     let outcome = Training::start(run, session, sets, tracked).and_then(Training::finish);
     if let Err(error) = &outcome {
         // For the files: the terminal hears of it from the command line.
