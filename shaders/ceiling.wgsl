@@ -4,6 +4,9 @@
 //   `copy`:         y = x, both [len] vec4<f32>
 #import grid
 
+// What `multiply_add` computes with: vec4<f32>, or vec4<f16>.
+alias V = vec4<f32>;
+
 struct Params {
     len: u32,
     rounds: u32,
@@ -17,16 +20,16 @@ struct Params {
 fn multiply_add(id: Invocation) {
     let index = invocation_index(id);
     // Unknown to the compiler, and kept within bounds whatever the number of rounds.
-    let factor = vec4<f32>(0.999) + x[index % params.len] * 1e-6;
-    let addend = vec4<f32>(f32(index % 7u) * 1e-3);
+    let factor = V(vec4<f32>(0.999) + x[index % params.len] * 1e-6);
+    let addend = V(vec4<f32>(f32(index % 7u) * 1e-3));
     var a = addend;
-    var b = addend + 1.0;
-    var c = addend + 2.0;
-    var d = addend + 3.0;
-    var e = addend + 4.0;
-    var f = addend + 5.0;
-    var g = addend + 6.0;
-    var h = addend + 7.0;
+    var b = addend + addend;
+    var c = b + addend;
+    var d = c + addend;
+    var e = d + addend;
+    var f = e + addend;
+    var g = f + addend;
+    var h = g + addend;
     for (var round = 0u; round < params.rounds; round++) {
         for (var step = 0u; step < 64u; step++) {
             a = fma(a, factor, addend);
@@ -39,7 +42,7 @@ fn multiply_add(id: Invocation) {
             h = fma(h, factor, addend);
         }
     }
-    y[index % params.len] = ((a + b) + (c + d)) + ((e + f) + (g + h));
+    y[index % params.len] = vec4<f32>(((a + b) + (c + d)) + ((e + f) + (g + h)));
 }
 
 @compute @workgroup_size(64)

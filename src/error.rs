@@ -94,8 +94,16 @@ impl Error {
     }
 }
 
-/// The operating system's words without its number.
+/// What is there instead, in words that follow "found": the operating system's own without its number, unless they are
+/// a sentence.
 fn reason(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::IsADirectory => return "a directory".into(),
+        ErrorKind::AlreadyExists => return "a file".into(),
+        ErrorKind::InvalidData => return "bytes that are no text in UTF-8".into(),
+        _ => {}
+    }
     let text = error.to_string().to_lowercase();
     text.split(" (os error").next().unwrap_or_default().to_string()
 }

@@ -1,7 +1,7 @@
 //! Files that are either whole or absent: written beside their place, synced, then renamed onto it.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -11,9 +11,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = parent(path);
     create_dir(dir)?;
     let fail = |e: &std::io::Error| Error::io(path, "a file to write", e);
-    let mut file = tempfile::Builder::new().prefix(".rosette-").tempfile_in(dir).map_err(|e| fail(&e))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".rosette-");
+    with_usual_mode(&mut builder);
+    let mut file = builder.tempfile_in(dir).map_err(|e| fail(&e))?;
     file.write_all(bytes).map_err(|e| fail(&e))?;
-    set_default_mode(file.as_file()).map_err(|e| fail(&e))?;
     file.as_file().sync_all().map_err(|e| fail(&e))?;
     file.persist(path).map_err(|e| fail(&e.error))?;
     sync_dir(dir);
@@ -25,6 +27,20 @@ pub fn create_dir(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "a directory to make", &e))
 }
 
+/// Makes a directory that was not there; where it is taken, `_2`, `_3` and so on follow its name. Says which it is.
+pub fn create_new_dir(dir: &Path) -> Result<PathBuf> {
+    create_dir(parent(dir))?;
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let numbered = (2..).map(|number| dir.with_file_name(format!("{name}_{number}")));
+    for path in std::iter::once(dir.to_path_buf()).chain(numbered) {
+        match std::fs::create_dir(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| path).map_err(|e| Error::io(dir, "a directory to make", &e)),
+        }
+    }
+    unreachable!("numbers do not end")
+}
+
 /// Reads a whole text file.
 pub fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| Error::io(path, "a file to read", &e))
@@ -33,6 +49,14 @@ pub fn read_text(path: &Path) -> Result<String> {
 /// Reads a whole file.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::io(path, "a file to read", &e))
+}
+
+/// Names the directory of caches, in place of the system's.
+const CACHE_DIR: &str = "ROSETTE_CACHE_DIR";
+
+/// Where what can be made anew is kept for the next process; none where the system has no place for it.
+pub fn cache_dir() -> Option<PathBuf> {
+    std::env::var_os(CACHE_DIR).map(PathBuf::from).or_else(|| Some(dirs::cache_dir()?.join("rosette")))
 }
 
 /// Bytes as hexadecimal digits, for checksums.
@@ -47,17 +71,15 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Temporary files are private; outputs are for everybody that the pipeline's other tools run as.
+/// Temporary files are private; outputs are for whom the umask says, as with any other program.
 #[cfg(unix)]
-fn set_default_mode(file: &std::fs::File) -> std::io::Result<()> {
+fn with_usual_mode(builder: &mut tempfile::Builder) {
     use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+    builder.permissions(std::fs::Permissions::from_mode(0o666));
 }
 
 #[cfg(not(unix))]
-fn set_default_mode(_: &std::fs::File) -> std::io::Result<()> {
-    Ok(())
-}
+fn with_usual_mode(_: &mut tempfile::Builder) {}
 
 /// The rename itself must survive a power cut; where directories cannot be synced there is nothing more to do.
 fn sync_dir(dir: &Path) {

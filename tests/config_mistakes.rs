@@ -40,7 +40,7 @@ const CASES: &[Case] = &[
     Case(3, "  patch_size: 8192", ["config.yaml:3:15: model.patch_size", "a multiple of 16 from 16 to 4096", "the integer 8192", "four 2x2 poolings halve the patch four times: take 256, 384, 512, ..."]),
     Case(3, "  patch_size: \"512\"", ["config.yaml:3:15: model.patch_size", "a multiple of 16 from 16 to 4096", "the text \"512\"", "write it without quotes and without a fraction"]),
     Case(3, "  patch_size: 512.0", ["config.yaml:3:15: model.patch_size", "a multiple of 16 from 16 to 4096", "the number 512.0", "write it without quotes and without a fraction"]),
-    Case(3, "  patch_size:", ["config.yaml:3:13: model.patch_size", "a multiple of 16 from 16 to 4096", "nothing", "write it without quotes and without a fraction"]),
+    Case(3, "  patch_size:", ["config.yaml:3:13: model.patch_size", "a multiple of 16 from 16 to 4096", "nothing", "write a value after the colon, or remove the line for the default"]),
     Case(3, "  patch_size: [512, 512]", ["config.yaml:3:15: model.patch_size", "a multiple of 16 from 16 to 4096", "a list of 2", "write it without quotes and without a fraction"]),
     Case(3, "  num_classes: 2", ["config.yaml:3:16: model.num_classes", "1 (nothing else is supported)", "the integer 2", "the output is one channel: rosette or not"]),
     Case(3, "  architecture: attention_net", ["config.yaml:3:17: model.architecture", "\"attention_unet\"", "the text \"attention_net\"", "did you mean `attention_unet`?"]),
@@ -89,14 +89,61 @@ const CASES: &[Case] = &[
     Case(11, "    rotation: 0.0", ["config.yaml:11:5: experiments[first]", "a key that is known here", "the unknown key `rotation`", "`rotation` belongs under `augmentation`"]),
     Case(11, "    augmentation: {rotation: 2}", ["config.yaml:11:30: experiments[first].augmentation.rotation", "a number from 0 to 1", "the integer 2", "it is a probability: 0 switches it off, 1 applies it always"]),
     Case(11, "    model: {skip: none}", ["config.yaml:11:19: experiments[first].model.skip", "\"full\" or \"pooled\"", "the text \"none\"", "known are: full, pooled"]),
-    Case(11, "    default_training: {num_epochs: 3}", ["config.yaml:11:5: experiments[first]", "a key that is known here", "the unknown key `default_training`", "known are: description, num_epochs, batch_size, learning_rate, scheduler, warmup_epochs, min_learning_rate, poly_power, clip_norm, accumulation, ema_decay, batch_fit, memory_limit, folds, seeds, val_split, seed, patience, patches_per_sample, weight_decay, loss, pos_weight, focal_gamma, focal_alpha, tversky_alpha, tversky_beta, dice_weight, foreground_share, winograd, recompute, precision, deterministic, data, augmentation, architecture, use_intensity, patch_size, num_classes, base_channels, skip"]),
+    Case(11, "    default_training: {num_epochs: 3}", ["config.yaml:11:5: experiments[first]", "a key that is known here", "the unknown key `default_training`", "known are: description, num_epochs, batch_size, learning_rate, scheduler, warmup_epochs, min_learning_rate, poly_power, clip_norm, accumulation, ema_decay, batch_fit, memory_limit, folds, seeds, val_split, seed, patience, patches_per_sample, weight_decay, loss, pos_weight, focal_gamma, focal_alpha, tversky_alpha, tversky_beta, dice_weight, foreground_share, winograd, recompute, precision, deterministic, data, augmentation, report, architecture, use_intensity, patch_size, num_classes, base_channels, skip"]),
     Case(13, "    description: 3", ["config.yaml:13:18: experiments[second].description", "text", "the integer 3", "put it in quotes"]),
     Case(13, "    description: \"open", ["config.yaml:13:18", "valid YAML", "unclosed quote", "check the indentation (spaces, no tabs), colons and quotes there"]),
-    Case(13, "  descr: x", ["config.yaml:13:3", "valid YAML", "while parsing a block collection, did not find expected '-' indicator", "check the indentation (spaces, no tabs), colons and quotes there"]),
-    Case(4, "default_training: [1, 2]", ["config.yaml:5:3", "valid YAML", "while parsing a block mapping, did not find expected key", "check the indentation (spaces, no tabs), colons and quotes there"]),
-    Case(4, "- x", ["config.yaml:4:3", "valid YAML", "while parsing a block mapping, did not find expected key", "check the indentation (spaces, no tabs), colons and quotes there"]),
-    Case(12, "  - [second]", ["config.yaml:13:5", "valid YAML", "while parsing a block collection, did not find expected '-' indicator", "check the indentation (spaces, no tabs), colons and quotes there"]),
+    Case(13, "  descr: x", ["config.yaml:13:3", "valid YAML", "no '-' indicator while parsing a block collection", "check the indentation (spaces, no tabs), colons and quotes there"]),
+    Case(4, "default_training: [1, 2]", ["config.yaml:5:3", "valid YAML", "no key while parsing a block mapping", "check the indentation (spaces, no tabs), colons and quotes there"]),
+    Case(4, "- x", ["config.yaml:4:3", "valid YAML", "no key while parsing a block mapping", "check the indentation (spaces, no tabs), colons and quotes there"]),
+    Case(12, "  - [second]", ["config.yaml:13:5", "valid YAML", "no '-' indicator while parsing a block collection", "check the indentation (spaces, no tabs), colons and quotes there"]),
 ];
+
+/// What is said of a placeholder, besides its place.
+const PLACEHOLDER: &str = "the pipeline fills such placeholders in the sections that it reads itself, and this one \
+                           reaches rosette as it stands: write the value";
+
+#[test]
+fn placeholders_are_ignored_where_nothing_is_read_and_named_where_something_is() {
+    let cases = [
+        (
+            3,
+            "  patch_size: \"{global[patch_size]}\"",
+            "config.yaml:3:15: model.patch_size",
+            "{global[patch_size]}",
+        ),
+        (2, "  use_intensity: \"{global[a][b]}\"", "config.yaml:2:18: model.use_intensity", "{global[a][b]}"),
+        (6, "  learning_rate: \"{rate}\"", "config.yaml:6:18: default_training.learning_rate", "{rate}"),
+        (3, "  skip: \"{global[skip]}\"", "config.yaml:3:9: model.skip", "{global[skip]}"),
+        (
+            8,
+            "    rotation: \"{global[r]}\"",
+            "config.yaml:8:15: default_training.augmentation.rotation",
+            "{global[r]}",
+        ),
+        (
+            11,
+            "    augmentation: \"{global[a]}\"",
+            "config.yaml:11:19: experiments[first].augmentation",
+            "{global[a]}",
+        ),
+        (10, "  - name: \"{global[name]}\"", "config.yaml:10:11: experiments[item 1].name", "{global[name]}"),
+    ];
+    for (line, by, place, text) in cases {
+        let mut lines: Vec<&str> = SOUND.lines().collect();
+        lines[line - 1] = by;
+        let said = message(&lines.join("\n"));
+        assert!(said.starts_with(&format!("{place}: expected ")), "{said}");
+        let ends = format!(", found the placeholder \"{text}\"\n  help: {PLACEHOLDER}");
+        assert!(said.ends_with(&ends), "{said}");
+    }
+    // A description is only shown, and braces alone make no placeholder.
+    let sound = SOUND.replace("the other", "\"of {global[site]}\"");
+    assert!(Config::parse(Path::new("config.yaml"), &sound).is_ok());
+    let said = message(&SOUND.replace("patch_size: 512", "patch_size: \"{}\""));
+    assert!(said.contains("the text \"{}\""), "{said}");
+    let sections = "inputs: \"{global[a]}\"\noutputs: [\"{global[b]}\", {\"{global[c]}\": {x: \"{global[d]}/e\"}}]\nresources:\n";
+    assert!(Config::parse(Path::new("config.yaml"), &format!("{sections}{SOUND}")).is_ok());
+}
 
 /// The text of the error in its four parts.
 fn whole([place, expected, found, remedy]: &[&str; 4]) -> String {
@@ -202,7 +249,7 @@ const OVERRIDES: &[(&str, [&str; 3])] = &[
     ("augmentation.rotate=0", ["a key that is known here", "`rotate`", "did you mean `rotation`?"]),
     ("rotation=0", ["a key that is known here", "`rotation`", "`rotation` belongs under `augmentation`"]),
     ("augmentation=0", ["a key of this section", "the integer 0", "augmentation.KEY=VALUE"]),
-    ("num_epochs.x=3", ["an integer from 1 to 1000000", "a mapping of 1 keys", "without quotes"]),
+    ("num_epochs.x=3", ["an integer from 1 to 1000000", "a mapping of one key", "without quotes"]),
     ("model.skip=half", ["\"full\" or \"pooled\"", "the text \"half\"", "known are: full, pooled"]),
     (
         "model.dice_weight=1",

@@ -77,6 +77,7 @@ fn the_repository_documents_every_setting_with_its_default() {
         &experiment["model"],
         &experiment["training"],
         &training["data"],
+        &training["report"],
         augmentation,
         &augmentation["magnitudes"],
     ];

@@ -1,20 +1,23 @@
 //! `rosette bench`: how fast this machine trains.
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::say;
 use crate::config::{Recompute, Skip};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::tape::Element;
-use crate::train::{StepBench, StepTimes, bench_step};
+use crate::train::{KernelTime, StepBench, StepTimes, bench_step};
 
-/// Measure a training step on this device, whole and by kernel.
+/// Measure what this device can do, and how near to it every kernel of a training step comes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BenchArgs {
-    /// Measure a whole training step (what it does so far without being asked).
+    /// The whole step by kernel and by part, rather than every kernel for each of its shapes.
     #[arg(long)]
     pub step: bool,
+    /// Only kernels with this in their name, e.g. conv2d or batch_norm.
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
     /// base_channels
     #[arg(long, value_name = "CHANNELS", default_value_t = 16)]
     pub base: usize,
@@ -66,10 +69,15 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         tuned: !args.untuned,
         element: if args.precision == "f16" { Element::F16 } else { Element::F32 },
     };
-    let times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;
-    match args.json {
-        true => say(serde_json::to_string(&times).expect("numbers and text")),
-        false => print_table(&times),
+    let mut times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;
+    if let Some(text) = &args.filter {
+        times.kernels.retain(|kernel| kernel.kernel.contains(text.as_str()));
+        times.shapes.retain(|kernel| kernel.kernel.contains(text.as_str()));
+    }
+    match (args.json, args.step) {
+        (true, _) => say(serde_json::to_string(&times).expect("numbers and text")),
+        (false, true) => print_step(&times),
+        (false, false) => print_shapes(&times),
     }
 }
 
@@ -86,10 +94,29 @@ fn check(flag: &str, value: usize, step: usize, most: usize) -> Result<()> {
     Err(Error::user(flag, expected, value, format!("try {nearest}")))
 }
 
-fn print_table(times: &StepTimes) -> Result<()> {
-    say(format!("{}: base {}, {} px, batch {}", times.device, times.base, times.patch, times.batch))?;
+fn print_head(times: &StepTimes) -> Result<()> {
+    let Some(ceilings) = times.ceilings else {
+        return say(format!("{}: no timestamps, so nothing by kernel", times.device));
+    };
+    let rate = |gflops: Option<f64>, what: &str| {
+        gflops.map_or_else(String::new, |gflops| format!(", {what} {gflops:.0}"))
+    };
     say(format!(
-        "step {:.1} ms (best {:.1}), {:.1} GFLOP/s, {:.2} patches/s; first step {:.1} s; host {:.1} ms; {:.1} MiB planned",
+        "{}\nceilings: multiply-add {:.0} GFLOP/s{}{}; copy {:.1} GB/s",
+        times.device,
+        ceilings.gflops,
+        rate(ceilings.gflops_f16, "in f16"),
+        rate(ceilings.gflops_matrix, "on matrix units"),
+        ceilings.gigabytes_per_s,
+    ))?;
+    let (base, patch, batch) = (times.base, times.patch, times.batch);
+    say(format!("training step at base {base}, {patch} px, batch {batch}, {}:", times.precision))
+}
+
+fn print_step(times: &StepTimes) -> Result<()> {
+    print_head(times)?;
+    say(format!(
+        "{:.1} ms (best {:.1}), {:.1} GFLOP/s, {:.2} patches/s; first step {:.1} s; host {:.1} ms; {:.1} MiB planned",
         times.step_ms_median,
         times.step_ms_best,
         times.gflop / times.step_ms_median * 1e3,
@@ -98,38 +125,49 @@ fn print_table(times: &StepTimes) -> Result<()> {
         times.submit_ms_median,
         times.planned_bytes as f64 / f64::from(1 << 20)
     ))?;
-    print_ceilings(times)?;
+    let phases: Vec<String> = times.phases.iter().map(|(phase, ms)| format!("{phase} {ms:.1}")).collect();
+    let (bound, least) = (times.bound_bytes as f64 / 1e9, times.least_bytes as f64 / 1e9);
+    say(format!("ms by part: {}", phases.join(", ")))?;
+    say(format!(
+        "{bound:.2} GB bound a step; with every tensor written and read once it would be {least:.2} GB"
+    ))?;
+    say(table(times, &times.kernels, |kernel| vec![kernel.kernel.clone()], &["kernel"]))
+}
+
+fn print_shapes(times: &StepTimes) -> Result<()> {
+    print_head(times)?;
+    let cells = |kernel: &KernelTime| {
+        vec![kernel.kernel.clone(), kernel.variant.replace(',', " "), kernel.tensors.replace(", ", "x")]
+    };
+    say(table(times, &times.shapes, cells, &["kernel", "variant", "tensors"]))
+}
+
+/// Times with what they are of in the first columns.
+fn table(
+    times: &StepTimes,
+    kernels: &[KernelTime],
+    cells: impl Fn(&KernelTime) -> Vec<String>,
+    head: &[&str],
+) -> Table {
     let total: f64 = times.kernels.iter().map(|k| k.ms).sum();
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["kernel", "dispatches", "ms", "%", "GFLOP/s", "GB/s", "of bound"]);
-    for column in table.column_iter_mut().skip(1) {
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header([head, &["dispatches", "ms", "%", "GFLOP/s", "GB/s", "of bound"]].concat());
+    for column in table.column_iter_mut().skip(head.len()) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    for kernel in &times.kernels {
+    for kernel in kernels {
         let rate = kernel.gflop / kernel.ms * 1e3;
         let share = times.ceilings.map(|ceilings| format!("{:.0} %", 100.0 * kernel.share(&ceilings)));
-        table.add_row([
-            kernel.kernel.clone(),
+        let numbers = [
             kernel.dispatches.to_string(),
             format!("{:.2}", kernel.ms),
             format!("{:.1}", 100.0 * kernel.ms / total),
             if kernel.gflop > 0.0 { format!("{rate:.1}") } else { String::new() },
             format!("{:.1}", kernel.gigabytes / kernel.ms * 1e3),
             share.unwrap_or_default(),
-        ]);
+        ];
+        table.add_row([cells(kernel), numbers.to_vec()].concat());
     }
-    say(table)
-}
-
-fn print_ceilings(times: &StepTimes) -> Result<()> {
-    let Some(ceilings) = times.ceilings else { return Ok(()) };
-    let phases: Vec<String> = times.phases.iter().map(|(phase, ms)| format!("{phase} {ms:.1}")).collect();
-    say(format!(
-        "ceilings: {:.0} GFLOP/s multiply-add, {:.1} GB/s copy; ms by part: {}; {:.2} GB bound a step",
-        ceilings.gflops,
-        ceilings.gigabytes_per_s,
-        phases.join(", "),
-        times.bound_bytes as f64 / 1e9
-    ))
+    table
 }

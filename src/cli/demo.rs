@@ -46,6 +46,7 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     ))?;
     say(format!("predictions beside the truth: {dir}/predictions.png"))?;
     say(format!("curves:                       {dir}/training_plots.png"))?;
+    say(format!("all of it on one page:        {dir}/report.html"))?;
     say(format!("weights, PyTorch loads them:  {dir}/best_model.pth"))?;
     let root = args.output_dir.display();
     say(format!("\nto train again after a change of {root}/config.yaml:"))?;

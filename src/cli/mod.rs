@@ -2,8 +2,11 @@
 
 pub mod bench;
 pub mod check;
+pub mod config;
 pub mod demo;
 pub mod devices;
+pub mod doctor;
+pub mod exchange;
 pub mod predict;
 pub mod preview;
 pub mod run;
@@ -36,13 +39,18 @@ enum Command {
     Summary(run::SummaryArgs),
     Train(Box<train::TrainArgs>),
     Check(check::CheckArgs),
+    Config(config::ConfigArgs),
+    Schema(config::SchemaArgs),
     Split(split::SplitArgs),
     Preview(preview::PreviewArgs),
     Predict(Box<predict::PredictArgs>),
     Evaluate(Box<predict::EvaluateArgs>),
     Threshold(Box<predict::ThresholdArgs>),
+    Export(Box<exchange::ExportArgs>),
+    Import(exchange::ImportArgs),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Tune(tune::TuneArgs),
     Bench(bench::BenchArgs),
 }
@@ -71,12 +79,25 @@ fn run(command: Command) -> Result<()> {
         Command::Predict(args) => predict::predict(&args),
         Command::Evaluate(args) => predict::run_evaluate(&args),
         Command::Threshold(args) => predict::threshold(&args),
+        Command::Export(args) => exchange::run_export(&args),
+        Command::Import(args) => exchange::run_import(&args),
         Command::Check(args) => check::run(&args),
+        Command::Config(args) => config::run(&args),
+        Command::Schema(args) => config::schema(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
     }
+}
+
+/// Parses the value of an option that is a count.
+///
+/// # Errors
+/// What would have been right, in words.
+fn whole_number(text: &str) -> std::result::Result<u64, String> {
+    text.parse().map_err(|_| "a whole number from 0 up is wanted".into())
 }
 
 /// Writes a line to standard output. A reader that has left (`| head`) has seen enough: that is no error.

@@ -8,9 +8,9 @@ use super::say;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::matrix::{
-    Decision, MatrixRun, Planned, collect, plan_matrix, run_matrix, summary_table, write_summary,
+    Decision, MatrixRun, Planned, collect, plan_matrix, run_matrix, summary_table, write_page, write_summary,
 };
-use crate::report::Mode;
+use crate::report::{Event, Mode, events, experiment_page};
 use crate::train::estimate_memory;
 
 /// Train every experiment of a configuration that is not done yet, and compare them.
@@ -43,12 +43,15 @@ pub struct RunArgs {
     /// Numbers or parts of the names of adapters, with commas between; several experiments at once on several of them.
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTERS", value_delimiter = ',')]
     pub adapters: Vec<String>,
+    /// Tell what happens as JSON, one object a line on standard output, for programs.
+    #[arg(long, conflicts_with_all = ["quiet", "dry_run"])]
+    pub json: bool,
     /// No progress.
     #[arg(long)]
     pub quiet: bool,
 }
 
-/// Rebuild the table over the experiments of a directory.
+/// Rebuild the table over the experiments of a directory, and the pages report.html.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SummaryArgs {
     /// The directory that `rosette run` wrote.
@@ -61,6 +64,14 @@ pub struct SummaryArgs {
 /// # Errors
 /// Those of the configuration and the data; one that names the experiments that failed.
 pub fn run(args: &RunArgs) -> Result<()> {
+    let outcome = train_all(args);
+    if let (Err(error), true) = (&outcome, args.json) {
+        events::emit(None, &Event::Error { message: error.to_string(), exit_code: error.exit_code() });
+    }
+    outcome
+}
+
+fn train_all(args: &RunArgs) -> Result<()> {
     let matrix = MatrixRun {
         config: args.config.clone(),
         data_dir: args.data_dir.clone(),
@@ -70,17 +81,19 @@ pub fn run(args: &RunArgs) -> Result<()> {
         force: args.force,
         overrides: args.overrides.clone(),
         adapters: args.adapters.clone(),
-        mode: Mode::detect(args.quiet),
+        mode: Mode::choose(args.quiet, args.json),
     };
     let planned = plan_matrix(&matrix)?;
     if args.dry_run {
         return say(plan_table(&matrix, &planned)?);
     }
-    if planned.iter().all(|planned| planned.decision == Decision::Keep) {
+    if !args.json && planned.iter().all(|planned| planned.decision == Decision::Keep) {
         say("every experiment is done and unchanged: nothing to train (--force trains again)")?;
     }
     let outcome = run_matrix(&matrix, &planned)?;
-    say(summary_table(&outcome.rows))?;
+    if !args.json {
+        say(summary_table(&outcome.rows))?;
+    }
     let Some((_, first)) = outcome.failures.first() else { return Ok(()) };
     let names: Vec<&str> = outcome.failures.iter().map(|(name, _)| name.as_str()).collect();
     let said = format!("{} of {} experiments failed: {}", names.len(), planned.len(), names.join(", "));
@@ -130,6 +143,10 @@ pub fn summary(args: &SummaryArgs) -> Result<()> {
     }
     let path = args.output_dir.join("experiment_summary.csv");
     write_summary(&path, &rows)?;
+    for row in &rows {
+        experiment_page::rebuild(&args.output_dir.join(&row.experiment_name))?;
+    }
+    write_page(&args.output_dir, &rows)?;
     say(summary_table(&rows))?;
     say(path.display())
 }

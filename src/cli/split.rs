@@ -29,7 +29,7 @@ pub struct SplitArgs {
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub test_size: Option<f64>,
     /// Seed, in place of the experiment's.
-    #[arg(long, value_name = "SEED", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SEED", allow_negative_numbers = true, value_parser = super::whole_number)]
     pub random_state: Option<u64>,
 }
 

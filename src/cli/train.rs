@@ -8,7 +8,7 @@ use crate::config::{Config, Experiment};
 use crate::error::Result;
 use crate::gpu::{Gpu, Limits};
 use crate::matrix::{has_members, train_members};
-use crate::report::{Mode, config_json};
+use crate::report::{Event, Mode, config_json, events};
 use crate::train::{CHECKPOINT_EVERY, TrainRun, describe_plan, train};
 
 /// Train one experiment of a configuration.
@@ -38,8 +38,8 @@ pub struct TrainArgs {
     /// Change a setting, e.g. num_epochs=1 or augmentation.rotation=0; repeatable.
     #[arg(long = "override", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
-    /// Start from these weights (.pth from PyTorch or from here, or .safetensors).
-    #[arg(long, value_name = "FILE")]
+    /// Start from these weights (.pth from PyTorch or from here, .safetensors, or a model's directory).
+    #[arg(long, value_name = "PATH")]
     pub init_weights: Option<PathBuf>,
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
@@ -48,11 +48,15 @@ pub struct TrainArgs {
     #[arg(long)]
     pub restart: bool,
     /// Seconds between checkpoints within an epoch; 0 for one after every step.
-    #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_EVERY.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_EVERY.as_secs(),
+        value_parser = super::whole_number)]
     pub checkpoint_every: u64,
     /// Print the memory plan and stop.
     #[arg(long)]
     pub plan: bool,
+    /// Tell what happens as JSON, one object a line on standard output, for programs.
+    #[arg(long, conflicts_with = "quiet")]
+    pub json: bool,
     /// No progress.
     #[arg(long)]
     pub quiet: bool,
@@ -63,7 +67,17 @@ pub struct TrainArgs {
 /// # Errors
 /// Those of the configuration, the data and the training.
 pub fn run(args: &TrainArgs) -> Result<()> {
-    let experiment = Config::load(&args.config)?.resolve(&args.experiment_name, &args.overrides)?;
+    let outcome = train_or_plan(args);
+    if let (Err(error), true) = (&outcome, args.json) {
+        let event = Event::Error { message: error.to_string(), exit_code: error.exit_code() };
+        events::emit(Some(&args.experiment_name), &event);
+    }
+    outcome
+}
+
+fn train_or_plan(args: &TrainArgs) -> Result<()> {
+    let (experiment, origins) =
+        Config::load(&args.config)?.resolve_with_origins(&args.experiment_name, &args.overrides)?;
     let (Some(split_manifest), Some(data_dir), Some(output_dir), false) =
         (&args.split_manifest, &args.data_dir, &args.output_dir, args.plan)
     else {
@@ -76,16 +90,21 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let train = if has_members(&experiment) { train_members } else { train };
     let outcome = train(&TrainRun {
         experiment,
+        origins,
         split_manifest: split_manifest.clone(),
         data_dir: data_dir.clone(),
         output_dir,
+        in_new_dir: !args.no_timestamp,
         log_file: args.log_file.clone(),
         init_weights: args.init_weights.clone(),
         adapter: args.adapter.clone(),
-        mode: Mode::detect(args.quiet),
+        mode: Mode::choose(args.quiet, args.json),
         restart: args.restart,
         checkpoint_every: Duration::from_secs(args.checkpoint_every),
     })?;
+    if args.json {
+        return Ok(());
+    }
     let best = &outcome.best;
     say(format!(
         "best epoch {} of {}: validation loss {:.4}, F1 {:.4}, IoU {:.4}: {}",

@@ -3,17 +3,20 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::schema::{choice_schema, described, joined, section_schema};
 use crate::config::setting::{Place, Rule, Section, Setting, choose};
 use crate::config::yaml::{Key, Node};
 use crate::error::{Error, Result};
 
 /// Declares a section of settings: `name: type = default, rule;`.
 macro_rules! section {
-    ($(#[$meta:meta])* $section:ident { $($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $rule:expr;)* }) => {
+    ($(#[$meta:meta])* $section:ident {
+        $($(#[doc = $doc:literal])* $name:ident: $type:ty = $default:expr, $rule:expr;)*
+    }) => {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         $(#[$meta])*
         pub struct $section {
-            $($(#[$doc])* pub $name: $type,)*
+            $($(#[doc = $doc])* pub $name: $type,)*
         }
 
         impl Default for $section {
@@ -35,6 +38,15 @@ macro_rules! section {
                 $(self.$name.list(stringify!($name), &mut out);)*
                 out
             }
+
+            fn properties(&self) -> serde_json::Map<String, serde_json::Value> {
+                let mut out = serde_json::Map::new();
+                $(out.insert(
+                    stringify!($name).into(),
+                    described(self.$name.schema(&$rule), &[$($doc),*]),
+                );)*
+                out
+            }
         }
 
         impl Setting for $section {
@@ -45,23 +57,31 @@ macro_rules! section {
             fn list(&self, name: &str, out: &mut Vec<String>) {
                 out.extend(self.names().iter().map(|inner| format!("{name}.{inner}")));
             }
+
+            fn schema(&self, _: &Rule) -> serde_json::Value {
+                section_schema(self.properties())
+            }
         }
     };
 }
 
 /// Declares a setting that is one of a few words.
 macro_rules! choice {
-    ($(#[$meta:meta])* $choice:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
+    ($(#[$meta:meta])* $choice:ident { $($(#[doc = $doc:literal])* $variant:ident = $word:literal,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub enum $choice {
-            $($(#[$doc])* #[serde(rename = $word)] $variant,)*
+            $($(#[doc = $doc])* #[serde(rename = $word)] $variant,)*
         }
 
         impl Setting for $choice {
             fn update(&mut self, node: &Node, _: &Rule, at: &Place) -> Result<()> {
                 *self = choose(&[$(($word, Self::$variant)),*], node, at)?;
                 Ok(())
+            }
+
+            fn schema(&self, _: &Rule) -> serde_json::Value {
+                choice_schema(self, &[$(($word, joined(&[$($doc),*]))),*])
             }
         }
     };
@@ -239,6 +259,19 @@ section! {
         data: DataConfig = DataConfig::default(), Rule::any();
         /// What is done to training patches.
         augmentation: AugmentationConfig = AugmentationConfig::default(), Rule::any();
+        /// What a training shows of itself besides its log; without influence on what it learns.
+        report: ReportConfig = ReportConfig::default(), Rule::any();
+    }
+}
+
+section! {
+    /// What a training shows of itself besides its log; without influence on what it learns.
+    #[serde(default)]
+    ReportConfig {
+        /// Epochs between two pictures of predictions for validation images; 0 for one at the end alone.
+        overlay_every: usize = 20, Rule::within(0.0, 1e6);
+        /// Whether TensorBoard's event files are written.
+        tensorboard: bool = true, Rule::any();
     }
 }
 

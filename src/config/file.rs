@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::config::experiment::Experiment;
+use crate::config::origin::Origins;
 use crate::config::overrides;
 use crate::config::setting::{Place, Rule, Section, Setting, entries, nearest};
 use crate::config::yaml::{self, Key, Node, Value};
@@ -13,13 +14,13 @@ use crate::files;
 const SECTIONS: [&str; 3] = ["model", "default_training", "experiments"];
 
 /// Sections that the pipeline keeps in the same file for its own use.
-const FOREIGN_SECTIONS: [&str; 5] = ["inputs", "outputs", "environment", "resources", "logging"];
+pub(super) const FOREIGN_SECTIONS: [&str; 5] = ["inputs", "outputs", "environment", "resources", "logging"];
 
 /// A configuration file whose every experiment has been checked.
 #[derive(Clone, Debug)]
 pub struct Config {
     source: String,
-    experiments: Vec<Experiment>,
+    experiments: Vec<(Experiment, Origins)>,
 }
 
 impl Config {
@@ -45,7 +46,7 @@ impl Config {
 
     /// The names of the experiments, in the file's order.
     pub fn names(&self) -> Vec<&str> {
-        self.experiments.iter().map(|e| e.name.as_str()).collect()
+        self.experiments.iter().map(|(e, _)| e.name.as_str()).collect()
     }
 
     /// The experiment of that name, with `key=value` overrides applied last, in their order.
@@ -53,15 +54,23 @@ impl Config {
     /// # Errors
     /// A user error where no experiment has the name, or an override has an unknown key or a wrong value.
     pub fn resolve(&self, name: &str, overrides: &[String]) -> Result<Experiment> {
-        let found = self.experiments.iter().find(|e| e.name == name).ok_or_else(|| {
+        Ok(self.resolve_with_origins(name, overrides)?.0)
+    }
+
+    /// [`Config::resolve`], with where each value comes from.
+    ///
+    /// # Errors
+    /// As [`Config::resolve`].
+    pub fn resolve_with_origins(&self, name: &str, overrides: &[String]) -> Result<(Experiment, Origins)> {
+        let found = self.experiments.iter().find(|(e, _)| e.name == name).ok_or_else(|| {
             let place = format!("{}: experiments", self.source);
             let expected = "the name of an experiment of this file";
             Error::user(place, expected, format!("\"{name}\""), nearest(name, &self.names()))
         })?;
-        let mut experiment = found.clone();
-        overrides::apply(&mut experiment, overrides)?;
+        let (mut experiment, mut origins) = found.clone();
+        overrides::apply(&mut experiment, &mut origins, overrides)?;
         experiment.check(&self.source)?;
-        Ok(experiment)
+        Ok((experiment, origins))
     }
 }
 
@@ -87,18 +96,34 @@ impl<'a> Sections<'a> {
     }
 
     /// What every experiment starts from.
-    fn defaults(&self, at: &Place) -> Result<Experiment> {
-        let mut base = Experiment::defaults("");
+    fn defaults(&self, at: &Place) -> Result<(Experiment, Origins)> {
+        let (mut base, mut origins) = (Experiment::defaults(""), Origins::default());
         if let Some(node) = self.model {
+            refuse_other(
+                node,
+                &at.below("model"),
+                &base.model.names(),
+                &base.training.names(),
+                "default_training",
+            )?;
             base.model.merge(node, &at.below("model"))?;
+            origins.note_section("model", node, "model");
         }
         if let Some(node) = self.training {
+            refuse_other(
+                node,
+                &at.below("default_training"),
+                &base.training.names(),
+                &base.model.names(),
+                "model",
+            )?;
             base.training.merge(node, &at.below("default_training"))?;
+            origins.note_section("", node, "default_training");
         }
-        Ok(base)
+        Ok((base, origins))
     }
 
-    fn experiments(&self, at: &Place) -> Result<Vec<Experiment>> {
+    fn experiments(&self, at: &Place) -> Result<Vec<(Experiment, Origins)>> {
         let base = self.defaults(at)?;
         let at = at.below("experiments");
         let items = match &self.experiments.value {
@@ -108,10 +133,10 @@ impl<'a> Sections<'a> {
                 return Err(at.mistake(self.experiments, expected, "write `- name: ...` for each of them"));
             }
         };
-        let mut experiments: Vec<Experiment> = Vec::with_capacity(items.len());
+        let mut experiments: Vec<(Experiment, Origins)> = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
-            let (experiment, name_node) = resolve_item(&base, item, index, &at)?;
-            if experiments.iter().any(|e| e.name == experiment.name) {
+            let (experiment, origins, name_node) = resolve_item(&base, item, index, &at)?;
+            if experiments.iter().any(|(e, _)| e.name == experiment.name) {
                 let at = at.element(&experiment.name).below("name");
                 return Err(at.mistake(
                     name_node,
@@ -119,19 +144,30 @@ impl<'a> Sections<'a> {
                     "rename one of the two",
                 ));
             }
-            experiments.push(experiment);
+            experiments.push((experiment, origins));
         }
         Ok(experiments)
     }
 }
 
-/// One item of the list over the file's defaults, and the node of its name.
+/// Refuses a key that is none of a section's own and one of the other section's, `home`.
+fn refuse_other(node: &Node, at: &Place, own: &[String], other: &[String], home: &str) -> Result<()> {
+    let is_in = |names: &[String], key: &Key| {
+        names.iter().any(|name| name.split('.').next() == Some(key.name.as_str()))
+    };
+    match entries(node, at)?.iter().find(|(key, _)| !is_in(own, key) && is_in(other, key)) {
+        Some((key, _)) => Err(at.key_of_section(key, home)),
+        None => Ok(()),
+    }
+}
+
+/// One item of the list over the file's defaults, where its values come from, and the node of its name.
 fn resolve_item<'a>(
-    base: &Experiment,
+    base: &(Experiment, Origins),
     item: &'a Node,
     index: usize,
     list: &Place,
-) -> Result<(Experiment, &'a Node)> {
+) -> Result<(Experiment, Origins, &'a Node)> {
     let at = list.element(format!("item {}", index + 1));
     let all = entries(item, &at)?;
     let Some((_, name_node)) = all.iter().find(|(key, _)| key.name == "name") else {
@@ -141,13 +177,14 @@ fn resolve_item<'a>(
             "add `name: ...`: it names the results",
         ));
     };
-    let mut experiment = base.clone();
+    let (mut experiment, mut origins) = base.clone();
     experiment.name = checked_name(name_node, &at.below("name"))?;
     let at = list.element(&experiment.name);
     for (key, node) in all.iter().filter(|(key, _)| key.name != "name") {
         experiment.set(key, node, &at)?;
+        origins.note_key(key, node);
     }
-    Ok((experiment, name_node))
+    Ok((experiment, origins, name_node))
 }
 
 /// The name becomes a directory and a part of file names: what would leave or break that is refused.

@@ -6,12 +6,16 @@
 
 pub mod experiment;
 mod file;
+mod origin;
 mod overrides;
+mod schema;
 mod setting;
 mod yaml;
 
 pub use experiment::{
     Architecture, AugmentationConfig, BatchFit, DataConfig, Experiment, Loss, MagnitudeConfig, ModelConfig,
-    Precision, Recompute, Scheduler, Skip, TrainingConfig,
+    Precision, Recompute, ReportConfig, Scheduler, Skip, TrainingConfig,
 };
 pub use file::Config;
+pub use origin::{Origin, Origins};
+pub use schema::schema;

@@ -1,16 +1,17 @@
 //! `--override key=value`: the last word on a setting, in the same types and ranges as the file.
 
 use crate::config::experiment::Experiment;
+use crate::config::origin::Origins;
 use crate::config::setting::Place;
 use crate::config::yaml::{self, Key, Node, Value};
 use crate::error::{Error, Result};
 
 /// Applies `key=value` texts in their order. Keys are dotted (`augmentation.rotation`, `model.skip`) or bare.
-pub fn apply(experiment: &mut Experiment, overrides: &[String]) -> Result<()> {
-    overrides.iter().try_for_each(|text| apply_one(experiment, text))
+pub fn apply(experiment: &mut Experiment, origins: &mut Origins, overrides: &[String]) -> Result<()> {
+    overrides.iter().try_for_each(|text| apply_one(experiment, origins, text))
 }
 
-fn apply_one(experiment: &mut Experiment, text: &str) -> Result<()> {
+fn apply_one(experiment: &mut Experiment, origins: &mut Origins, text: &str) -> Result<()> {
     let source = format!("--override {text}");
     let malformed = |found: &str| {
         Error::user(
@@ -33,7 +34,9 @@ fn apply_one(experiment: &mut Experiment, text: &str) -> Result<()> {
     let inner =
         path.strip_prefix("default_training.").or_else(|| path.strip_prefix("training.")).unwrap_or(path);
     let (key, node) = nest(inner, value);
-    experiment.set(&key, &node, &Place::root(source))
+    experiment.set(&key, &node, &Place::root(source))?;
+    origins.note_override(&key, &node, text);
+    Ok(())
 }
 
 /// `a.b.c` and a value as the mapping `a: {b: {c: value}}`.

@@ -45,7 +45,31 @@ impl Place {
 
     /// A mistake in the value `node` of this place.
     pub fn mistake(&self, node: &Node, expected: impl Display, remedy: impl Display) -> Error {
+        if let Value::Text(text) = &node.value
+            && is_placeholder(text)
+        {
+            let found = format!("the placeholder \"{text}\"");
+            let remedy = "the pipeline fills such placeholders in the sections that it reads itself, and this one \
+                          reaches rosette as it stands: write the value";
+            return Error::user(self.show(node.line, node.column), expected, found, remedy);
+        }
         Error::user(self.show(node.line, node.column), expected, node.value.describe(), remedy)
+    }
+
+    /// A value of another type than the setting's; one that is missing has a remedy of its own.
+    fn wrong_type(&self, node: &Node, expected: impl Display, remedy: &str) -> Error {
+        let remedy = match node.value {
+            Value::Null => "write a value after the colon, or remove the line for the default",
+            _ => remedy,
+        };
+        self.mistake(node, expected, remedy)
+    }
+
+    /// A key of another section of the file.
+    pub fn key_of_section(&self, key: &Key, home: &str) -> Error {
+        let found = format!("the unknown key `{}`", key.name);
+        let remedy = format!("`{}` belongs under `{home}`", key.name);
+        Error::user(self.show(key.line, key.column), "a key that is known here", found, remedy)
     }
 
     /// A key that is not known here; `known` are those that are, dotted where they belong further down.
@@ -58,6 +82,15 @@ impl Place {
         let found = format!("the unknown key `{}`", key.name);
         Error::user(self.show(key.line, key.column), expected, found, remedy)
     }
+}
+
+/// Whether a text is of the form `{global[results_dir]}`, which the pipeline's own reader of the file replaces.
+fn is_placeholder(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once('{') else { return false };
+    let Some((inner, _)) = rest.split_once('}') else { return false };
+    let name = inner.split('[').next().unwrap_or_default();
+    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.');
+    !name.is_empty() && name.chars().all(is_word) && inner.contains('[') == inner.ends_with(']')
 }
 
 /// The section in which a key of this very name is known, where that is not the one it was found in.
@@ -158,6 +191,25 @@ impl Rule {
         }
     }
 
+    /// Adds the range to the JSON schema of a number of this kind (`integer` or `number`).
+    fn schema(&self, kind: &str, default: impl Into<serde_json::Value>) -> serde_json::Value {
+        let mut schema = serde_json::json!({"type": kind, "default": default.into()});
+        let number = |x: f64| match kind {
+            "integer" => serde_json::json!(x as i64),
+            _ => serde_json::json!(x),
+        };
+        if self.min.is_finite() {
+            schema[if self.min_excluded { "exclusiveMinimum" } else { "minimum" }] = number(self.min);
+        }
+        if self.max.is_finite() {
+            schema[if self.max_excluded { "exclusiveMaximum" } else { "maximum" }] = number(self.max);
+        }
+        if self.multiple_of != 1 {
+            schema["multipleOf"] = serde_json::json!(self.multiple_of);
+        }
+        schema
+    }
+
     fn check(&self, x: f64, kind: &str, node: &Node, at: &Place) -> Result<()> {
         if self.admits(x) { Ok(()) } else { Err(at.mistake(node, self.describe(kind), self.remedy(at))) }
     }
@@ -172,6 +224,9 @@ pub trait Setting {
     fn list(&self, name: &str, out: &mut Vec<String>) {
         out.push(name.to_string());
     }
+
+    /// The JSON schema of the values that it takes, with the value that it has as the default.
+    fn schema(&self, rule: &Rule) -> serde_json::Value;
 }
 
 macro_rules! integer_setting {
@@ -180,11 +235,15 @@ macro_rules! integer_setting {
             fn update(&mut self, node: &Node, rule: &Rule, at: &Place) -> Result<()> {
                 const KIND: &str = "an integer";
                 let Value::Int(i) = node.value else {
-                    return Err(at.mistake(node, rule.describe(KIND), "write it without quotes and without a fraction"));
+                    return Err(at.wrong_type(node, rule.describe(KIND), "write it without quotes and without a fraction"));
                 };
                 rule.check(i as f64, KIND, node, at)?;
                 *self = <$type>::try_from(i).map_err(|_| at.mistake(node, rule.describe(KIND), rule.remedy(at)))?;
                 Ok(())
+            }
+
+            fn schema(&self, rule: &Rule) -> serde_json::Value {
+                rule.schema("integer", *self)
             }
         }
     )*};
@@ -198,36 +257,45 @@ impl Setting for f64 {
             Value::Int(i) => i as f64,
             Value::Float(x) => x,
             _ => {
-                return Err(at.mistake(
-                    node,
-                    rule.describe(KIND),
-                    "write it without quotes, e.g. 0.001 or 1e-3",
-                ));
+                let remedy = "write it without quotes, e.g. 0.001 or 1e-3";
+                return Err(at.wrong_type(node, rule.describe(KIND), remedy));
             }
         };
         rule.check(x, KIND, node, at)?;
         *self = x;
         Ok(())
     }
+
+    fn schema(&self, rule: &Rule) -> serde_json::Value {
+        rule.schema("number", *self)
+    }
 }
 
 impl Setting for bool {
     fn update(&mut self, node: &Node, _: &Rule, at: &Place) -> Result<()> {
         let Value::Bool(b) = node.value else {
-            return Err(at.mistake(node, "true or false", "write true or false, without quotes"));
+            return Err(at.wrong_type(node, "true or false", "write true or false, without quotes"));
         };
         *self = b;
         Ok(())
+    }
+
+    fn schema(&self, _: &Rule) -> serde_json::Value {
+        serde_json::json!({"type": "boolean", "default": self})
     }
 }
 
 impl Setting for String {
     fn update(&mut self, node: &Node, _: &Rule, at: &Place) -> Result<()> {
         let Value::Text(text) = &node.value else {
-            return Err(at.mistake(node, "text", "put it in quotes"));
+            return Err(at.wrong_type(node, "text", "put it in quotes"));
         };
         self.clone_from(text);
         Ok(())
+    }
+
+    fn schema(&self, _: &Rule) -> serde_json::Value {
+        serde_json::json!({"type": "string", "default": self})
     }
 }
 
@@ -235,7 +303,7 @@ impl Setting for String {
 impl Setting for Vec<u32> {
     fn update(&mut self, node: &Node, rule: &Rule, at: &Place) -> Result<()> {
         let Value::List(items) = &node.value else {
-            return Err(at.mistake(node, "a list of integers", "write it in brackets, e.g. [42, 43, 44]"));
+            return Err(at.wrong_type(node, "a list of integers", "write it in brackets, e.g. [42, 43, 44]"));
         };
         let mut list = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
@@ -246,6 +314,12 @@ impl Setting for Vec<u32> {
         *self = list;
         Ok(())
     }
+
+    fn schema(&self, rule: &Rule) -> serde_json::Value {
+        let mut items = rule.schema("integer", 0);
+        items.as_object_mut().expect("a schema is an object").remove("default");
+        serde_json::json!({"type": "array", "items": items, "default": self})
+    }
 }
 
 /// Takes one of a few words.
@@ -253,7 +327,7 @@ pub fn choose<T: Copy>(choices: &[(&str, T)], node: &Node, at: &Place) -> Result
     let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
     let expected = words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or ");
     let Value::Text(given) = &node.value else {
-        return Err(at.mistake(node, expected, "write one of these words"));
+        return Err(at.wrong_type(node, expected, "write one of these words"));
     };
     let found = choices.iter().find(|(word, _)| word == given);
     found.map(|(_, value)| *value).ok_or_else(|| at.mistake(node, expected, nearest(given, &words)))
@@ -266,6 +340,9 @@ pub trait Section {
 
     /// The dotted names of every setting in here.
     fn names(&self) -> Vec<String>;
+
+    /// The JSON schemas of its keys.
+    fn properties(&self) -> serde_json::Map<String, serde_json::Value>;
 
     /// Merges a mapping into this section, key by key. An empty value changes nothing.
     fn merge(&mut self, node: &Node, at: &Place) -> Result<()> {

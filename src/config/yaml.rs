@@ -61,6 +61,7 @@ impl Value {
             Self::Float(f) => format!("the number {f:?}"),
             Self::Text(text) => format!("the text \"{}\"", shorten(text)),
             Self::List(items) => format!("a list of {}", items.len()),
+            Self::Map(entries) if entries.len() == 1 => "a mapping of one key".into(),
             Self::Map(entries) => format!("a mapping of {} keys", entries.len()),
         }
     }
@@ -111,9 +112,22 @@ fn syntax_error(file: &Path, error: &serde_saphyr::Error) -> Error {
         Some(key) => Error::user(place, "each key once", format!("`{key}` again"), "remove one of the two"),
         None => {
             let remedy = "check the indentation (spaces, no tabs), colons and quotes there";
-            Error::user(place, "valid YAML", found, remedy)
+            Error::user(place, "valid YAML", reworded(found), remedy)
         }
     }
+}
+
+/// The parser's "while doing this, did not find that" as something that was found.
+fn reworded(said: &str) -> String {
+    let Some((doing, what)) = said.split_once(", ").filter(|(doing, _)| doing.starts_with("while ")) else {
+        return said.to_string();
+    };
+    let what = match (what.strip_prefix("did not find expected "), what.strip_prefix("found ")) {
+        (Some(missing), _) => format!("no {missing}"),
+        (_, Some(found)) => found.to_string(),
+        _ => what.to_string(),
+    };
+    format!("{what} {doing}")
 }
 
 impl<'de> Deserialize<'de> for Node {

@@ -78,7 +78,9 @@ impl Sample {
             return Err(Error::user(data_dir.display(), "a directory of samples", found, remedy));
         }
         if !path.is_file() {
-            let remedy = format!("run training_data_preparation for '{name}', or take it out of the split");
+            let remedy = format!(
+                "run training_data_preparation for '{name}', or take it out of the split or the list"
+            );
             let expected = format!("the file of sample '{name}'");
             return Err(Error::user(path.display(), expected, "no such file", remedy));
         }

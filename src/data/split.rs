@@ -205,8 +205,14 @@ impl Manifest {
             let remedy = "check the path, or make the manifest with 'rosette split'";
             return Err(Error::user(place, "a split manifest", "no such file", remedy));
         }
-        let value: serde_json::Value = serde_json::from_str(&read_text(path)?)
-            .map_err(|e| Error::user(place, "a split manifest in JSON", e, REMEDY_MANIFEST))?;
+        let value: serde_json::Value = serde_json::from_str(&read_text(path)?).map_err(|e| {
+            Error::user(
+                place,
+                "a split manifest in JSON",
+                format!("text that is none ({e})"),
+                REMEDY_MANIFEST,
+            )
+        })?;
         let Some(object) = value.as_object() else {
             return Err(Error::user(place, "a JSON object", "another kind of JSON value", REMEDY_MANIFEST));
         };

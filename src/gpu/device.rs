@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::pipeline_cache::PipelineCache;
 use crate::error::{Error, Result};
 
 /// An opened device with its queue.
@@ -11,6 +12,7 @@ pub struct Gpu {
     summary: AdapterSummary,
     limits: Limits,
     checked: bool,
+    cache: Option<PipelineCache>,
 }
 
 /// What a person wants to know of an adapter.
@@ -202,6 +204,7 @@ impl Gpu {
         let (adapter, summary) = (&adapters[index], all[index].clone());
         let wanted = wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP
+            | wgpu::Features::PIPELINE_CACHE
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
@@ -212,7 +215,9 @@ impl Gpu {
             .or_else(|e| if matrix.is_empty() { Err(e) } else { request(adapter, features) })
             .map_err(|e| Error::failure(format!("{summary}: the driver refused a device: {e}")))?;
         let limits = summary.limits;
-        Ok(Self { device, queue, summary, limits, checked })
+        // Tests compile everything, so that a cache hides nothing from them.
+        let cache = if checked { None } else { PipelineCache::open(&device, &adapter.get_info()) };
+        Ok(Self { device, queue, summary, limits, checked, cache })
     }
 
     /// What was opened.
@@ -229,6 +234,10 @@ impl Gpu {
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
+    }
+
+    pub(super) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.cache.as_ref().map(PipelineCache::inner)
     }
 
     pub(super) fn checked(&self) -> bool {

@@ -4,9 +4,10 @@ mod ceiling;
 mod device;
 mod executor;
 mod kernel;
+mod pipeline_cache;
 mod shader;
 
-pub use ceiling::Ceilings;
+pub use ceiling::{Ceilings, ceiling_kernels};
 pub use device::{AdapterSummary, Gpu, Limits, MatrixUnits, list_adapters};
 pub use executor::{Binding, Command, Executable, PendingRead, SharedBuffer};
 pub use kernel::{BindingInfo, BindingKind, Kernel, Params, Reflection};

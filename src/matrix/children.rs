@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::run::{MatrixRun, Planned, announce, failed};
 use crate::error::{Error, Result, STOPPED_EXIT_CODE};
+use crate::report::Mode;
 use crate::report::progress::print_line;
 use crate::train::{listen_for_signals, stop_is_requested};
 
@@ -28,7 +29,7 @@ pub fn train_on_adapters(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(Stri
                     };
                     announce(run, planned, at + 1, todo.len());
                     if let Err(error) = train_child(run, planned, adapter) {
-                        let failure = failed(&planned.label(), error);
+                        let failure = failed(run, &planned.label(), error);
                         failures.lock().expect("no panic while it is held").push(failure);
                     }
                 }
@@ -57,7 +58,15 @@ fn train_child(run: &MatrixRun, planned: &Planned, adapter: &str) -> Result<()> 
         let seed = format!("seed={}", experiment.training.seed);
         command.args(["folds=1", "seeds=[]", &seed].iter().flat_map(|setting| ["--override", setting]));
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // Events pass through: each line of them is written at once.
+    let stdout = match run.mode {
+        Mode::Json => {
+            command.arg("--json");
+            Stdio::inherit()
+        }
+        _ => Stdio::null(),
+    };
+    command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| Error::failure(format!("starting a training: {e}")))?;
     let last = std::thread::scope(|scope| {
         let stderr = child.stderr.take().expect("it is piped");

@@ -12,8 +12,9 @@ use crate::data::loader::Dataset;
 use crate::data::split::{Manifest, fold};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::report::metrics::read_metrics;
 use crate::report::progress::print_line;
-use crate::report::{Member, Members, Mode, RunRecord, Scores};
+use crate::report::{Member, Members, RunRecord, Scores, experiment_page};
 use crate::train::{Outcome, TrainRun, is_unfinished, train};
 
 /// A member's split, in its directory; the best member's, in the experiment's.
@@ -171,6 +172,7 @@ fn show(record: &RunRecord, dir: &Path, best: &str) -> Result<()> {
             files::write_atomic(&dir.join(name), &files::read_bytes(&from)?)?;
         }
     }
+    experiment_page::write(dir, record, &read_metrics(&dir.join("metrics.csv"))?)?;
     record.write(&dir.join("config.json"))
 }
 
@@ -192,7 +194,7 @@ pub fn train_members(run: &TrainRun) -> Result<Outcome> {
             Decision::Keep => "done and unchanged".to_string(),
             Decision::Train(reason) => reason,
         };
-        if run.mode != Mode::Quiet {
+        if run.mode.is_for_people() {
             print_line(&format!("[{number}/{}] {}: {reason}", plans.len(), plan.name));
         }
         if reason != "done and unchanged" {
@@ -220,6 +222,14 @@ fn digests(run: &TrainRun, manifest: &Manifest) -> Result<[String; 2]> {
         Dataset::load(&run.data_dir, names, use_intensity, threads).map(|set| set.digest())
     };
     Ok([of(&manifest.train_sample_list)?, of(&manifest.val_sample_list)?])
+}
+
+/// Where the record of an experiment lies: in its directory, or in its first member's while others are still to come.
+pub fn recorded_dir(dir: &Path) -> PathBuf {
+    match dir.join("config.json").is_file() {
+        true => dir.to_path_buf(),
+        false => found_members(dir).into_iter().next().unwrap_or_else(|| dir.to_path_buf()),
+    }
 }
 
 /// The members that lie below an experiment's directory, by name, where it has no record of its own yet.

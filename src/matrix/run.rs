@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use super::children::train_on_adapters;
 use super::decide::{Decision, decide};
 use super::members::{MANIFEST, assemble, known_manifest, make_way, members};
+use super::page::write_page;
 use super::summary::{SummaryRow, collect, write_summary};
-use crate::config::{Config, Experiment};
+use crate::config::{Config, Experiment, Origins};
 use crate::data::loader::Dataset;
 use crate::data::sample::discover;
 use crate::data::split::Manifest;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::report::Mode;
 use crate::report::progress::print_line;
+use crate::report::{Event, Mode, events};
 use crate::train::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
 
 /// Says that every experiment is done.
@@ -52,6 +53,8 @@ pub struct Planned {
     pub experiment: Experiment,
     /// The member's name, where the experiment is trained several times.
     pub member: Option<String>,
+    /// Where the settings come from.
+    pub origins: Origins,
     /// Its split.
     pub manifest: Manifest,
     /// Whether the manifest in the output directory is another one, or none.
@@ -71,8 +74,8 @@ pub struct MatrixOutcome {
 
 impl Planned {
     /// To be kept until it is decided otherwise.
-    fn new(experiment: Experiment, member: Option<String>, manifest: Manifest) -> Self {
-        Self { experiment, member, manifest, is_new_split: true, decision: Decision::Keep }
+    fn new(experiment: Experiment, origins: Origins, member: Option<String>, manifest: Manifest) -> Self {
+        Self { experiment, member, origins, manifest, is_new_split: true, decision: Decision::Keep }
     }
 
     /// `experiment` or `experiment/member`.
@@ -111,9 +114,11 @@ impl MatrixRun {
     fn train_run(&self, planned: &Planned) -> TrainRun {
         TrainRun {
             experiment: planned.experiment.clone(),
+            origins: planned.origins.clone(),
             split_manifest: self.manifest_path(planned),
             data_dir: self.data_dir.clone(),
             output_dir: self.dir(planned),
+            in_new_dir: false,
             log_file: Some(self.log_path(planned)),
             init_weights: None,
             adapter: self.adapters.first().cloned(),
@@ -134,8 +139,8 @@ pub fn plan_matrix(run: &MatrixRun) -> Result<Vec<Planned>> {
         true => config.names().into_iter().map(String::from).collect(),
         false => run.only.clone(),
     };
-    let experiments: Vec<Experiment> =
-        names.iter().map(|name| config.resolve(name, &run.overrides)).collect::<Result<_>>()?;
+    let experiments: Vec<(Experiment, Origins)> =
+        names.iter().map(|name| config.resolve_with_origins(name, &run.overrides)).collect::<Result<_>>()?;
     let samples = discover(&run.data_dir)?;
     let mut digests = Digests { data_dir: &run.data_dir, known: BTreeMap::new() };
     let mut planned = Vec::new();
@@ -149,16 +154,16 @@ fn plan(
     run: &MatrixRun,
     samples: &[String],
     digests: &mut Digests,
-    experiment: Experiment,
+    (experiment, origins): (Experiment, Origins),
 ) -> Result<Vec<Planned>> {
     let split = plain_split(samples, &experiment)?;
     let members = members(&experiment, &split)?;
     let mut planned: Vec<Planned> = members
         .into_iter()
-        .map(|plan| Planned::new(plan.experiment, Some(plan.name), plan.manifest))
+        .map(|plan| Planned::new(plan.experiment, origins.clone(), Some(plan.name), plan.manifest))
         .collect();
     if planned.is_empty() {
-        planned.push(Planned::new(experiment, None, split));
+        planned.push(Planned::new(experiment, origins, None, split));
     }
     for planned in &mut planned {
         let path = run.manifest_path(planned);
@@ -202,6 +207,9 @@ impl Digests<'_> {
 /// # Errors
 /// A user error where an output cannot be written; [`Error::Stopped`] where a signal came.
 pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome> {
+    if run.mode == Mode::Json {
+        planned.iter().for_each(emit_plan);
+    }
     let todo: Vec<&Planned> = planned.iter().filter(|p| p.decision != Decision::Keep).collect();
     let flag = run.output_dir.join(FLAG);
     if !todo.is_empty() && flag.exists() {
@@ -224,10 +232,16 @@ pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome>
     let names: Vec<String> = Config::load(&run.config)?.names().into_iter().map(String::from).collect();
     let rows = collect(&run.output_dir, Some(&names))?;
     write_summary(&run.output_dir.join(SUMMARY), &rows)?;
+    write_page(&run.output_dir, &rows)?;
     let is_done =
         |name: &String| rows.iter().any(|row| row.experiment_name == *name && row.status == "finished");
     if failures.is_empty() && names.iter().all(is_done) {
         files::write_atomic(&flag, format!("{} experiments trained\n", names.len()).as_bytes())?;
+    }
+    if run.mode == Mode::Json {
+        let experiments = serde_json::to_value(&rows).expect("rows are numbers and text");
+        let failed = failures.iter().map(|(name, _)| name.as_str()).collect();
+        events::emit(None, &Event::Summary { experiments, failed });
     }
     Ok(MatrixOutcome { rows, failures })
 }
@@ -254,6 +268,15 @@ fn grouped_experiments(run: &MatrixRun, planned: &[Planned]) -> Result<Vec<(Expe
     Ok(grouped)
 }
 
+fn emit_plan(planned: &Planned) {
+    let (action, reason) = match &planned.decision {
+        Decision::Keep => ("keep", "done and unchanged"),
+        Decision::Train(reason) => ("train", reason.as_str()),
+    };
+    let event = Event::Planned { version: events::VERSION, action, reason };
+    events::emit(Some(&planned.label()), &event);
+}
+
 fn train_in_turn(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(String, Error)>> {
     let mut failures = Vec::new();
     for (at, planned) in todo.iter().enumerate() {
@@ -262,10 +285,10 @@ fn train_in_turn(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(String, Erro
         match std::panic::catch_unwind(AssertUnwindSafe(|| train(&train_run))) {
             Ok(Ok(outcome)) => report(run, &planned.label(), &outcome),
             Ok(Err(stopped @ Error::Stopped(_))) => return Err(stopped),
-            Ok(Err(error)) => failures.push(failed(&planned.label(), error)),
+            Ok(Err(error)) => failures.push(failed(run, &planned.label(), error)),
             Err(panic) => {
                 let what = panic.downcast_ref::<String>().map_or("a panic", String::as_str);
-                failures.push(failed(&planned.label(), Error::failure(what)));
+                failures.push(failed(run, &planned.label(), Error::failure(what)));
             }
         }
     }
@@ -275,13 +298,13 @@ fn train_in_turn(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(String, Erro
 /// Says which experiment comes, and why.
 pub(super) fn announce(run: &MatrixRun, planned: &Planned, number: usize, of: usize) {
     let Decision::Train(reason) = &planned.decision else { return };
-    if run.mode != Mode::Quiet {
+    if run.mode.is_for_people() {
         print_line(&format!("[{number}/{of}] {}: {reason}", planned.label()));
     }
 }
 
 fn report(run: &MatrixRun, name: &str, outcome: &Outcome) {
-    if run.mode != Mode::Quiet {
+    if run.mode.is_for_people() {
         let best = &outcome.best;
         print_line(&format!(
             "{name}: best epoch {} of {}, F1 {:.4}, IoU {:.4}",
@@ -291,7 +314,12 @@ fn report(run: &MatrixRun, name: &str, outcome: &Outcome) {
 }
 
 /// Says at once what failed: the others may take hours.
-pub(super) fn failed(name: &str, error: Error) -> (String, Error) {
+pub(super) fn failed(run: &MatrixRun, name: &str, error: Error) -> (String, Error) {
+    // A child process has said so itself.
+    if run.mode == Mode::Json && run.adapters.len() < 2 {
+        let event = Event::Error { message: error.to_string(), exit_code: error.exit_code() };
+        events::emit(Some(name), &event);
+    }
     print_line(&format!("{name} failed: {error}"));
     (name.to_string(), error)
 }

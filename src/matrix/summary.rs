@@ -186,14 +186,18 @@ pub fn write_summary(path: &Path, rows: &[SummaryRow]) -> Result<()> {
     files::write_atomic(path, &writer.into_inner().expect("into memory"))
 }
 
-/// The table for a terminal, the experiment of the highest F1 marked.
-pub fn summary_table(rows: &[SummaryRow]) -> String {
-    // Of equal scores, the lowest loss.
+/// The row of the highest F1; of equal ones, that of the lowest loss.
+pub fn best_row(rows: &[SummaryRow]) -> Option<usize> {
     let rank =
         |row: &SummaryRow| (row.val_f1.unwrap_or(f64::NEG_INFINITY), -row.val_loss.unwrap_or(f64::INFINITY));
     let better = |a: &(f64, f64), b: &(f64, f64)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1));
     let best = rows.iter().enumerate().rev().max_by(|a, b| better(&rank(a.1), &rank(b.1)));
-    let best = best.filter(|(_, row)| row.val_f1.is_some()).map(|(at, _)| at);
+    best.filter(|(_, row)| row.val_f1.is_some()).map(|(at, _)| at)
+}
+
+/// The table for a terminal, the experiment of the highest F1 marked.
+pub fn summary_table(rows: &[SummaryRow]) -> String {
+    let best = best_row(rows);
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_header([

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::choice::{Form, Pass, Question};
 use super::conv_transpose2d;
-use super::convolution::{Call, Convolution, Packing, SOURCES};
+use super::convolution::{Call, Convolution, Packing, SOURCES, Start};
 use super::{matrix, winograd};
 use crate::error::Result;
 use crate::files;
@@ -178,6 +178,7 @@ fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, T
                 weight,
                 flip_from: None,
                 bias: None,
+                start: Start::Zero,
                 y,
                 x_squares: false,
                 y_squares: squares,
@@ -204,10 +205,11 @@ fn input(tape: &mut Tape, name: &str, shape: Shape) -> TensorId {
     tape.input_as(name, shape, element)
 }
 
-/// Numbers between -1 and 1 that sums of do not grow, the same every time.
+/// Numbers between -1 and 1, the same every time; a prime number of them again and again, since there may be 10^8.
 fn noise(len: usize, stream: usize) -> Vec<f32> {
+    const DISTINCT: usize = 65_521;
     let mut state = 0x9E37_79B9_u32.wrapping_mul(stream as u32 + 1);
-    (0..len)
+    let distinct: Vec<f32> = (0..DISTINCT.min(len))
         .map(|_| {
             // Marsaglia 2003, "Xorshift RNGs".
             state ^= state << 13;
@@ -215,7 +217,8 @@ fn noise(len: usize, stream: usize) -> Vec<f32> {
             state ^= state << 5;
             (state >> 8) as f32 / (1 << 23) as f32 - 1.0
         })
-        .collect()
+        .collect();
+    distinct.iter().copied().cycle().take(len).collect()
 }
 
 fn difference(found: &[f32], usual: &[f32]) -> f64 {

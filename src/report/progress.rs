@@ -1,5 +1,6 @@
 //! Progress of a training: a bar with the time left, the speed and the loss where standard error is a terminal; plain
-//! lines where it is a file or a pipe, one per epoch and one now and then in long epochs; nothing when quiet.
+//! lines where it is a file or a pipe, one per epoch and one now and then in long epochs; events for programs with
+//! `--json`; nothing when quiet.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
@@ -8,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::report::events::{self, Event};
 use crate::report::metrics::EpochRow;
 
 /// Between two plain lines within an epoch, unless told otherwise.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
+/// Between two events of steps within an epoch.
+const STEP_EVENT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The terminal's bars. One for the process: whatever else writes to the terminal must know where they are.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
@@ -23,6 +27,8 @@ pub enum Mode {
     Bar,
     /// Lines.
     Plain,
+    /// Events on standard output, one JSON object a line.
+    Json,
     /// Nothing.
     Quiet,
 }
@@ -35,6 +41,16 @@ impl Mode {
             (false, true) => Self::Bar,
             (false, false) => Self::Plain,
         }
+    }
+
+    /// As [`Mode::detect`], or events where `json` asks for them.
+    pub fn choose(quiet: bool, json: bool) -> Self {
+        if json { Self::Json } else { Self::detect(quiet) }
+    }
+
+    /// Whether lines for people are shown.
+    pub fn is_for_people(self) -> bool {
+        matches!(self, Self::Bar | Self::Plain)
     }
 }
 
@@ -52,6 +68,7 @@ type Sink = Box<dyn FnMut(&str) + Send>;
 /// The progress of one training.
 pub struct Progress {
     mode: Mode,
+    experiment: String,
     total_epochs: usize,
     sink: Mutex<Sink>,
     bar: Option<ProgressBar>,
@@ -64,15 +81,17 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Progress on standard error of a training of at most `total_epochs` epochs.
+    /// Progress of a training of at most `total_epochs` epochs: on standard error, events on standard output.
     pub fn new(mode: Mode, total_epochs: usize) -> Self {
-        Self::with_sink(mode, total_epochs, Box::new(print_line))
+        let sink = if mode == Mode::Json { events::print } else { print_line };
+        Self::with_sink(mode, total_epochs, Box::new(sink))
     }
 
     /// As [`Progress::new`], with the lines going elsewhere.
     pub fn with_sink(mode: Mode, total_epochs: usize, sink: Sink) -> Self {
         Self {
             mode,
+            experiment: String::new(),
             total_epochs,
             sink: Mutex::new(sink),
             bar: None,
@@ -81,7 +100,20 @@ impl Progress {
             epochs_finished: 0,
             training_seconds: 0.0,
             last_line: Instant::now(),
-            interval: PLAIN_INTERVAL,
+            interval: if mode == Mode::Json { STEP_EVENT_INTERVAL } else { PLAIN_INTERVAL },
+        }
+    }
+
+    /// Events are of this experiment.
+    pub fn of(mut self, experiment: &str) -> Self {
+        self.experiment = experiment.to_string();
+        self
+    }
+
+    /// Tells programs what happened; people are told by the other functions.
+    pub fn event(&self, event: &Event) {
+        if self.mode == Mode::Json {
+            self.line(&events::line(Some(&self.experiment), event));
         }
     }
 
@@ -115,6 +147,11 @@ impl Progress {
                 bar.set_message(format!("{} left, {state}", duration(seconds_left)));
                 bar.set_position(done as u64);
             }
+            (None, Mode::Json) if self.last_line.elapsed() >= self.interval || done == self.steps => {
+                self.last_line = Instant::now();
+                let (epoch, steps) = (self.epoch, self.steps);
+                self.event(&Event::Step { epoch, step: done, steps, loss, patches_per_second });
+            }
             (None, Mode::Plain) if self.last_line.elapsed() >= self.interval => {
                 self.last_line = Instant::now();
                 let (epoch, total, steps) = (self.epoch, self.total_epochs, self.steps);
@@ -139,14 +176,15 @@ impl Progress {
         }
         self.epochs_finished += 1;
         self.training_seconds += row.seconds;
-        if self.mode != Mode::Quiet {
+        self.event(&Event::Epoch { is_best, row });
+        if self.mode.is_for_people() {
             self.line(&self.summary(row, is_best));
         }
     }
 
     /// Something to be told before or between the epochs.
     pub fn message(&self, text: &str) {
-        if self.mode != Mode::Quiet {
+        if self.mode.is_for_people() {
             self.line(text);
         }
     }
@@ -230,7 +268,7 @@ impl Work {
             bar.finish_and_clear();
             BARS.remove(&bar);
         }
-        if self.mode != Mode::Quiet {
+        if self.mode.is_for_people() {
             print_line(&format!("[{}/{}] {line}", self.done, self.images));
         }
     }

@@ -1,6 +1,7 @@
 //! The time of a training step: whole steps by the clock, then one split by kernel with device timestamps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -17,7 +18,10 @@ use crate::error::Result;
 use crate::gpu::{Ceilings, Gpu};
 use crate::model::{AttentionUNet, Spec};
 use crate::ops::warp::Patch;
-use crate::tape::{Dispatch, Element, Phase, Tuning};
+use crate::tape::{Arg, Dispatch, Element, Phase, Program, TensorId, TensorInfo, Tuning};
+
+/// Steps of which each dispatch's fastest counts.
+const PROFILED: usize = 5;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
@@ -67,11 +71,15 @@ pub struct StepTimes {
     pub planned_bytes: u64,
     /// Bytes that the step's dispatches bind: what moves where nothing stays in a cache.
     pub bound_bytes: u64,
+    /// Bytes that would move if every tensor were written once and read once.
+    pub least_bytes: u64,
     /// What the device can do at best; none without timestamps.
     pub ceilings: Option<Ceilings>,
     /// Device time by kernel, longest first; empty without timestamps.
     pub kernels: Vec<KernelTime>,
-    /// Device time by part of the step.
+    /// The same apart for each variant and each set of shapes.
+    pub shapes: Vec<KernelTime>,
+    /// Device time by part of the step, then transfers and idle time by the clock.
     pub phases: Vec<(String, f64)>,
 }
 
@@ -80,6 +88,12 @@ pub struct StepTimes {
 pub struct KernelTime {
     /// `shader/entry` and the part of the step.
     pub kernel: String,
+    /// The shader's constants, of the first dispatch.
+    pub variant: String,
+    /// Shapes of the tensors that it binds, of the first dispatch.
+    pub tensors: String,
+    /// It computes on matrix units.
+    pub matrix_units: bool,
     /// Dispatches.
     pub dispatches: usize,
     /// Time.
@@ -93,7 +107,7 @@ pub struct KernelTime {
 impl KernelTime {
     /// The share of the ceiling that bounds the kernel: arithmetic or memory, whichever takes longer.
     pub fn share(&self, ceilings: &Ceilings) -> f64 {
-        let arithmetic_s = self.gflop / ceilings.gflops;
+        let arithmetic_s = self.gflop / ceilings.gflops_of(self.matrix_units);
         let memory_s = self.gigabytes / ceilings.gigabytes_per_s;
         arithmetic_s.max(memory_s) / (self.ms * 1e-3)
     }
@@ -146,7 +160,9 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         steps_ms.push(started.elapsed().as_secs_f64() * 1e3);
     }
     let ceilings = if session.gpu().summary().timestamps { Some(session.gpu().ceilings()?) } else { None };
-    let (kernels, phases) = kernel_times(&mut session, bench)?;
+    let timed = time_dispatches(&mut session, bench)?;
+    let transfer_ms = time_transfer(&session, bench)?;
+    let step_ms_median = median(&steps_ms);
     let loaded = session.prepare(true, bench.batch_size)?;
     let transfer = loaded.program.input_bytes + loaded.program.output_bytes;
     Ok(StepTimes {
@@ -156,15 +172,17 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         batch: bench.batch_size,
         precision: if bench.element == Element::F16 { "f16" } else { "f32" },
         step_ms_best: steps_ms.iter().copied().fold(f64::INFINITY, f64::min),
-        step_ms_median: median(steps_ms),
+        step_ms_median,
         first_step_ms,
-        submit_ms_median: median(submits_ms),
+        submit_ms_median: median(&submits_ms),
         gflop: loaded.program.flops() as f64 / 1e9,
         planned_bytes: persistent + transfer + loaded.plan.slot_bytes(),
+        least_bytes: least_bytes(&loaded.program),
         bound_bytes: loaded.program.dispatches.iter().map(Dispatch::bound_bytes).sum(),
         ceilings,
-        kernels,
-        phases,
+        kernels: sum_by(&timed, |time| time.kernel.clone()),
+        shapes: sum_by(&timed, |time| (time.kernel.clone(), time.variant.clone(), time.tensors.clone())),
+        phases: split_by_phase(&timed, transfer_ms, step_ms_median),
     })
 }
 
@@ -200,35 +218,103 @@ fn patch_plan(bench: &StepBench) -> PatchPlan {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// Device time by kernel and by part of the step.
-type Split = (Vec<KernelTime>, Vec<(String, f64)>);
+/// Every activation, gradient and weight that a step touches, once written and once read; partial sums and the scratch of
+/// transforms not counted, since other kernels would not need them.
+fn least_bytes(program: &Program) -> u64 {
+    let mut touched: Vec<TensorId> =
+        program.dispatches.iter().flat_map(|d| d.args.iter().map(|arg| arg.tensor)).collect();
+    touched.sort();
+    touched.dedup();
+    let is_scratch =
+        |name: &str| ["part", "winograd", "flipped", "matrix weight"].iter().any(|s| name.contains(s));
+    let tensors = touched.into_iter().map(|id| program.tensor(id)).filter(|info| !is_scratch(&info.name));
+    2 * tensors.map(TensorInfo::bytes).sum::<u64>()
+}
 
-fn kernel_times(session: &mut Session, bench: &StepBench) -> Result<Split> {
+/// One dispatch of a step, timed.
+struct Timed {
+    time: KernelTime,
+    phase: Phase,
+}
+
+/// Every dispatch of a training step with its device time, the fastest of some steps each.
+fn time_dispatches(session: &mut Session, bench: &StepBench) -> Result<Vec<Timed>> {
     if !session.gpu().summary().timestamps {
-        return Ok(Split::default());
+        return Ok(Vec::new());
     }
     session.prepare(true, bench.batch_size)?;
     let loaded = session.loaded(true, bench.batch_size).expect("just prepared");
-    let times_ms = session.gpu().run_profiled(&loaded.executable)?;
-    let mut by_kernel: HashMap<String, KernelTime> = HashMap::new();
-    let mut by_phase: BTreeMap<Phase, f64> = BTreeMap::new();
-    for (dispatch, ms) in loaded.program.dispatches.iter().zip(times_ms) {
-        let kernel = format!("{} {:?}", dispatch.kernel.name(), dispatch.phase).to_lowercase();
-        let new = KernelTime { kernel: kernel.clone(), dispatches: 0, ms: 0.0, gflop: 0.0, gigabytes: 0.0 };
-        let entry = by_kernel.entry(kernel).or_insert(new);
-        entry.dispatches += 1;
-        entry.ms += ms;
-        entry.gflop += dispatch.flops as f64 / 1e9;
-        entry.gigabytes += dispatch.bound_bytes() as f64 / 1e9;
-        *by_phase.entry(dispatch.phase).or_default() += ms;
+    let mut fastest = session.gpu().run_profiled(&loaded.executable)?;
+    for _ in 1..bench.repeats.clamp(1, PROFILED) {
+        let again = session.gpu().run_profiled(&loaded.executable)?;
+        fastest.iter_mut().zip(again).for_each(|(ms, other)| *ms = ms.min(other));
     }
-    let mut kernels: Vec<KernelTime> = by_kernel.into_values().collect();
+    let program = &loaded.program;
+    let shape = |arg: &Arg| program.tensor(arg.tensor).shape.to_string();
+    let timed = |(dispatch, ms): (&Dispatch, f64)| Timed {
+        phase: dispatch.phase,
+        time: KernelTime {
+            kernel: format!("{} {:?}", dispatch.kernel.name(), dispatch.phase).to_lowercase(),
+            variant: dispatch.kernel.variant().to_string(),
+            tensors: dispatch.args.iter().map(shape).collect::<Vec<_>>().join(" "),
+            matrix_units: dispatch.kernel.name().contains("_matrix"),
+            dispatches: 1,
+            ms,
+            gflop: dispatch.flops as f64 / 1e9,
+            gigabytes: dispatch.bound_bytes() as f64 / 1e9,
+        },
+    };
+    Ok(program.dispatches.iter().zip(fastest).map(timed).collect())
+}
+
+/// The sums of times that have a key in common, longest first.
+fn sum_by<K: Ord>(timed: &[Timed], key: impl Fn(&KernelTime) -> K) -> Vec<KernelTime> {
+    let mut sums: BTreeMap<K, KernelTime> = BTreeMap::new();
+    for Timed { time, .. } in timed {
+        match sums.entry(key(time)) {
+            Entry::Vacant(entry) => drop(entry.insert(time.clone())),
+            Entry::Occupied(mut entry) => {
+                let sum = entry.get_mut();
+                sum.dispatches += 1;
+                sum.ms += time.ms;
+                sum.gflop += time.gflop;
+                sum.gigabytes += time.gigabytes;
+            }
+        }
+    }
+    let mut kernels: Vec<KernelTime> = sums.into_values().collect();
     kernels.sort_by(|a, b| b.ms.total_cmp(&a.ms));
-    let phases = by_phase.into_iter().map(|(phase, ms)| (format!("{phase:?}").to_lowercase(), ms)).collect();
-    Ok((kernels, phases))
+    kernels
+}
+
+/// Device time by part of the step; then what the clock says of moving inputs and outputs, and what is left of the step.
+fn split_by_phase(timed: &[Timed], transfer_ms: f64, step_ms: f64) -> Vec<(String, f64)> {
+    let mut by_phase: BTreeMap<Phase, f64> = BTreeMap::new();
+    timed.iter().for_each(|timed| *by_phase.entry(timed.phase).or_default() += timed.time.ms);
+    let busy_ms = by_phase.values().sum::<f64>() + transfer_ms;
+    let mut phases: Vec<(String, f64)> =
+        by_phase.into_iter().map(|(phase, ms)| (format!("{phase:?}").to_lowercase(), ms)).collect();
+    phases.push(("upload and read-back".into(), transfer_ms));
+    phases.push(("idle".into(), (step_ms - busy_ms).max(0.0)));
+    phases
+}
+
+/// Time by the clock to move a step's inputs and outputs, fastest of a few.
+fn time_transfer(session: &Session, bench: &StepBench) -> Result<f64> {
+    let loaded = session.loaded(true, bench.batch_size).expect("it has run");
+    let bytes = vec![0; loaded.program.input_bytes as usize];
+    let mut fastest_ms = f64::INFINITY;
+    for _ in 0..PROFILED {
+        let started = Instant::now();
+        session.gpu().write(loaded.inputs(), 0, &bytes);
+        session.gpu().read(loaded.outputs(), 0..loaded.program.output_bytes)?;
+        fastest_ms = fastest_ms.min(started.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(fastest_ms)
 }

@@ -60,7 +60,7 @@ pub fn setting_differences(old: &Experiment, new: &Experiment) -> Vec<String> {
     found
 }
 
-/// What decides how a training goes, of an experiment: not its name, nor its description.
+/// What decides how a training goes, of an experiment: not its name, its description, nor what it shows of itself.
 pub fn settings_json(experiment: &Experiment) -> serde_json::Value {
     let Ok(serde_json::Value::Object(mut all)) = serde_json::to_value(&experiment.training) else {
         unreachable!("a section is a mapping")
@@ -68,6 +68,7 @@ pub fn settings_json(experiment: &Experiment) -> serde_json::Value {
     if let Ok(serde_json::Value::Object(model)) = serde_json::to_value(&experiment.model) {
         all.extend(model);
     }
+    all.remove("report");
     serde_json::Value::Object(all)
 }
 
@@ -182,14 +183,16 @@ pub struct Keeper {
     every: Duration,
     written: Instant,
     cost: Duration,
+    /// What all checkpoints took so far.
+    pub spent: Duration,
 }
 
 impl Keeper {
     /// Keeps checkpoints in `dir`: after every epoch and every `every` within one, but never so often that they take
     /// more than a fiftieth of the time. Where `every` is zero: after every step, whatever that costs.
     pub fn new(dir: &Path, identity: Identity, every: Duration) -> Self {
-        let (written, cost) = (Instant::now(), Duration::ZERO);
-        Self { dir: dir.to_path_buf(), identity, newest: None, every, written, cost }
+        let (written, cost, spent) = (Instant::now(), Duration::ZERO, Duration::ZERO);
+        Self { dir: dir.to_path_buf(), identity, newest: None, every, written, cost, spent }
     }
 
     /// The newest whole checkpoint of this training. Damaged ones are told of and passed over; one of another training
@@ -272,6 +275,7 @@ impl Keeper {
         rename(&next, &last)?;
         self.newest = Some((epoch, batch));
         (self.written, self.cost) = (Instant::now(), started.elapsed());
+        self.spent += self.cost;
         Ok(())
     }
 

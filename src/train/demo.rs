@@ -40,7 +40,8 @@ pub struct DemoPlan {
 pub fn demo(plan: &DemoPlan, say: impl Fn(&str)) -> Result<Outcome> {
     let dir = &plan.output_dir;
     let config_path = dir.join("config.yaml");
-    let experiment = Config::parse(&config_path, CONFIG)?.resolve(EXPERIMENT, &plan.overrides)?;
+    let (experiment, origins) =
+        Config::parse(&config_path, CONFIG)?.resolve_with_origins(EXPERIMENT, &plan.overrides)?;
     // What is wrong with the arguments is told before anything is made.
     describe_plan(&experiment, Gpu::open(plan.adapter.as_deref())?.limits())?;
     files::write_atomic(&config_path, CONFIG.as_bytes())?;
@@ -65,9 +66,11 @@ pub fn demo(plan: &DemoPlan, say: impl Fn(&str)) -> Result<Outcome> {
     say(&format!("training '{EXPERIMENT}' ({}) into {}", experiment.description, output_dir.display()));
     train(&TrainRun {
         experiment,
+        origins,
         split_manifest,
         data_dir,
         output_dir,
+        in_new_dir: false,
         log_file: None,
         init_weights: None,
         adapter: plan.adapter.clone(),

@@ -1,13 +1,16 @@
 //! What a training writes into its log.
 
+use std::time::Duration;
+
 use super::epoch::Trained;
 use super::metrics::Metrics;
 use super::run::{Sets, TrainRun};
+use super::weights::weights_file;
 use crate::report::{EpochRow, RunRecord};
 
 /// The state dict of both skip variants is the same, so weights of the other one load: say so where their record tells.
 fn warn_of_other_skip(run: &TrainRun) {
-    let record = run.init_weights.as_ref().map(|path| path.with_file_name("config.json"));
+    let record = run.init_weights.as_ref().map(|path| weights_file(path).with_file_name("config.json"));
     let Some(Ok(record)) = record.filter(|path| path.exists()).map(|path| RunRecord::read(&path)) else {
         return;
     };
@@ -74,5 +77,15 @@ pub fn log_epoch(row: &EpochRow, metrics: &Metrics, trained: &Trained, is_best: 
             String::new()
         },
         if is_best { ", best so far" } else { "" }
+    );
+}
+
+/// Logs what checkpoints and reports took.
+pub fn log_costs(checkpoints: Duration, reports: Duration, rows: &[EpochRow]) {
+    let whole: f64 = rows.iter().map(|row| row.seconds).sum();
+    tracing::info!(
+        "of {whole:.1} s for epochs and what came between: checkpoints {:.2} s, curves, pictures, page and events {:.2} s",
+        checkpoints.as_secs_f64(),
+        reports.as_secs_f64()
     );
 }

@@ -89,7 +89,8 @@ pub fn patch_plan(experiment: &Experiment, epoch: usize) -> PatchPlan {
 /// Where the device was lost.
 pub fn validate(session: &mut Session, dataset: &Arc<Dataset>, batch_size: usize) -> Result<Option<Metrics>> {
     let mut tally = Tally::new(dataset.samples().len());
-    for batch in ValBatches::start(dataset.clone(), session.settings().patch_px, batch_size) {
+    let at_once = batch_size.min(session.most_patches());
+    for batch in ValBatches::start(dataset.clone(), session.settings().patch_px, at_once) {
         let pending = session.start_evaluation(&batch.x, &batch.y, false)?;
         let result = session.finish(pending)?;
         batch.samples.iter().zip(&result.sums).for_each(|(sample, sums)| tally.add(*sample, sums));

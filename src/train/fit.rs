@@ -1,18 +1,12 @@
 //! Whether a batch fits the device, and into which micro-batches it is cut where it does not.
 
 use std::fmt;
-use std::sync::Arc;
 
 use super::accumulation::parts;
-use super::plan::{estimate_batch, network};
-use super::run::{Sets, TrainRun, place_samples, plan_samples, prepare};
-use super::session::Session;
-use super::step::StepSettings;
+use super::plan::estimate_batch;
 use crate::config::{BatchFit, Experiment};
-use crate::data::loader::Dataset;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Limits};
-use crate::model::NamedTensor;
+use crate::gpu::Limits;
 use crate::report::MicroBatch;
 
 /// Where a device refuses a plan that should fit, the next one takes at most this share of it.
@@ -68,7 +62,16 @@ impl Fit {
     }
 
     /// The next smaller plan, after the device refused this one.
-    fn smaller(self, experiment: &Experiment, limits: Limits, sample_bytes: u64, why: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Where there is none, or where the batch may not be cut.
+    pub(super) fn smaller(
+        self,
+        experiment: &Experiment,
+        limits: Limits,
+        sample_bytes: u64,
+        why: &str,
+    ) -> Result<Self> {
         let planned = |patches| planned_bytes(experiment, limits, patches, sample_bytes);
         let most = (self.planned_bytes as f64 * NEXT_SHARE) as u64;
         let does_fit = |patches| planned(patches).is_ok_and(|bytes| bytes <= most);
@@ -148,49 +151,6 @@ fn largest(end: usize, fits: impl Fn(usize) -> bool) -> usize {
         if fits(middle) { low = middle } else { high = middle }
     }
     low
-}
-
-/// A training on the device.
-pub(super) struct Loaded {
-    /// The network with its programs.
-    pub session: Session,
-    /// The samples.
-    pub sets: Sets,
-    /// How a batch fits.
-    pub fit: Fit,
-}
-
-/// Loads a training onto the device, in micro-batches where it has to be.
-///
-/// # Errors
-/// Those of [`Fit::plan`] and of the device.
-pub(super) fn load(
-    run: &TrainRun,
-    mut gpu: Gpu,
-    settings: StepSettings,
-    initial: &[NamedTensor],
-    (train, val): (Arc<Dataset>, Arc<Dataset>),
-) -> Result<Loaded> {
-    let limits = gpu.limits();
-    let residency = Arc::new(plan_samples(run, limits, &train)?);
-    let mut fit = Fit::plan(&run.experiment, limits, residency.bytes())?;
-    loop {
-        let settings = StepSettings { accumulates: settings.accumulates || fit.is_cut(), ..settings };
-        let session = Session::new(gpu, network(&run.experiment), settings).and_then(|mut session| {
-            session.set_tensors(initial);
-            place_samples(run, &mut session, &residency, &train)?;
-            prepare(run, &mut session, (&train, &val), fit.most_patches)?;
-            Ok(session)
-        });
-        match session {
-            Ok(session) => return Ok(Loaded { session, sets: Sets { train, val, residency }, fit }),
-            Err(Error::OutOfMemory(why)) => {
-                fit = fit.smaller(&run.experiment, limits, residency.bytes(), &why)?;
-            }
-            Err(error) => return Err(error),
-        }
-        gpu = Gpu::open(run.adapter.as_deref())?;
-    }
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub fn settings(experiment: &Experiment, limits: Limits) -> StepSettings {
         accumulates: experiment.training.accumulation > 1,
         winograd: experiment.training.winograd,
         recompute: experiment.training.recompute,
-        element: element(experiment.training.precision, limits),
+        element: stored_element(experiment, limits),
         patches: None,
         tuning: Tuning::default(),
     }
@@ -45,8 +45,8 @@ pub fn settings(experiment: &Experiment, limits: Limits) -> StepSettings {
 /// A user error where such a device cannot hold one patch.
 pub fn experiment_questions(experiment: &Experiment, limits: Limits) -> Result<Vec<Question>> {
     let (net, settings) = (network(experiment), settings(experiment, limits));
-    settings.check_fits(&net, experiment.training.batch_size, limits)?;
-    Ok(questions(&net, limits, &settings, &[experiment.training.batch_size]))
+    let batch = Fit::plan(experiment, limits, 0)?.most_patches;
+    Ok(questions(&net, limits, &settings, &[batch]))
 }
 
 fn loss(training: &TrainingConfig) -> SegmentationLoss {
@@ -68,8 +68,13 @@ fn loss(training: &TrainingConfig) -> SegmentationLoss {
     }
 }
 
-/// What `precision` comes to on a device.
-fn element(precision: Precision, limits: Limits) -> Element {
+/// What an experiment's `precision` comes to on a device.
+pub fn stored_element(experiment: &Experiment, limits: Limits) -> Element {
+    element_of(experiment.training.precision, limits)
+}
+
+/// What a `precision` comes to on a device.
+pub fn element_of(precision: Precision, limits: Limits) -> Element {
     match precision {
         Precision::F32 => Element::F32,
         Precision::F16 => Element::F16,

@@ -22,7 +22,8 @@ pub fn probabilities(
     let patch_px = session.settings().patch_px;
     let mut images: Vec<Probability> =
         dataset.samples().iter().map(|s| vec![0.0; s.height * s.width]).collect();
-    for batch in ValBatches::start(dataset.clone(), patch_px, batch_size) {
+    let at_once = batch_size.min(session.most_patches());
+    for batch in ValBatches::start(dataset.clone(), patch_px, at_once) {
         let pending = session.start_evaluation(&batch.x, &batch.y, true)?;
         let logits = session.finish(pending)?.logits.expect("asked for");
         place(&batch, &logits, patch_px, dataset, &mut images);

@@ -9,44 +9,38 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::accumulation::{Accumulation, PendingBatch, parts};
-use super::checkpoint::{Checkpoint, Identity, Keeper, State, settings_json};
-use super::diary::{log_epoch, log_start};
+use super::accumulation::{Accumulation, PendingBatch};
+use super::checkpoint::{Checkpoint, Keeper, State};
+use super::diary::{log_costs, log_epoch, log_start};
 use super::epoch::{diagnose, patch_plan, validate};
-use super::fit;
+use super::fit::Fit;
+use super::loaded::{self, Loaded};
 use super::lock::DirLock;
-use super::plan::{network, settings};
-use super::predict::probabilities;
+use super::plan::{experiment_questions, network, settings};
 use super::schedule::{EarlyStopping, Plateau, Schedule};
 use super::session::Session;
+use super::shown::Shown;
+use super::start::{given_weights, identity, initial_tensors, keep_older_weights};
 use super::step::StepSettings;
 use super::stop;
 use super::tuning;
 use super::weights::{load_weights, save_weights};
-use crate::config::Experiment;
-use crate::data::augment::smoothing_weights;
+use crate::config::{Experiment, Origins};
 use crate::data::loader::{Dataset, TrainBatches};
 use crate::data::residency::Residency;
 use crate::data::split::Manifest;
-use crate::data::tiles::tiles;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::gpu::{Gpu, Limits};
-use crate::model::{AttentionUNet, NamedTensor};
-use crate::ops::warp::most_chunk_words;
-use crate::report::{BestEpoch, EpochRow, MetricsLog, Mode, Prediction, Progress, RunRecord};
-use crate::report::{logging, overlay, plots};
+use crate::gpu::Gpu;
+use crate::report::{BestEpoch, EpochRow, Event, MetricsLog, Mode, Progress, RunRecord};
+use crate::report::{events, logging};
 use crate::tape::Tuning;
 
-/// Validation images in `predictions.png`.
-const PICTURED: usize = 4;
-/// While a training runs, its plots are drawn anew at most this often.
-const PLOTS_EVERY: Duration = Duration::from_secs(30);
 /// Within an epoch, checkpoints are this far apart unless told otherwise.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 /// So often the learning rate is halved where training diverges.
 const MOST_HALVINGS: usize = 3;
-const WEIGHTS: &str = "best_model.pth";
+pub(super) const WEIGHTS: &str = "best_model.pth";
 /// The same file under another name while the training runs: workflow engines remove the outputs of jobs that ended early.
 const WEIGHTS_IN_PROGRESS: &str = ".best_model.pth";
 
@@ -55,12 +49,16 @@ const WEIGHTS_IN_PROGRESS: &str = ".best_model.pth";
 pub struct TrainRun {
     /// Every setting.
     pub experiment: Experiment,
+    /// Where the settings come from, to be told.
+    pub origins: Origins,
     /// The split.
     pub split_manifest: PathBuf,
     /// Where the samples lie.
     pub data_dir: PathBuf,
     /// Where everything is written.
     pub output_dir: PathBuf,
+    /// Whether that has to be a new directory; where it is taken, its name gets a number.
+    pub in_new_dir: bool,
     /// A second log file.
     pub log_file: Option<PathBuf>,
     /// Weights to start from, instead of random ones.
@@ -115,16 +113,24 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let gpu = Gpu::open(run.adapter.as_deref())?;
     let tuning = match run.experiment.training.deterministic {
         true => Tuning::default(),
-        false => tuning::of_training(&run.output_dir, run.restart, &gpu),
+        false => {
+            let asked = experiment_questions(&run.experiment, gpu.limits())?;
+            tuning::of_training(&run.output_dir, run.restart, &gpu, &asked)?
+        }
     };
     let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };
-    let loaded = fit::load(run, gpu, settings, &initial, (train, val))?;
+    let loaded = loaded::load(run, gpu, settings, &initial, (train, val))?;
 
+    let run = &placed(run)?;
     let _lock = DirLock::take(&run.output_dir)?;
     let log_path = run.output_dir.join("training.log");
     let logs: Vec<&Path> = run.log_file.as_deref().into_iter().chain([log_path.as_path()]).collect();
     let _log = logging::start(&logs)?;
     tuning::keep(&run.output_dir, tuning)?;
+    tracing::info!(
+        "kernels of {} convolutions by measurement, of all others by the device's limits",
+        tuning.len()
+    );
     let outcome = Training::start(run, loaded, tracked).and_then(Training::finish);
     if let Err(error) = &outcome {
         // For the files: the terminal hears of it from the command line.
@@ -147,6 +153,7 @@ struct Training<'a> {
     metrics: MetricsLog,
     schedule: Schedule,
     accumulation: Accumulation,
+    shown: Shown,
     /// Steps that loss scaling has skipped.
     skipped: f32,
 }
@@ -163,19 +170,20 @@ type Started = (PendingBatch, Vec<usize>);
 
 impl<'a> Training<'a> {
     /// Goes on from the last checkpoint, or starts.
-    fn start(run: &'a TrainRun, loaded: fit::Loaded, tracked: u64) -> Result<Self> {
-        let fit::Loaded { session, sets, fit } = loaded;
+    fn start(run: &'a TrainRun, loaded: Loaded, tracked: u64) -> Result<Self> {
+        let Loaded { session, sets, fit } = loaded;
         let training = &run.experiment.training;
         let (parameters, device) =
             (session.net().parameter_count() as u64, session.gpu().summary().to_string());
         let mut record = RunRecord::new(&run.experiment, parameters, &device);
-        let progress = Progress::new(run.mode, training.num_epochs);
-        record.micro_batch = fit.record();
+        describe(&mut record, run, &fit, &sets);
+        let progress = Progress::new(run.mode, training.num_epochs).of(&run.experiment.name);
         progress.message(&log_start(run, &record, &sets));
         if fit.is_cut() {
             tracing::warn!("{fit}");
             progress.message(&fit.to_string());
         }
+        progress.event(&started(run, &record));
         let accumulation = Accumulation {
             batches_per_step: training.accumulation,
             most_patches: fit.most_patches,
@@ -200,7 +208,13 @@ impl<'a> Training<'a> {
             }
         };
         record.data_sha256 = Some(identity.data);
+        record.precision_used = session.settings().element.word().into();
+        if found.is_some() {
+            record.keep_start(&run.output_dir.join("config.json"));
+        }
         record.write(&run.output_dir.join("config.json"))?;
+        let from = found.as_ref().map_or(1, |found| found.state.epoch);
+        let shown = Shown::start(&run.output_dir, &training.report, from)?;
         let skipped = 0.0;
         let state = fresh;
         let mut this = Self {
@@ -215,11 +229,13 @@ impl<'a> Training<'a> {
             metrics,
             schedule,
             accumulation,
+            shown,
             skipped,
         };
         match found {
             Some(found) => this.resume(found)?,
             None => {
+                this.measure_given()?;
                 this.state.history = this.metrics.text();
                 this.save()?;
             }
@@ -227,10 +243,24 @@ impl<'a> Training<'a> {
         Ok(this)
     }
 
+    /// What the weights are worth that the training was given, before the first step moves them.
+    fn measure_given(&mut self) -> Result<()> {
+        let Some(path) = &self.run.init_weights else { return Ok(()) };
+        let Some(given) = given_weights(self.run, path, &mut self.session, &self.sets.val)? else {
+            return Ok(());
+        };
+        let said = given.to_string();
+        tracing::info!("{said}");
+        self.progress.message(&said);
+        self.record.init_weights = Some(given);
+        self.record.write(&self.run.output_dir.join("config.json"))
+    }
+
     fn resume(&mut self, found: Checkpoint) -> Result<()> {
         let said = format!("going on in epoch {} after {} steps of it", found.state.epoch, found.state.batch);
         tracing::info!("{said}");
         self.progress.message(&said);
+        self.progress.event(&Event::Resumed { epoch: found.state.epoch, step: found.state.batch });
         let [weights, kept] = [WEIGHTS, WEIGHTS_IN_PROGRESS].map(|name| self.run.output_dir.join(name));
         if found.state.best.is_some() && !weights.exists() && kept.exists() {
             link(&kept, &weights)?;
@@ -249,7 +279,6 @@ impl<'a> Training<'a> {
 
     /// Trains what is left, and writes what comes at the end.
     fn finish(mut self) -> Result<Outcome> {
-        let mut plotted = Instant::now();
         while !self.is_over() {
             let diverged = match self.train_epoch()? {
                 Ended::Diverged(what) => Some(what),
@@ -257,21 +286,21 @@ impl<'a> Training<'a> {
             };
             if let Some(what) = diverged {
                 self.halve(&what)?;
-            } else if self.is_over() || plotted.elapsed() > PLOTS_EVERY {
-                let path = self.run.output_dir.join("training_plots.png");
-                plots::write_training_plots(&path, &self.run.experiment.name, self.metrics.rows())?;
-                plotted = Instant::now();
+            } else {
+                self.shown.refresh(&self.record, self.metrics.rows(), false)?;
             }
         }
         let best = self.state.best.clone();
         let best = best.ok_or_else(|| Error::failure("the validation loss was never a number"))?;
         let (tensors, _) = load_weights(&self.run.output_dir.join(WEIGHTS), self.session.net())?;
         self.session.set_tensors(&tensors);
-        write_pictures(self.run, &mut self.session, &self.sets.val, self.accumulation.most_patches)?;
         self.record.epochs_trained = self.metrics.rows().len();
+        let last = self.record.epochs_trained;
+        self.shown.finish(&self.run.experiment, &mut self.session, &self.sets.val, last)?;
         self.record.best = Some(best.clone());
         let weights = files::read_bytes(&self.run.output_dir.join(WEIGHTS))?;
         self.record.weights_sha256 = Some(files::hex(&Sha256::digest(weights)));
+        self.shown.refresh(&self.record, self.metrics.rows(), true)?;
         self.record.write(&self.run.output_dir.join("config.json"))?;
         self.keeper.clear();
         tuning::forget(&self.run.output_dir);
@@ -283,7 +312,10 @@ impl<'a> Training<'a> {
             best.val_loss,
             best.val_f1
         );
+        log_costs(self.keeper.spent, self.shown.spent, self.metrics.rows());
         let output_dir = self.run.output_dir.clone();
+        let epochs_trained = self.record.epochs_trained;
+        self.progress.event(&Event::Finished { best: &best, epochs_trained, output_dir: &output_dir });
         Ok(Outcome { best, epochs: self.record.epochs_trained, output_dir })
     }
 
@@ -351,10 +383,10 @@ impl<'a> Training<'a> {
     /// Validates, keeps the weights where they are the best, and writes the epoch down; what is wrong, where the
     /// validation loss is no number.
     fn end_epoch(&mut self) -> Result<Option<String>> {
+        let training = &self.run.experiment.training;
         self.progress.validation_started();
         let started = Instant::now();
-        let Some(metrics) = validate(&mut self.session, &self.sets.val, self.accumulation.most_patches)?
-        else {
+        let Some(metrics) = validate(&mut self.session, &self.sets.val, training.batch_size)? else {
             self.save()?;
             return self.leave_if_told().map(|()| None);
         };
@@ -387,6 +419,7 @@ impl<'a> Training<'a> {
         self.progress.epoch_finished(&row, is_best);
         log_epoch(&row, &metrics, &trained, is_best);
         self.metrics.push(row)?;
+        self.shown.epoch(&self.run.experiment, &mut self.session, &self.sets.val, &row, &self.progress)?;
         self.state = State {
             epoch: self.state.epoch + 1,
             batch: 0,
@@ -411,7 +444,9 @@ impl<'a> Training<'a> {
             // The next loss will tell, and the epoch starts again from the checkpoint that is there.
             return Ok(());
         }
-        self.keeper.write(&Checkpoint { state: self.state.clone(), buffers }, started)
+        self.keeper.write(&Checkpoint { state: self.state.clone(), buffers }, started)?;
+        self.progress.event(&Event::Checkpoint { epoch: self.state.epoch, step: self.state.batch });
+        Ok(())
     }
 
     fn leave_if_told(&self) -> Result<()> {
@@ -439,27 +474,41 @@ impl<'a> Training<'a> {
         tracing::warn!("{said}");
         let checkpoint = self.keeper.before(epoch)?;
         self.restore(checkpoint)?;
+        self.shown.rewind(self.state.epoch)?;
         self.state.halvings = halvings;
         self.save()
     }
 }
 
-/// What tells this training from others.
-fn identity(run: &TrainRun, sets: &Sets) -> Result<Identity> {
-    let settings = settings_json(&run.experiment);
-    let hash = |path: &PathBuf| Ok(files::hex(&Sha256::digest(files::read_bytes(path)?)));
-    let initial = run.init_weights.as_ref().map(hash).transpose()?;
-    Ok(Identity { settings, data: [sets.train.digest(), sets.val.digest()], initial })
+/// The same training in the directory that is its own: two that start in the same second must not share one.
+fn placed(run: &TrainRun) -> Result<TrainRun> {
+    let mut run = run.clone();
+    if run.in_new_dir {
+        run.output_dir = files::create_new_dir(&run.output_dir)?;
+    }
+    Ok(run)
 }
 
-/// Weights of an older training must not be taken for this one's, nor be lost.
-fn keep_older_weights(dir: &Path) -> Result<()> {
-    let (path, kept) = (dir.join(WEIGHTS), dir.join("best_model.old.pth"));
-    if path.is_file() {
-        std::fs::rename(&path, &kept).map_err(|e| Error::io(&kept, "a file to replace", &e))?;
-        tracing::info!("the weights that were here are in {} now", kept.display());
+/// What the record holds besides the settings.
+fn describe(record: &mut RunRecord, run: &TrainRun, fit: &Fit, sets: &Sets) {
+    let names = |set: &Dataset| set.samples().iter().map(|sample| sample.name.clone()).collect();
+    record.settings_from = run.origins.in_words();
+    (record.train_sample_list, record.val_sample_list) = (names(&sets.train), names(&sets.val));
+    record.device_memory_bytes = Some(fit.planned_bytes);
+    record.micro_batch = fit.record();
+}
+
+fn started<'a>(run: &'a TrainRun, record: &'a RunRecord) -> Event<'a> {
+    Event::Started {
+        version: events::VERSION,
+        rosette: &record.version,
+        device: &record.device,
+        total_parameters: record.total_parameters,
+        train_samples: record.train_sample_list.len(),
+        val_samples: record.val_sample_list.len(),
+        num_epochs: run.experiment.training.num_epochs,
+        output_dir: &run.output_dir,
     }
-    Ok(())
 }
 
 /// Gives a file a second name, or copies it where the file system has no such thing.
@@ -470,85 +519,8 @@ fn link(from: &Path, to: &Path) -> Result<()> {
         .map_err(|e| Error::io(to, "a file to write", &e))
 }
 
-/// Plans where the training samples lie on a device with these limits.
-pub(super) fn plan_samples(run: &TrainRun, limits: Limits, train_set: &Dataset) -> Result<Residency> {
-    let training = &run.experiment.training;
-    let budget_words = (training.data.memory_budget * f64::from(1 << 28)) as usize;
-    Residency::plan(train_set.samples(), budget_words, most_chunk_words(limits), training.batch_size)
-}
-
-/// Makes room for them, and puts those there that stay.
-pub(super) fn place_samples(
-    run: &TrainRun,
-    session: &mut Session,
-    residency: &Residency,
-    train_set: &Dataset,
-) -> Result<()> {
-    let weights = smoothing_weights(&run.experiment.training.augmentation, run.experiment.model.patch_size);
-    session.make_patches(residency, weights)?;
-    residency.first_uploads(train_set.samples()).for_each(|upload| session.upload(&upload));
-    Ok(())
-}
-
 fn load(run: &TrainRun, names: &[String]) -> Result<Arc<Dataset>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let use_intensity = run.experiment.model.use_intensity;
     Ok(Arc::new(Dataset::load(&run.data_dir, names, use_intensity, threads)?))
-}
-
-/// Loads the programs of full and of short last batches: what the device refuses, it refuses before anything is written.
-/// At most `most_patches` are on the device at once.
-pub(super) fn prepare(
-    run: &TrainRun,
-    session: &mut Session,
-    (train, val): (&Dataset, &Dataset),
-    most_patches: usize,
-) -> Result<()> {
-    let (training, patch_px) = (&run.experiment.training, run.experiment.model.patch_size);
-    let patches = train.samples().len() * training.patches_per_sample;
-    let last = [training.batch_size.min(patches), patches % training.batch_size];
-    for batch in last.into_iter().filter(|batch| *batch > 0) {
-        for part in parts(batch, most_patches) {
-            session.prepare(true, part)?;
-        }
-    }
-    let tiles: usize = val.samples().iter().map(|s| tiles(s.height, s.width, patch_px).len()).sum();
-    for batch in [most_patches.min(tiles), tiles % most_patches].into_iter().filter(|batch| *batch > 0) {
-        session.prepare(false, batch)?;
-    }
-    Ok(())
-}
-
-fn initial_tensors(run: &TrainRun, net: &AttentionUNet) -> Result<(Vec<NamedTensor>, u64)> {
-    match &run.init_weights {
-        Some(path) => load_weights(path, net),
-        None => Ok((net.initial(u64::from(run.experiment.training.seed)), 0)),
-    }
-}
-
-fn write_pictures(
-    run: &TrainRun,
-    session: &mut Session,
-    val_set: &Arc<Dataset>,
-    most_patches: usize,
-) -> Result<()> {
-    let few: Vec<_> = val_set.samples().iter().take(PICTURED).cloned().collect();
-    let few = Arc::new(Dataset::new(few));
-    let probabilities = probabilities(session, &few, most_patches)?;
-    let pictures: Vec<Prediction> = few
-        .samples()
-        .iter()
-        .zip(&probabilities)
-        .map(|(sample, probability)| Prediction {
-            name: &sample.name,
-            height: sample.height,
-            width: sample.width,
-            boundary: &sample.boundary,
-            cells: &sample.cells,
-            intensity: sample.intensity.as_deref(),
-            target: &sample.target,
-            probability,
-        })
-        .collect();
-    overlay::write_predictions(&run.output_dir.join("predictions.png"), &pictures, PICTURED)
 }

@@ -47,6 +47,7 @@ pub struct Session {
     /// Micro-batches have added to the gradients of a step that is not done.
     is_open: bool,
     smoothing_weights: Option<Vec<f32>>,
+    most_patches: usize,
 }
 
 /// A loaded program and where its inputs and outputs lie.
@@ -162,6 +163,7 @@ impl Session {
             batches: 0,
             is_open: false,
             smoothing_weights: None,
+            most_patches: usize::MAX,
         })
     }
 
@@ -178,6 +180,16 @@ impl Session {
     /// What shapes the programs.
     pub fn settings(&self) -> StepSettings {
         self.settings
+    }
+
+    /// Patches that the device holds at once: any number, unless [`Session::set_most_patches`] has said otherwise.
+    pub fn most_patches(&self) -> usize {
+        self.most_patches
+    }
+
+    /// Sets [`Session::most_patches`].
+    pub fn set_most_patches(&mut self, most: usize) {
+        self.most_patches = most;
     }
 
     /// Training steps so far.

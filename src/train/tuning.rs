@@ -19,8 +19,6 @@ use crate::ops::choice::Question;
 use crate::ops::tune::{Timing, measure, shader_digest};
 use crate::tape::Tuning;
 
-/// Names the directory of caches, in place of the system's.
-const CACHE_DIR: &str = "ROSETTE_CACHE_DIR";
 /// Beside a training's checkpoints: the answers that it goes by.
 const KEPT: &str = ".tuning.json";
 /// A form must beat the device's usual one by this to be taken, so that noise changes nothing.
@@ -37,6 +35,9 @@ pub struct TuningCache {
     pub shaders: String,
     /// For each question (see [`Question::key`]) every form that was measured, fastest first.
     pub timings: BTreeMap<String, Vec<Timing>>,
+    /// Forms that computed something else than their reference on this device (see [`super::examine`]).
+    #[serde(default)]
+    pub banned: Vec<String>,
     #[serde(skip)]
     path: Option<PathBuf>,
 }
@@ -49,9 +50,10 @@ impl TuningCache {
             driver: adapter.driver.clone(),
             shaders: shader_digest(),
             timings: BTreeMap::new(),
+            banned: Vec::new(),
             path: None,
         };
-        let path = cache_dir().map(|dir| dir.join(empty.file_name()));
+        let path = files::cache_dir().map(|dir| dir.join(empty.file_name()));
         let found = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
         let found = found.and_then(|text| serde_json::from_str::<Self>(&text).ok());
         let own = found.filter(|found| found.is_of(&empty));
@@ -85,7 +87,9 @@ impl TuningCache {
     pub fn tuning(&self, limits: Limits) -> Tuning {
         let answers = self.timings.iter().filter_map(|(key, timings)| {
             let usual = Question::from_key(key)?.usual(limits).name();
-            Some((key.clone(), choose(timings, usual)?.form.clone()))
+            let trusted: Vec<Timing> =
+                timings.iter().filter(|timing| !self.banned.contains(&timing.form)).cloned().collect();
+            Some((key.clone(), choose(&trusted, usual)?.form.clone()))
         });
         Tuning::new(answers.collect())
     }
@@ -119,10 +123,6 @@ pub fn choose<'a>(timings: &'a [Timing], usual: &str) -> Option<&'a Timing> {
     Some(usual.filter(|usual| fastest.ms > usual.ms * WORTH_IT).unwrap_or(fastest))
 }
 
-fn cache_dir() -> Option<PathBuf> {
-    std::env::var_os(CACHE_DIR).map(PathBuf::from).or_else(|| Some(dirs::cache_dir()?.join("rosette")))
-}
-
 /// What the steps of a training ask, in training and in evaluation, at these batch sizes.
 pub fn questions(
     net: &AttentionUNet,
@@ -141,12 +141,25 @@ pub fn questions(
 }
 
 /// What a training in `dir` goes by: what it started with where it goes on, else the device's cache.
-pub fn of_training(dir: &Path, restart: bool, gpu: &Gpu) -> Tuning {
+///
+/// On a GPU, where it takes seconds, what is not in the cache is measured now.
+///
+/// # Errors
+/// Where the device lacks memory, or was lost.
+pub fn of_training(dir: &Path, restart: bool, gpu: &Gpu, questions: &[Question]) -> Result<Tuning> {
     if !restart && is_unfinished(dir) {
         let kept = std::fs::read_to_string(dir.join(KEPT)).ok();
-        return Tuning::new(kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default());
+        return Ok(Tuning::new(kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()));
     }
-    TuningCache::load(gpu.summary()).tuning(gpu.limits())
+    let mut cache = TuningCache::load(gpu.summary());
+    let is_open = |question: &Question| !cache.timings.contains_key(&question.key());
+    if !gpu.limits().software && questions.iter().any(is_open) {
+        cache.measure(gpu, questions, false, |_, _| {})?;
+        if let Err(error) = cache.save() {
+            tracing::warn!("what was measured of the device is not kept: {error}");
+        }
+    }
+    Ok(cache.tuning(gpu.limits()))
 }
 
 /// Keeps what a training goes by beside its checkpoints.
@@ -169,6 +182,23 @@ mod tests {
 
     fn timing(form: &str, ms: f64, sound: bool) -> Timing {
         Timing { form: form.into(), ms, difference: 0.0, sound }
+    }
+
+    #[test]
+    fn a_form_that_the_doctor_has_found_wrong_is_not_taken() {
+        let question = r#"{"pass":"forward","kernel":1,"squares":false,"image":[1,1,1],"sources":[4],"out_channels":4,"half":false,"exact":false}"#;
+        let timings = vec![timing("direct", 1.0, true), timing("tiled", 9.0, true)];
+        let mut cache = TuningCache {
+            adapter: String::new(),
+            driver: String::new(),
+            shaders: String::new(),
+            timings: BTreeMap::from([(question.to_owned(), timings)]),
+            banned: Vec::new(),
+            path: None,
+        };
+        assert_eq!(cache.tuning(Limits::WEBGPU).answer(question), Some("direct"));
+        cache.banned.push("direct".into());
+        assert_eq!(cache.tuning(Limits::WEBGPU).answer(question), Some("tiled"));
     }
 
     #[test]

@@ -44,6 +44,7 @@ rule model_training_split:
         samples=MT_SAMPLES,
         directory=lambda wildcards, output: str(Path(output[0]).parent),
         name=lambda wildcards, output: Path(output[0]).name,
+    localrule: True
     shell:
         "{MT_ROSETTE} split --samples {params.samples} --config-dir {params.directory:q}"
         " --config-file {input.config:q} --experiment-name {wildcards.experiment} --output-name {params.name}"
@@ -79,6 +80,7 @@ rule model_training_summary:
         MT_OUTPUT + "/experiment_summary.csv",
     params:
         directory=lambda wildcards, output: str(Path(output[0]).parent),
+    localrule: True
     shell:
         "{MT_ROSETTE} summary --output-dir {params.directory:q}"
 

@@ -1,0 +1,149 @@
+//! `rosette doctor`: whether a device can be trusted, and how long a training would take on it.
+
+use std::path::PathBuf;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::say;
+use crate::config::{Config, Experiment};
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterSummary, Gpu, Limits};
+use crate::report::progress;
+use crate::train::{Examined, StepBench, TuningCache, bench_step, estimate_memory, examine, stored_element};
+
+/// Check every kernel on this device against its reference, and say what a training would take; prints a report to send.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DoctorArgs {
+    /// Also time and size up an experiment of this configuration.
+    #[arg(long, value_name = "FILE", requires = "experiment_name")]
+    pub config: Option<PathBuf>,
+    /// The experiment within it.
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub experiment_name: Option<String>,
+    /// Change a setting of the experiment; repeatable.
+    #[arg(long = "override", value_name = "KEY=VALUE", requires = "config")]
+    pub overrides: Vec<String>,
+    /// Training samples, for the time of an epoch.
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "config")]
+    pub samples: usize,
+    /// Number or part of the name of the adapter (see `rosette devices`).
+    #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
+    pub adapter: Option<String>,
+    /// Print JSON instead of a report.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Examines and prints. A form of convolution that fails is never taken by the tuner on this device again.
+///
+/// # Errors
+/// A failure where a kernel computes something else than its reference; those of the configuration.
+pub fn run(args: &DoctorArgs) -> Result<()> {
+    let experiment = match (&args.config, &args.experiment_name) {
+        (Some(config), Some(name)) => Some(Config::load(config)?.resolve(name, &args.overrides)?),
+        _ => None,
+    };
+    let gpu = Gpu::open(args.adapter.as_deref())?;
+    let told = |name: &str| {
+        if !args.json {
+            progress::print_line(&format!("checking {name}"));
+        }
+    };
+    let examined = examine(&gpu, told)?;
+    let mut cache = TuningCache::load(gpu.summary());
+    cache.banned = banned(&examined);
+    cache.save()?;
+    let failed: usize = examined.iter().map(|entry| entry.failures.len()).sum();
+    if args.json {
+        say(serde_json::to_string(&examined).expect("numbers and text"))?;
+    } else {
+        say(system(gpu.summary()))?;
+        say(table(&examined))?;
+        for failure in examined.iter().flat_map(|entry| &entry.failures) {
+            say(format!("FAILED {failure}"))?;
+        }
+        if let Some(experiment) = &experiment {
+            say(estimate(experiment, args, gpu.limits())?)?;
+        }
+    }
+    match failed {
+        0 if args.json => Ok(()),
+        0 => say("every kernel agrees with its reference on this device"),
+        _ => Err(Error::failure(format!(
+            "{failed} cases differ from their reference on this device: update its driver; forms of convolutions that \
+             failed are not used here any more"
+        ))),
+    }
+}
+
+/// Forms with a failure.
+fn banned(examined: &[Examined]) -> Vec<String> {
+    let failed = examined.iter().filter(|entry| !entry.failures.is_empty());
+    let mut names: Vec<String> = failed.filter_map(|entry| entry.form.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn system(adapter: &AdapterSummary) -> String {
+    let Limits { storage_binding_bytes, buffer_bytes, f16, matrix, .. } = adapter.limits;
+    let subgroups = adapter.subgroup.map_or("none".into(), |(least, most)| format!("{least} to {most}"));
+    format!(
+        "rosette {} on {} {}\nadapter: {adapter}\ndriver: {}\nbinding {} MiB, buffer {} MiB, f16 {f16}, subgroups {subgroups}, \
+         matrix units {matrix:?}, timestamps {}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        adapter.driver,
+        storage_binding_bytes >> 20,
+        buffer_bytes >> 20,
+        adapter.timestamps,
+    )
+}
+
+fn table(examined: &[Examined]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["operation", "stored", "passed", "failed", "worst forward", "worst gradient"]);
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for entry in examined {
+        table.add_row([
+            entry.what.clone(),
+            entry.precision.to_owned(),
+            entry.passed.to_string(),
+            entry.failures.len().to_string(),
+            format!("{:.1e}", entry.forward),
+            format!("{:.1e}", entry.backward),
+        ]);
+    }
+    table
+}
+
+/// Memory, and time by a few steps on this device.
+fn estimate(experiment: &Experiment, args: &DoctorArgs, limits: Limits) -> Result<String> {
+    let memory = estimate_memory(experiment, limits)?.total_bytes() as f64 / f64::from(1 << 30);
+    let (model, training) = (&experiment.model, &experiment.training);
+    let bench = StepBench {
+        base_channels: model.base_channels,
+        patch_px: model.patch_size,
+        batch_size: training.batch_size,
+        skip: model.skip,
+        recompute: training.recompute,
+        element: stored_element(experiment, limits),
+        repeats: 3,
+        tuned: !training.deterministic,
+    };
+    let step_s = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?.step_ms_median / 1e3;
+    let steps = (args.samples * training.patches_per_sample).div_ceil(training.batch_size) as f64;
+    let epoch_min = steps * step_s / 60.0;
+    Ok(format!(
+        "experiment '{}': {memory:.2} GiB of device memory and the training samples; a step takes {step_s:.3} s, an epoch of \
+         {} samples {epoch_min:.1} min, {} epochs {:.1} h, validation not counted",
+        experiment.name,
+        args.samples,
+        training.num_epochs,
+        epoch_min * training.num_epochs as f64 / 60.0
+    ))
+}

@@ -1,0 +1,139 @@
+//! `--json`: what happens, for programs: one JSON object a line on standard output. README describes the events; a
+//! change that a reader could trip over raises [`VERSION`].
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::report::config_json::BestEpoch;
+use crate::report::metrics::EpochRow;
+
+/// Of the events' form.
+pub const VERSION: u32 = 1;
+
+/// Something that happened. Numbers that are not finite are `null`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event<'a> {
+    /// `run`: what will be done about an experiment.
+    Planned {
+        /// Of the events' form.
+        version: u32,
+        /// `train` or `keep`.
+        action: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
+    /// A training starts.
+    Started {
+        /// Of the events' form.
+        version: u32,
+        /// Of the program.
+        rosette: &'a str,
+        /// The adapter.
+        device: &'a str,
+        /// Trainable ones.
+        total_parameters: u64,
+        /// How many there are.
+        train_samples: usize,
+        /// How many there are.
+        val_samples: usize,
+        /// At most.
+        num_epochs: usize,
+        /// Where everything is written.
+        output_dir: &'a Path,
+    },
+    /// It goes on from a checkpoint.
+    Resumed {
+        /// In which it goes on.
+        epoch: usize,
+        /// Steps of it that are done.
+        step: usize,
+    },
+    /// Now and then within an epoch, and after its last step.
+    Step {
+        /// Counted from 1.
+        epoch: usize,
+        /// Steps of the epoch that are done.
+        step: usize,
+        /// Steps that it has.
+        steps: usize,
+        /// Their mean loss so far.
+        loss: f64,
+        /// Speed in this epoch.
+        patches_per_second: f64,
+    },
+    /// An epoch has been validated.
+    Epoch {
+        /// Whether its weights are kept.
+        is_best: bool,
+        /// The columns of metrics.csv.
+        #[serde(flatten)]
+        row: &'a EpochRow,
+    },
+    /// A checkpoint has been written.
+    Checkpoint {
+        /// In progress.
+        epoch: usize,
+        /// Steps of it that are done.
+        step: usize,
+    },
+    /// Validation images have been drawn.
+    Overlay {
+        /// With whose weights.
+        epoch: usize,
+        /// The picture.
+        path: &'a Path,
+    },
+    /// A training is over.
+    Finished {
+        /// The epoch whose weights were kept.
+        best: &'a BestEpoch,
+        /// Epochs trained.
+        epochs_trained: usize,
+        /// Where everything was written.
+        output_dir: &'a Path,
+    },
+    /// `run`: all is done. The objects have the columns of experiment_summary.csv.
+    Summary {
+        /// One for each experiment.
+        experiments: serde_json::Value,
+        /// The names of those that failed.
+        failed: Vec<&'a str>,
+    },
+    /// What ended the command or, within `run`, an experiment.
+    Error {
+        /// In words.
+        message: String,
+        /// Of the process, where this ended it.
+        exit_code: u8,
+    },
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experiment: Option<&'a str>,
+    #[serde(flatten)]
+    event: &'a Event<'a>,
+}
+
+/// The event's line: the time, the experiment where there is one, and its own fields.
+pub fn line(experiment: Option<&str>, event: &Event) -> String {
+    let time = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
+    serde_json::to_string(&Line { time, experiment, event }).expect("an event is numbers and text")
+}
+
+/// Writes an event to standard output.
+pub fn emit(experiment: Option<&str>, event: &Event) {
+    print(&line(experiment, event));
+}
+
+/// Writes a line to standard output, at once and whole.
+pub fn print(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // Nobody reads a closed pipe: the training goes on.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

@@ -1,0 +1,107 @@
+//! Is this device to be trusted: every operation and every variant against its f64 reference, on the device itself.
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::gpu::{Gpu, Limits, MatrixUnits};
+use crate::ops::choice::Form;
+use crate::ops::{OPS, check};
+use crate::tape::{Case, Element, OpEntry};
+
+/// Gradients are compared with differences, which round more.
+const GRADIENT_ROOM: f64 = 5.0;
+
+/// How one variant of an operation fared.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Examined {
+    /// The operation; of a convolution with its form.
+    pub what: String,
+    /// The form, where there are several.
+    pub form: Option<String>,
+    /// How activations are stored, `f32` or `f16`.
+    pub precision: &'static str,
+    /// Cases that agree with the reference.
+    pub passed: usize,
+    /// What is wrong with the others.
+    pub failures: Vec<String>,
+    /// Largest error of outputs, relative to the largest magnitude.
+    pub forward: f64,
+    /// Largest error of gradients.
+    pub backward: f64,
+}
+
+/// Runs every case of every operation, in f32 and where the device has it in f16. `told` hears of each operation before it is examined.
+///
+/// # Errors
+/// Where the device lacks memory, or was lost.
+pub fn examine(gpu: &Gpu, mut told: impl FnMut(&str)) -> Result<Vec<Examined>> {
+    let mut all = Vec::new();
+    for element in [Element::F32, Element::F16] {
+        if element == Element::F16 && !gpu.limits().f16 {
+            continue;
+        }
+        for op in OPS {
+            told(op.name);
+            all.extend(examine_operation(gpu, op, element, |_| true)?);
+        }
+    }
+    Ok(all)
+}
+
+/// [`examine`] for one operation whose activations are stored as `element`, and of convolutions only forms that are `wanted`.
+///
+/// # Errors
+/// Where the device lacks memory, or was lost.
+pub fn examine_operation(
+    gpu: &Gpu,
+    op: &OpEntry,
+    element: Element,
+    wanted: impl Fn(Form) -> bool,
+) -> Result<Vec<Examined>> {
+    let precision = if element == Element::F16 { "f16" } else { "f32" };
+    let mut found: Vec<Examined> = Vec::new();
+    for place in 0..(op.cases)().len() {
+        let make = || -> Case { (op.cases)().swap_remove(place) };
+        let case = make();
+        let form = form_of(&case);
+        if !form.is_none_or(|form| wanted(form) && runs(form, element, gpu.limits())) {
+            continue;
+        }
+        let rounding = if element == Element::F16 { check::F16_ROUNDING } else { 0.0 };
+        let tolerance = case.tolerance + rounding;
+        let report = check::compare(gpu, element, make)?;
+        let name = form.map(|form| form.name().to_owned());
+        let what = name.as_ref().map_or(op.name.to_owned(), |form| format!("{} {form}", op.name));
+        if found.last().is_none_or(|last| last.what != what) {
+            let (passed, failures, form) = (0, Vec::new(), name);
+            found.push(Examined { what, form, precision, passed, failures, forward: 0.0, backward: 0.0 });
+        }
+        let entry = found.last_mut().expect("just pushed");
+        let backward = report.backward.unwrap_or(0.0);
+        entry.forward = entry.forward.max(report.forward);
+        entry.backward = entry.backward.max(backward);
+        match report.forward <= tolerance && backward <= GRADIENT_ROOM * tolerance {
+            true => entry.passed += 1,
+            false => entry.failures.push(format!(
+                "{}: forward {:.1e}, gradient {backward:.1e}, allowed {tolerance:.0e}",
+                case.label, report.forward
+            )),
+        }
+    }
+    Ok(found)
+}
+
+/// The form that a convolution's case asks for: its label begins with it.
+fn form_of(case: &Case) -> Option<Form> {
+    let word = case.label.split(' ').next()?;
+    Form::ALL.into_iter().find(|form| format!("{form:?}") == word)
+}
+
+/// Whether a device computes that form itself, rather than falling back.
+fn runs(form: Form, element: Element, limits: Limits) -> bool {
+    match form {
+        Form::Matrix | Form::MatrixNarrow => element == Element::F16 && limits.matrix != MatrixUnits::None,
+        Form::Direct | Form::Winograd => limits.subgroup_lanes >= 8,
+        Form::Tiled => true,
+    }
+}

@@ -1,0 +1,148 @@
+//! Measurements of the device: what is kept, what a training makes of it, and what it must never change.
+
+mod common;
+#[path = "common/workshop.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod workshop;
+
+use std::fs;
+use std::path::PathBuf;
+
+use rosette::ops::choice::{Form, Pass, Question};
+use rosette::ops::tune::{Timing, measure};
+use rosette::train::TuningCache;
+use workshop::{Workshop, rosette};
+
+fn question(pass: Pass) -> Question {
+    Question {
+        pass,
+        kernel: 3,
+        squares: false,
+        image: [1, 12, 20],
+        sources: vec![8],
+        out_channels: 16,
+        half: false,
+        exact: false,
+    }
+}
+
+#[test]
+fn every_form_that_may_be_taken_computes_the_same() {
+    let Some(gpu) = common::device() else { return };
+    for pass in [Pass::Forward, Pass::InputGradient, Pass::WeightGradient] {
+        let question = question(pass);
+        let timings = measure(&gpu, &question).expect("the device works");
+        assert_eq!(timings.len(), question.candidates(gpu.limits()).len(), "{question}");
+        for timing in &timings {
+            assert!(timing.sound && timing.ms > 0.0, "{question}: {timing:?}");
+        }
+        let distinct = timings.iter().any(|timing| timing.difference > 0.0);
+        assert!(distinct, "{question}: two forms round alike: was one of them measured twice?");
+    }
+}
+
+#[test]
+fn a_question_is_its_own_key() {
+    let question = question(Pass::InputGradient);
+    assert_eq!(Question::from_key(&question.key()), Some(question));
+    assert_eq!(Question::from_key("[]"), None);
+}
+
+/// A cache directory in the workshop, filled for its experiment by `rosette tune`; the file.
+fn tuned(workshop: &Workshop) -> PathBuf {
+    let mut tune = rosette();
+    tune.args(["tune", "--experiment-name", "tiny", "--config"]).arg(workshop.path("config.yaml"));
+    tune.env("ROSETTE_CACHE_DIR", workshop.path("cache")).assert().success();
+    let entries = fs::read_dir(workshop.path("cache")).expect("a cache");
+    let mut files = entries
+        .map(|entry| entry.expect("an entry").path())
+        // Beside it lie compiled pipelines.
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    let file = files.next().expect("a file");
+    assert_eq!(files.next(), None, "one device, one file");
+    file
+}
+
+/// Makes the cache say that the plain matrix product is by far the fastest.
+fn prefer_tiled(file: &PathBuf) {
+    let mut cache: TuningCache =
+        serde_json::from_slice(&fs::read(file).expect("a cache")).expect("its format");
+    for timings in cache.timings.values_mut() {
+        let of = |form: Form, ms: f64| Timing { form: form.name().into(), ms, difference: 0.0, sound: true };
+        *timings = vec![of(Form::Tiled, 1.0), of(Form::Direct, 9.0), of(Form::Winograd, 9.0)];
+    }
+    fs::write(file, serde_json::to_vec(&cache).expect("numbers and text")).expect("a writable file");
+}
+
+/// The weights and the validation loss of a training with that cache directory.
+fn trained(workshop: &Workshop, out: &str, cache: &str, more: &[&str]) -> (Vec<u8>, f64) {
+    let out_dir = workshop.path(out);
+    let changed = ["--no-timestamp", "--quiet", "--output-dir", out_dir.to_str().expect("a plain path")];
+    let mut train = workshop.train(&[&changed, more].concat());
+    train.env("ROSETTE_CACHE_DIR", workshop.path(cache)).assert().success();
+    let record = fs::read(out_dir.join("config.json")).expect("a record");
+    let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+    let weights = fs::read(out_dir.join("best_model.pth")).expect("weights");
+    (weights, record["best"]["val_loss"].as_f64().expect("a loss"))
+}
+
+#[test]
+fn a_training_goes_by_the_cache_unless_it_is_to_be_deterministic() {
+    let Some(gpu) = common::device() else { return };
+    if !gpu.limits().software {
+        return println!("SKIPPED: a GPU measures by itself");
+    }
+    let workshop = Workshop::new();
+    let file = tuned(&workshop);
+    prefer_tiled(&file);
+    let (plain, plain_loss) = trained(&workshop, "plain", "none", &[]);
+    let (by_cache, cache_loss) = trained(&workshop, "by_cache", "cache", &[]);
+    assert!(plain != by_cache, "other kernels round otherwise");
+    assert!((plain_loss - cache_loss).abs() < 1e-3 * plain_loss, "{plain_loss} {cache_loss}");
+    let (pinned, _) = trained(&workshop, "pinned", "cache", &["--override", "deterministic=true"]);
+    assert!(plain == pinned, "deterministic: true");
+    // What is damaged, or another device's, is as good as nothing.
+    for damaged in ["", "{", "[]", &fs::read_to_string(&file).expect("a cache").replace("llvmpipe", "other")]
+    {
+        fs::write(&file, damaged).expect("a writable file");
+        let (weights, _) = trained(&workshop, "damaged", "cache", &["--restart"]);
+        assert!(weights == plain, "{damaged}");
+    }
+}
+
+#[test]
+fn an_interrupted_training_keeps_the_kernels_that_it_started_with() {
+    let Some(gpu) = common::device() else { return };
+    if !gpu.limits().software {
+        return println!("SKIPPED: a GPU measures by itself");
+    }
+    let workshop = Workshop::new();
+    prefer_tiled(&tuned(&workshop));
+    let long =
+        ["--override", "num_epochs=3", "--override", "patches_per_sample=4", "--checkpoint-every", "0"];
+    let (whole, _) = trained(&workshop, "whole", "cache", &long);
+    // A checkpoint of the first step, as a power cut leaves it.
+    let out = workshop.path("cut");
+    let mut train = std::process::Command::new(env!("CARGO_BIN_EXE_rosette"));
+    train.args([
+        "train",
+        "--config",
+        "config.yaml",
+        "--experiment-name",
+        "tiny",
+        "--split-manifest",
+        "split.json",
+    ]);
+    train.args(["--data-dir", "data", "--no-timestamp", "--quiet", "--output-dir", "cut"]).args(long);
+    train.current_dir(workshop.path("")).env("ROSETTE_CACHE_DIR", workshop.path("cache"));
+    let mut child = train.spawn().expect("the binary runs");
+    while !out.join("previous.safetensors").exists() && child.try_wait().expect("a child").is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().expect("a child to kill");
+    child.wait().expect("its end");
+    assert!(out.join(".tuning.json").exists(), "it was still training");
+    let (resumed, _) = trained(&workshop, "cut", "none", &long);
+    assert!(whole == resumed, "the cache was gone when it went on");
+    assert!(!out.join(".tuning.json").exists(), "and nothing is left of it at the end");
+}
