@@ -338,7 +338,7 @@ fn sizes_beyond_the_device_are_refused_with_the_numbers() {
         let mut plan = rosette();
         plan.current_dir(workshop.path(""));
         plan.args(["train", "--plan", "--config", "config.yaml", "--experiment-name", "tiny"]);
-        plan.args(overrides.as_flattened());
+        plan.args(overrides.as_flattened()).args(["--override", "batch_fit=error"]);
         refused(&workshop, plan, "train --plan", &[place, &size, "rosette devices"]);
         let mut bench = rosette();
         bench.args(["bench", "--step"]);

@@ -43,7 +43,10 @@ impl Fit {
                 training.memory_limit
             ),
             Err(error) if batch_size == 1 => return Err(error),
-            Err(error) => format!("a batch of {batch_size} exceeds the device: {error}"),
+            Err(error) => {
+                let said = error.to_string();
+                format!("a batch of {batch_size}: {}", said.lines().next().unwrap_or_default())
+            }
         };
         let one = planned(1)?;
         if !fits(experiment, one) {
@@ -91,7 +94,8 @@ impl Fit {
     fn cut(self, experiment: &Experiment, most: usize, bytes: u64, reason: String) -> Result<Self> {
         if experiment.training.batch_fit == BatchFit::Error {
             let remedy = format!(
-                "set batch_size to {most} ({:.2} GiB), or batch_fit to auto, which trains such a batch in parts",
+                "set batch_size to {most} ({:.2} GiB), or batch_fit to auto, which trains such a batch in parts, \
+                 or take another adapter (`rosette devices`)",
                 gib(bytes)
             );
             return Err(Error::user("batch_size", "a batch that fits the device", reason, remedy));
