@@ -8,6 +8,8 @@
 #import grid
 
 alias Stored = vec4<f32>;
+// `backward` adds to what dx holds.
+const ADD: bool = false;
 
 struct Params {
     // of y
@@ -40,6 +42,14 @@ fn forward(id: Invocation) {
     y[index] = max(max(x[at], x[at + params.groups]), max(x[below], x[below + params.groups]));
 }
 
+fn put(at: u32, value: Stored) {
+    if (ADD) {
+        y[at] += value;
+    } else {
+        y[at] = value;
+    }
+}
+
 @compute @workgroup_size(64)
 fn backward(id: Invocation) {
     let index = invocation_index(id);
@@ -59,8 +69,8 @@ fn backward(id: Invocation) {
     let is_d = !is_a & !is_b & !is_c;
     let gradient = dy[index];
     let zero = Stored();
-    y[at] = select(zero, gradient, is_a);
-    y[at + params.groups] = select(zero, gradient, is_b);
-    y[below] = select(zero, gradient, is_c);
-    y[below + params.groups] = select(zero, gradient, is_d);
+    put(at, select(zero, gradient, is_a));
+    put(at + params.groups, select(zero, gradient, is_b));
+    put(below, select(zero, gradient, is_c));
+    put(below + params.groups, select(zero, gradient, is_d));
 }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod exchange;
 pub mod files;
 pub mod gpu;
 pub mod inference;

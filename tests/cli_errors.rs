@@ -78,7 +78,7 @@ fn files_and_names_that_are_not_there_are_told() {
         (&["--adapter", "no-such-adapter"], &["adapter"]),
         (&["--init-weights", "absent.pth"], &["absent.pth", "no such file"]),
         (&["--init-weights", "config.yaml"], &["config.yaml", "PyTorch checkpoint", "state_dict()"]),
-        (&["--init-weights", "data"], &["data", "directory"]),
+        (&["--init-weights", "data"], &["data/best_model.pth", "no such file"]),
     ];
     for (changed, phrases) in cases {
         train_refused(&workshop, changed, phrases);

@@ -8,7 +8,7 @@ mod workshop;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rosette::config::Skip;
+use rosette::config::{Precision, Skip};
 use rosette::data::channels::Prepared;
 use rosette::data::hdf5::File;
 use rosette::data::sample::Sample;
@@ -17,8 +17,14 @@ use rosette::interop::{Values, read_safetensors};
 use rosette::report::RunRecord;
 use workshop::Workshop;
 
-const SETTINGS: EngineSettings =
-    EngineSettings { window_px: 48, overlap_px: 24, batch_size: 3, all_turns: false, winograd: false };
+const SETTINGS: EngineSettings = EngineSettings {
+    window_px: 48,
+    overlap_px: 24,
+    batch_size: 3,
+    all_turns: false,
+    winograd: false,
+    precision: Precision::F32,
+};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
@@ -80,6 +86,23 @@ fn predictions_are_pytorchs_for_both_skips_and_five_awkward_sizes() {
                 assert!(apart < 1e-4, "{} is {apart} apart", golden.name);
             }
         }
+    }
+}
+
+/// Half the bits of the activations, 2^-11 of each: a few thousandths of probability at most, and not nothing.
+#[test]
+fn predictions_in_f16_are_near_those_in_f32() {
+    let has_f16 = common::device().is_some_and(|gpu| gpu.limits().f16);
+    for (skip, word) in [(Skip::Full, "full"), (Skip::Pooled, "pooled")] {
+        let half = EngineSettings { precision: Precision::F16, ..SETTINGS };
+        let (true, Some(half), Some(single)) = (has_f16, engine(skip, half), engine(skip, SETTINGS)) else {
+            return;
+        };
+        let image = bricks(64, 80);
+        let (half, single) = (half.predict(&image, |_| ()).unwrap(), single.predict(&image, |_| ()).unwrap());
+        let apart = difference(&half, &single);
+        println!("{word}: f16 and f32 {apart:e}");
+        assert!(apart > 0.0 && apart < 5e-3, "{word}: {apart}");
     }
 }
 
@@ -176,11 +199,22 @@ fn a_trained_model_predicts_is_evaluated_and_finds_its_threshold() {
         scores.lines().map(|line| line.split(',').next().unwrap()).collect::<Vec<_>>(),
         ["sample", "C", "all"]
     );
-    assert!(
-        std::fs::read_to_string(workshop.path("scored/evaluation.html"))
-            .expect("a page")
-            .contains("<td>C</td>")
-    );
+    let page = std::fs::read_to_string(workshop.path("scored/evaluation.html")).expect("a page");
+    assert!(page.contains("<td>C</td>") && page.contains("C: F1 "), "a row and a picture");
+    assert_eq!(page.matches("src=\"data:image/png;base64,").count(), 1);
+    assert_eq!(page.matches("<svg").count(), 2, "curves by threshold");
+    let leads_out = ["src=\"http", "href=\"http", "url(", "@import"];
+    assert!(!leads_out.iter().any(|word| page.contains(word)), "the page needs nothing else");
+
+    // Without its small objects nothing is left to find; pixels count as before.
+    run("evaluate", &["--output-dir", "large", "--min-object", "100000", "--split-manifest", "split.json"]);
+    let large = std::fs::read_to_string(workshop.path("large/evaluation.csv")).expect("a table");
+    let row =
+        |text: &str| text.lines().nth(1).expect("a row").split(',').map(str::to_string).collect::<Vec<_>>();
+    let (before, after) = (row(&scores), row(&large));
+    assert_eq!(before[..6], after[..6]);
+    assert_eq!(after[6..9], ["0", "0", "0"]);
+    assert_ne!(before[6..9], after[6..9], "the sample has a rosette");
 
     let said = run("threshold", &["--split-manifest", "split.json"]);
     let record = RunRecord::read(&workshop.path("out/config.json")).expect("a record");

@@ -227,8 +227,14 @@ fn read_any(bytes: &[u8]) {
     }
 }
 
+/// Executions of each property; more by ROSETTE_FUZZ.
+fn cases(usual: u32) -> ProptestConfig {
+    let cases = std::env::var("ROSETTE_FUZZ").ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(2000))]
 
     #[test]
     fn a_mutated_checkpoint_is_answered(

@@ -104,7 +104,7 @@ fn the_record_of_a_run_holds_every_setting_under_its_own_key() {
     let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
     let expected = "experiment_name description approach architecture use_intensity patch_size num_classes \
         base_channels skip num_epochs batch_size learning_rate val_split seed patience patches_per_sample \
-        weight_decay dice_weight foreground_share winograd recompute precision deterministic data augmentation report total_parameters device version data_sha256 weights_sha256 threshold best epochs_trained settings_from train_sample_list val_sample_list device_memory_bytes";
+        weight_decay dice_weight foreground_share winograd recompute precision deterministic data augmentation report total_parameters device precision_used version data_sha256 weights_sha256 threshold best epochs_trained settings_from train_sample_list val_sample_list device_memory_bytes";
     assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>());
     assert_eq!(json["approach"], "attention_intensity");
     assert_eq!(json["learning_rate"], 0.01);

@@ -11,6 +11,8 @@ use rosette::gpu::{BindingKind, Limits};
 use rosette::model::{AttentionUNet, Spec};
 use rosette::ops::activation::{Add, Relu, add};
 use rosette::ops::gate::Gate;
+use rosette::ops::max_pool2d::MaxPool2d;
+use rosette::ops::resize::Resize;
 use rosette::tape::{Arg, Dispatch, Home, Layout, MemoryPlan, Mode, Program, Shape, Store, Tape, TensorId};
 use rosette::train::{StepSettings, record_training};
 use step::Settings;
@@ -209,6 +211,40 @@ fn a_tensor_used_twice_gets_the_sum_of_its_gradients() {
     let last = program.dispatches.last().expect("something was recorded");
     assert_eq!(last.kernel.name(), "activation/add");
     assert_eq!(last.args[2].tensor, dx);
+}
+
+#[test]
+fn a_gradient_is_added_to_in_place_unless_another_tensor_has_it_too() {
+    let mut tape = Tape::new(Limits::WEBGPU, Mode::Train { accumulate: false });
+    let (x, seed) = (tape.input("x", shape()), tape.input("seed", shape()));
+    tape.set_differentiable(x, true);
+    let [_, height, width, _] = shape().as_nhwc();
+    let pooled = tape.apply1("pooled", MaxPool2d, &[x]);
+    let large = tape.apply1("large", Resize { height, width }, &[pooled]);
+    let sum = tape.apply1("sum", Add, &[large, x]);
+    let y = tape.apply1("y", Relu, &[sum]);
+    tape.backward(y, seed, add);
+    // The sum's gradient is that of both its terms, so that pooling must leave it as it is.
+    assert_eq!(tape.gradient(large), tape.gradient(sum));
+    assert_ne!(tape.gradient(x), tape.gradient(sum));
+    assert_eq!(tape.gradient_so_far(large), None);
+    assert_eq!(tape.gradient_so_far(x), tape.gradient(x), "the total is x's alone");
+
+    let mut tape = Tape::new(Limits::WEBGPU, Mode::Train { accumulate: false });
+    let (x, seed) = (tape.input("x", shape()), tape.input("seed", shape()));
+    tape.set_differentiable(x, true);
+    let pooled = tape.apply1("pooled", MaxPool2d, &[x]);
+    let large = tape.apply1("large", Resize { height, width }, &[pooled]);
+    let other = tape.apply1("other", Relu, &[x]);
+    let y = tape.apply1("y", Add, &[large, other]);
+    tape.backward(y, seed, add);
+    let dx = tape.gradient(x).expect("x has a gradient");
+    let program = tape.finish();
+    let sums = program.dispatches.iter().filter(|d| d.kernel.name() == "activation/add").count();
+    assert_eq!(sums, 1, "the forward pass's");
+    let last = program.dispatches.last().expect("something was recorded");
+    assert_eq!((last.kernel.name().as_str(), last.args[2].tensor), ("max_pool2d/backward", dx));
+    assert!(last.kernel.variant().to_string().contains("ADD=true"));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use rosette::report::RunRecord;
 use rosette::report::metrics::read_metrics;
 use rosette::tape::Element;
 use rosette::train::{Metrics, Session, StepSettings, Tally, load_weights, save_weights};
+use sha2::{Digest, Sha256};
 
 use workshop::{Form, Workshop, sample, tissue};
 
@@ -250,6 +251,51 @@ fn a_training_starts_from_the_weights_it_is_given() {
     train(&workshop, &["--output-dir", "before", "--no-timestamp", "--override", "num_epochs=2"]);
     let before = read_pth(&workshop.path("before/best_model.pth")).expect("weights");
     stays_at(&workshop, "before/best_model.pth", tensors_by_name(before));
+}
+
+/// What a result can be traced by.
+fn is_a_model_card(record: &RunRecord, weights: &Path) {
+    assert_eq!(record.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(record.precision_used, "f32");
+    assert!(record.device.len() > 3, "{}", record.device);
+    let [train, val] = record.data_sha256.as_ref().expect("the samples' checksums");
+    assert!(train.len() == 64 && val.len() == 64 && train != val);
+    let found = rosette::files::hex(&Sha256::digest(std::fs::read(weights).expect("weights")));
+    assert_eq!(record.weights_sha256.as_ref(), Some(&found));
+}
+
+/// Fine-tuning: from the exported weights of another training, in either format or as its directory, the validation
+/// loss before the first step is that training's best, and the record and the log say so.
+#[test]
+fn a_training_from_exported_weights_starts_at_their_validation_loss() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let long = ["--override", "num_epochs=3", "--override", "learning_rate=0.01"];
+    train(&workshop, &[&["--output-dir", "before", "--no-timestamp"], &long[..]].concat());
+    let record = RunRecord::read(&workshop.path("before/config.json")).expect("a record");
+    is_a_model_card(&record, &workshop.path("before/best_model.pth"));
+    let best = record.best.expect("a best epoch");
+    for format in ["pth", "safetensors"] {
+        let exported = format!("given.{format}");
+        let arguments = ["export", "--model", "before", "--format", format, "--output", &exported];
+        let done =
+            workshop::rosette().args(arguments).current_dir(workshop.path("")).output().expect("it runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    for given in ["given.pth", "given.safetensors", "before"] {
+        let from = ["--no-timestamp", "--restart", "--override", "seed=8", "--init-weights", given];
+        train(&workshop, &from);
+        let record = RunRecord::read(&workshop.path("out/config.json")).expect("a record");
+        let start = record.init_weights.expect("what it started from");
+        for (found, expected) in [(start.val_loss, best.val_loss), (start.val_f1, best.val_f1)] {
+            assert!((found - expected).abs() < 1e-5, "{given}: {found} is not {expected}");
+        }
+        let log = std::fs::read_to_string(workshop.path("out/training.log")).expect("a log");
+        assert!(log.contains(&format!("validation loss {:.4}, IoU", best.val_loss)), "{log}");
+        assert!(log.contains("before the first step"), "{log}");
+    }
 }
 
 #[test]

@@ -53,8 +53,11 @@ fn tuned(workshop: &Workshop) -> PathBuf {
     let mut tune = rosette();
     tune.args(["tune", "--experiment-name", "tiny", "--config"]).arg(workshop.path("config.yaml"));
     tune.env("ROSETTE_CACHE_DIR", workshop.path("cache")).assert().success();
-    let mut files =
-        fs::read_dir(workshop.path("cache")).expect("a cache").map(|e| e.expect("an entry").path());
+    let entries = fs::read_dir(workshop.path("cache")).expect("a cache");
+    let mut files = entries
+        .map(|entry| entry.expect("an entry").path())
+        // Beside it lie compiled pipelines.
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"));
     let file = files.next().expect("a file");
     assert_eq!(files.next(), None, "one device, one file");
     file

@@ -6,6 +6,7 @@ pub mod config;
 pub mod demo;
 pub mod devices;
 pub mod doctor;
+pub mod exchange;
 pub mod predict;
 pub mod preview;
 pub mod run;
@@ -45,6 +46,8 @@ enum Command {
     Predict(Box<predict::PredictArgs>),
     Evaluate(Box<predict::EvaluateArgs>),
     Threshold(Box<predict::ThresholdArgs>),
+    Export(Box<exchange::ExportArgs>),
+    Import(exchange::ImportArgs),
     Synth(synth::SynthArgs),
     Devices(devices::DevicesArgs),
     Doctor(Box<doctor::DoctorArgs>),
@@ -76,6 +79,8 @@ fn run(command: Command) -> Result<()> {
         Command::Predict(args) => predict::predict(&args),
         Command::Evaluate(args) => predict::run_evaluate(&args),
         Command::Threshold(args) => predict::threshold(&args),
+        Command::Export(args) => exchange::run_export(&args),
+        Command::Import(args) => exchange::run_import(&args),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Schema(args) => config::schema(&args),

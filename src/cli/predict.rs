@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use super::exchange::skip;
 use super::say;
-use crate::config::Skip;
+use crate::config::Precision;
 use crate::data::sample::discover;
 use crate::data::split::Manifest;
 use crate::error::{Error, Result};
-use crate::inference::{EvaluationRow, Inputs, Model, Predictor, evaluate, predict_all, sweep};
+use crate::inference::{EvaluationRow, Inputs, Model, Predictor, Scoring, evaluate, predict_all, sweep};
 use crate::report::{Mode, plots};
 
 /// What all three take.
@@ -34,6 +35,9 @@ pub struct ModelArgs {
     /// Windows at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub batch_size: u16,
+    /// How activations are stored: f32, f16 for less memory and time on GPUs, or auto for f16 where it gains.
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "f16", "auto"])]
+    pub precision: String,
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
     pub adapter: Option<String>,
@@ -91,6 +95,9 @@ pub struct EvaluateArgs {
     /// Hausdorff distance and Dice of the outlines as well.
     #[arg(long)]
     pub surface: bool,
+    /// Rosettes, true and predicted ones, of fewer pixels do not count as rosettes; pixels are scored all the same.
+    #[arg(long, value_name = "PX", default_value_t = 0)]
+    pub min_object: usize,
 }
 
 /// Find the threshold of the highest F1 on the validation samples, and write it into the model's config.json.
@@ -115,12 +122,17 @@ impl ModelArgs {
         }
         Ok(Predictor {
             models: self.model.clone(),
-            skip: self.skip.as_deref().map(|skip| if skip == "pooled" { Skip::Pooled } else { Skip::Full }),
+            skip: skip(self.skip.as_deref()),
             window_px: self.window,
             overlap: self.overlap,
             all_turns: self.tta,
             threshold: self.threshold,
             batch_size: usize::from(self.batch_size),
+            precision: match self.precision.as_str() {
+                "f16" => Precision::F16,
+                "auto" => Precision::Auto,
+                _ => Precision::F32,
+            },
             adapter: self.adapter.clone(),
             mode: Mode::detect(self.quiet),
         })
@@ -155,7 +167,8 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
 /// Those of the models and the images.
 pub fn run_evaluate(args: &EvaluateArgs) -> Result<()> {
     let (predictor, inputs) = (args.model.predictor()?, args.input.inputs()?);
-    let rows = evaluate(&predictor, &inputs, &args.output_dir, args.surface)?;
+    let scoring = Scoring { surface: args.surface, min_object_px: args.min_object };
+    let rows = evaluate(&predictor, &inputs, &args.output_dir, scoring)?;
     let all: &EvaluationRow = rows.last().expect("the row of all images");
     say(format!(
         "pixels: F1 {:.4}, IoU {:.4}, precision {:.4}, recall {:.4}\n\

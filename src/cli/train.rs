@@ -37,8 +37,8 @@ pub struct TrainArgs {
     /// Change a setting, e.g. num_epochs=1 or augmentation.rotation=0; repeatable.
     #[arg(long = "override", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
-    /// Start from these weights (.pth from PyTorch or from here, or .safetensors).
-    #[arg(long, value_name = "FILE")]
+    /// Start from these weights (.pth from PyTorch or from here, .safetensors, or a model's directory).
+    #[arg(long, value_name = "PATH")]
     pub init_weights: Option<PathBuf>,
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]

@@ -2,11 +2,13 @@
 
 use super::input::Image;
 use super::windows::{TRANSFORMS, Windows, reflected, turned};
+use crate::config::Precision;
 use crate::data::channels::Prepared;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, PendingRead};
 use crate::model::{AttentionUNet, NamedTensor};
-use crate::tape::{Loaded, Mode, Shape, SlotPool, Store, Stores, Tape, TensorId};
+use crate::tape::{Element, Loaded, Mode, Shape, SlotPool, Store, Stores, Tape, TensorId};
+use crate::train::element_of;
 
 /// How windows are run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,6 +23,8 @@ pub struct EngineSettings {
     pub all_turns: bool,
     /// Winograd's convolutions may be used.
     pub winograd: bool,
+    /// How activations are stored; sums and probabilities are f32 always.
+    pub precision: Precision,
 }
 
 /// A network on a device, for prediction.
@@ -39,7 +43,8 @@ impl Engine {
     /// Uploads the weights and loads the program.
     ///
     /// # Errors
-    /// A user error where the window is impossible or does not fit the device; a failure where memory is short.
+    /// A user error where the window is impossible or does not fit the device, and where the device has no f16 that is
+    /// asked for; a failure where memory is short.
     pub fn new(
         gpu: Gpu,
         net: &AttentionUNet,
@@ -60,6 +65,11 @@ impl Engine {
                 remedy,
             ));
         }
+        let element = element_of(settings.precision, gpu.limits());
+        if element == Element::F16 && !gpu.limits().f16 {
+            let remedy = "take --precision f32, or auto, which takes f16 only where it gains";
+            return Err(Error::user("--precision", "f32 on this device", "f16, which it cannot", remedy));
+        }
         let mut stores = Stores::new();
         let (weights, state) = net.pack(tensors);
         for (store, name, values) in
@@ -71,6 +81,7 @@ impl Engine {
         }
         let mut tape = Tape::new(gpu.limits(), Mode::Evaluate);
         tape.set_exact(!settings.winograd);
+        tape.set_stored_element(element);
         let x = tape.input("x", Shape::nhwc(batch_size, window_px, window_px, 4));
         let logits = tape.output("logits", Shape::nhwc(batch_size, window_px, window_px, 1));
         net.logits(&mut tape, x, false, Some(logits));

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::evaluation_page::{Evaluated, Worst};
 use super::input::Image;
-use super::objects::{ObjectScores, components, match_objects};
+use super::objects::{ObjectScores, components, drop_small, match_objects};
 use super::predict::{Inputs, Predictor};
 use super::scores::{PixelScores, average_precision};
 use super::surface::{SurfaceScores, surface_scores};
@@ -58,6 +59,15 @@ struct Scored {
     surface: Option<SurfaceScores>,
 }
 
+/// What is scored beside the pixels.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Scoring {
+    /// The outlines' distances as well.
+    pub surface: bool,
+    /// Rosettes of the truth and of the prediction with fewer pixels do not count as rosettes.
+    pub min_object_px: usize,
+}
+
 /// Predicts every image and scores it against its target; writes `evaluation.csv` and `evaluation.html`.
 ///
 /// # Errors
@@ -66,21 +76,27 @@ pub fn evaluate(
     predictor: &Predictor,
     inputs: &Inputs,
     output_dir: &Path,
-    surface: bool,
+    scoring: Scoring,
 ) -> Result<Vec<EvaluationRow>> {
     let mut all: (Vec<f32>, Vec<u8>) = Default::default();
     let mut scored: Vec<Scored> = Vec::new();
+    let (mut worst, mut sweep) = (Worst::default(), Sweep::default());
     let threshold = for_each(predictor, inputs, |image, probability, threshold| {
-        scored.push(score(image, probability, threshold, surface));
+        let score = score(image, probability, threshold, scoring);
+        worst.offer(score.pixels.f1(), image, probability, threshold)?;
+        sweep.add(probability, &image.planes.target);
+        scored.push(score);
         all.0.extend(probability);
         all.1.extend(&image.planes.target);
+        Ok(())
     })?;
     let mut rows: Vec<EvaluationRow> = scored.iter().map(Scored::row).collect();
     rows.push(pooled(&scored, average_precision(&all.0, &all.1)));
     let mut writer = csv::Writer::from_writer(Vec::new());
     rows.iter().for_each(|row| writer.serialize(row).expect("numbers and text into memory"));
     files::write_atomic(&output_dir.join("evaluation.csv"), &writer.into_inner().expect("into memory"))?;
-    files::write_atomic(&output_dir.join("evaluation.html"), page(predictor, &rows, threshold).as_bytes())?;
+    let evaluated = Evaluated { models: &predictor.models, rows: &rows, threshold, scoring, sweep, worst };
+    evaluated.page().write(&output_dir.join("evaluation.html"))?;
     Ok(rows)
 }
 
@@ -90,7 +106,10 @@ pub fn evaluate(
 /// As [`evaluate`].
 pub fn sweep(predictor: &Predictor, inputs: &Inputs) -> Result<Sweep> {
     let mut sweep = Sweep::default();
-    for_each(predictor, inputs, |image, probability, _| sweep.add(probability, &image.planes.target))?;
+    for_each(predictor, inputs, |image, probability, _| {
+        sweep.add(probability, &image.planes.target);
+        Ok(())
+    })?;
     Ok(sweep)
 }
 
@@ -98,7 +117,7 @@ pub fn sweep(predictor: &Predictor, inputs: &Inputs) -> Result<Sweep> {
 fn for_each(
     predictor: &Predictor,
     inputs: &Inputs,
-    mut take: impl FnMut(&Image, &[f32], f64),
+    mut take: impl FnMut(&Image, &[f32], f64) -> Result<()>,
 ) -> Result<f64> {
     let ensemble = predictor.open()?;
     let mut work = Work::new(predictor.mode, inputs.len());
@@ -113,23 +132,25 @@ fn for_each(
         let probability = ensemble.predict(&image, |count| work.advance(count))?;
         let f1 = PixelScores::count(&probability, &image.planes.target, ensemble.threshold).f1();
         work.finished(&format!("{}: F1 {f1:.4}", image.planes.name));
-        take(&image, &probability, ensemble.threshold);
+        take(&image, &probability, ensemble.threshold)?;
     }
     Ok(ensemble.threshold)
 }
 
-fn score(image: &Image, probability: &[f32], threshold: f64, surface: bool) -> Scored {
+fn score(image: &Image, probability: &[f32], threshold: f64, scoring: Scoring) -> Scored {
     let planes = &image.planes;
     let (height, width) = (planes.height, planes.width);
     let predicted: Vec<bool> = probability.iter().map(|p| f64::from(*p) > threshold).collect();
     let target: Vec<bool> = planes.target.iter().map(|t| *t > 0).collect();
-    let truth = image.rosettes.clone().unwrap_or_else(|| components(&target, height, width));
+    let mut truth = image.rosettes.clone().unwrap_or_else(|| components(&target, height, width));
+    let mut found = components(&predicted, height, width);
+    [&mut truth, &mut found].into_iter().for_each(|labels| drop_small(labels, scoring.min_object_px));
     Scored {
         name: planes.name.clone(),
         pixels: PixelScores::count(probability, &planes.target, threshold),
-        objects: match_objects(&components(&predicted, height, width), &truth),
+        objects: match_objects(&found, &truth),
         average_precision: average_precision(probability, &planes.target),
-        surface: if surface { surface_scores(&predicted, &target, height, width) } else { None },
+        surface: if scoring.surface { surface_scores(&predicted, &target, height, width) } else { None },
     }
 }
 
@@ -171,58 +192,4 @@ fn pooled(all: &[Scored], average_precision: Option<f64>) -> EvaluationRow {
         surface,
     };
     scored.row()
-}
-
-/// The table as a page that needs nothing else.
-fn page(predictor: &Predictor, rows: &[EvaluationRow], threshold: f64) -> String {
-    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;");
-    let models: Vec<String> =
-        predictor.models.iter().map(|path| escape(&path.display().to_string())).collect();
-    let head = [
-        "sample",
-        "F1",
-        "IoU",
-        "precision",
-        "recall",
-        "average precision",
-        "rosettes found",
-        "false",
-        "missed",
-        "F1 of rosettes",
-        "panoptic quality",
-        "Hausdorff 95 (px)",
-        "surface Dice",
-    ];
-    let cell = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.4}"));
-    let line = |row: &EvaluationRow| {
-        let cells = [
-            escape(&row.sample),
-            cell(Some(row.f1)),
-            cell(Some(row.iou)),
-            cell(Some(row.precision)),
-            cell(Some(row.recall)),
-            cell(row.average_precision),
-            row.rosettes_found.to_string(),
-            row.rosettes_false.to_string(),
-            row.rosettes_missed.to_string(),
-            cell(Some(row.rosette_f1)),
-            cell(Some(row.panoptic_quality)),
-            cell(row.hausdorff95),
-            cell(row.surface_dice),
-        ];
-        format!("<tr><td>{}</td></tr>\n", cells.join("</td><td>"))
-    };
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Evaluation</title><style>\n\
-         body {{ font-family: sans-serif; margin: 2em; }} table {{ border-collapse: collapse; }}\n\
-         td, th {{ padding: 0.3em 0.8em; text-align: right; border-bottom: 1px solid #ccc; }}\n\
-         td:first-child, th:first-child {{ text-align: left; }} tr:last-child {{ font-weight: bold; }}\n\
-         </style></head><body>\n<h1>Evaluation</h1>\n<p>{}: threshold {threshold}, {} images. A rosette counts as found \
-         where a predicted one overlaps it by more than half of their union.</p>\n<table>\n<tr><th>{}</th></tr>\n{}\
-         </table>\n</body></html>\n",
-        models.join(", "),
-        rows.len() - 1,
-        head.join("</th><th>"),
-        rows.iter().map(line).collect::<String>()
-    )
 }

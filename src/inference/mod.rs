@@ -3,6 +3,7 @@
 
 mod engine;
 mod evaluate;
+mod evaluation_page;
 mod input;
 mod model;
 mod objects;
@@ -13,10 +14,10 @@ mod sweep;
 mod windows;
 
 pub use engine::{Engine, EngineSettings};
-pub use evaluate::{EvaluationRow, evaluate, sweep};
+pub use evaluate::{EvaluationRow, Scoring, evaluate, sweep};
 pub use input::{Image, load_image, load_sample};
 pub use model::Model;
-pub use objects::{ObjectScores, components, match_objects};
+pub use objects::{ObjectScores, components, drop_small, match_objects};
 pub use predict::{Ensemble, Inputs, PredictionRow, Predictor, predict_all};
 pub use scores::{PixelScores, average_precision};
 pub use surface::{SurfaceScores, distance_to, surface_scores};

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::Skip;
+use crate::config::{Experiment, ModelConfig, Skip, TrainingConfig};
 use crate::error::{Error, Result};
-use crate::interop::{TensorData, read_pth, read_safetensors};
+use crate::interop::{TensorData, is_safetensors, read_pth, read_safetensors_with};
 use crate::model::{AttentionUNet, NamedTensor, Spec};
 use crate::report::RunRecord;
-use crate::train::load_weights;
+use crate::train::{load_weights, weights_file};
 
 /// Above this probability a pixel counts as rosette, unless the model says otherwise.
 const THRESHOLD: f64 = 0.5;
@@ -21,7 +21,8 @@ const FIRST: &str = "enc1.0.weight";
 pub struct Model {
     /// The weights' file.
     pub weights: PathBuf,
-    /// What its training wrote down, where there was one.
+    /// What its training wrote down, where there was one: the `config.json` beside the weights, or the same text within
+    /// a safetensors file.
     pub record: Option<RunRecord>,
     /// Its `config.json`, where there is one.
     pub record_path: Option<PathBuf>,
@@ -29,6 +30,8 @@ pub struct Model {
     pub net: AttentionUNet,
     /// Weights and running statistics.
     pub tensors: Vec<NamedTensor>,
+    /// Batches that the running statistics have seen.
+    pub batches_tracked: u64,
     /// Above this probability a pixel counts as rosette.
     pub threshold: f64,
     /// Side of the patches it was trained on.
@@ -37,35 +40,67 @@ pub struct Model {
 
 impl Model {
     /// Opens a run's directory (`best_model.pth` and `config.json`) or a weights file, `.pth` or `.safetensors`, with the
-    /// `config.json` beside it. Without a record, `skip` must say which variant the weights are of.
+    /// record in it or the `config.json` beside it. Without a record, `skip` must say which variant the weights are of.
     ///
     /// # Errors
     /// A user error where files are missing or damaged, where `skip` contradicts the record, and where the weights are of
     /// another network than the record's.
     pub fn open(path: &Path, skip: Option<Skip>) -> Result<Self> {
-        let weights = if path.is_dir() { path.join("best_model.pth") } else { path.to_path_buf() };
+        let weights = weights_file(path);
         if !weights.is_file() {
             let expected = "a training's directory with its best_model.pth, or a .pth or .safetensors file";
             return Err(Error::user(weights.display(), expected, "no such file", "check --model"));
         }
-        let record_path = weights.with_file_name("config.json");
-        let record = if record_path.is_file() { Some(RunRecord::read(&record_path)?) } else { None };
+        let (record, record_path) = find_record(&weights)?;
         let spec = match &record {
-            Some(record) => recorded(record, skip, &record_path)?,
+            Some(record) => recorded(record, skip, record_path.as_deref().unwrap_or(&weights))?,
             None => guessed(&weights, skip)?,
         };
         let net = AttentionUNet::new(spec);
-        let (tensors, _) = load_weights(&weights, &net)?;
+        let (tensors, batches_tracked) = load_weights(&weights, &net)?;
         let threshold = record.as_ref().and_then(|record| record.threshold).unwrap_or(THRESHOLD);
         let window_px = record.as_ref().map_or(WINDOW_PX, |record| record.model.patch_size);
-        let record_path = record.is_some().then_some(record_path);
-        Ok(Self { weights, record, record_path, net, tensors, threshold, window_px })
+        Ok(Self { weights, record, record_path, net, tensors, batches_tracked, threshold, window_px })
+    }
+
+    /// The record, or one that says what is known of bare weights: the network; the settings of the training are the
+    /// defaults.
+    pub fn record_or_known(&self, name: &str) -> RunRecord {
+        if let Some(record) = &self.record {
+            return record.clone();
+        }
+        let spec = self.net.spec();
+        let experiment = Experiment {
+            name: name.to_string(),
+            description: String::new(),
+            model: ModelConfig {
+                use_intensity: spec.in_channels == 3,
+                base_channels: spec.base_channels,
+                skip: spec.skip,
+                patch_size: self.window_px,
+                ..ModelConfig::default()
+            },
+            training: TrainingConfig::default(),
+        };
+        RunRecord::new(&experiment, self.net.parameter_count() as u64, "unknown")
     }
 
     /// Whether images need their intensity.
     pub fn uses_intensity(&self) -> bool {
         self.net.spec().in_channels == 3
     }
+}
+
+/// What was written down of a weights file, and where, if in a file of its own.
+fn find_record(weights: &Path) -> Result<(Option<RunRecord>, Option<PathBuf>)> {
+    if is_safetensors(weights) {
+        let (_, texts) = read_safetensors_with(weights)?;
+        if let Some(text) = texts.get(RunRecord::KEY) {
+            return Ok((Some(RunRecord::parse(text, weights)?), None));
+        }
+    }
+    let path = weights.with_file_name("config.json");
+    Ok(if path.is_file() { (Some(RunRecord::read(&path)?), Some(path)) } else { (None, None) })
 }
 
 fn recorded(record: &RunRecord, skip: Option<Skip>, path: &Path) -> Result<Spec> {
@@ -104,8 +139,5 @@ fn guessed(weights: &Path, skip: Option<Skip>) -> Result<Spec> {
 }
 
 fn read_dict(path: &Path) -> Result<Vec<TensorData>> {
-    match path.extension().is_some_and(|extension| extension == "safetensors") {
-        true => read_safetensors(path),
-        false => read_pth(path),
-    }
+    if is_safetensors(path) { Ok(read_safetensors_with(path)?.0) } else { read_pth(path) }
 }

@@ -82,6 +82,13 @@ pub fn components(mask: &[bool], height: usize, width: usize) -> Vec<u32> {
     labels
 }
 
+/// Sets the pixels of instances that have fewer than `min_px` to 0.
+pub fn drop_small(labels: &mut [u32], min_px: usize) {
+    let mut sizes: HashMap<u32, usize> = HashMap::new();
+    labels.iter().for_each(|label| *sizes.entry(*label).or_default() += 1);
+    labels.iter_mut().filter(|label| sizes[*label] < min_px).for_each(|label| *label = 0);
+}
+
 /// Matches instances by an intersection over union above one half, which at most one pair of each can have.
 pub fn match_objects(predicted: &[u32], truth: &[u32]) -> ObjectScores {
     let mut sizes: [HashMap<u32, usize>; 2] = Default::default();
@@ -124,6 +131,18 @@ mod tests {
         // 1..1
         // ....
         assert_eq!(components(&mask, 4, 4), [1, 0, 2, 0, 1, 0, 2, 0, 1, 0, 0, 2, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn instances_below_the_smallest_size_go() {
+        let labels = [0, 7, 7, 7, 2, 2, 0, 9];
+        for (min_px, kept) in
+            [(0, labels), (1, labels), (2, [0, 7, 7, 7, 2, 2, 0, 0]), (3, [0, 7, 7, 7, 0, 0, 0, 0])]
+        {
+            let mut found = labels;
+            drop_small(&mut found, min_px);
+            assert_eq!(found, kept, "{min_px} px");
+        }
     }
 
     #[test]

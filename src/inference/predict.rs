@@ -9,7 +9,7 @@ use super::engine::{Engine, EngineSettings};
 use super::input::{Image, load_image, load_sample};
 use super::model::Model;
 use super::scores::PixelScores;
-use crate::config::Skip;
+use crate::config::{Precision, Skip};
 use crate::data::hdf5::{Attribute, Plane, encode};
 use crate::error::{Error, Result};
 use crate::files;
@@ -49,6 +49,8 @@ pub struct Predictor {
     pub threshold: Option<f64>,
     /// Windows at once.
     pub batch_size: usize,
+    /// How activations are stored.
+    pub precision: Precision,
     /// Number or name of the adapter.
     pub adapter: Option<String>,
     /// How progress is shown.
@@ -119,6 +121,7 @@ impl Predictor {
             batch_size: self.batch_size.max(1),
             all_turns: self.all_turns,
             winograd: first.record.as_ref().is_none_or(|record| record.training.winograd),
+            precision: self.precision,
         };
         let engine = |model: &Model| {
             Engine::new(Gpu::open(self.adapter.as_deref())?, &model.net, &model.tensors, settings)

@@ -1,10 +1,13 @@
-//! Weights to and from other programs: PyTorch's `.pth` ([`pth`]) and safetensors ([`safetensors`]).
+//! Weights to and from other programs: PyTorch's `.pth` ([`pth`]), safetensors ([`safetensors`]) and ONNX ([`onnx`]).
 
+pub mod onnx;
 pub mod pth;
 pub mod safetensors;
 
-pub use pth::{read_pth, write_pth};
-pub use safetensors::{read_safetensors, read_safetensors_with, write_safetensors, write_safetensors_with};
+pub use pth::{pth_bytes, read_pth, write_pth};
+pub use safetensors::{
+    is_safetensors, read_safetensors, read_safetensors_with, write_safetensors, write_safetensors_with,
+};
 
 /// A named tensor of a state dict, dense and row-major.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,6 +10,11 @@ use super::{Element, TensorData, Values};
 use crate::error::{Error, Result};
 use crate::files;
 
+/// Whether a path is named as a safetensors file.
+pub fn is_safetensors(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "safetensors")
+}
+
 /// Writes tensors; the same tensors give the same bytes.
 ///
 /// # Errors
@@ -21,7 +26,8 @@ pub fn write_safetensors(path: &Path, tensors: &[TensorData]) -> Result<()> {
     write_safetensors_with(path, tensors, &[("format".to_string(), "pt".to_string())])
 }
 
-/// [`write_safetensors`] with texts of one's own in the header.
+/// [`write_safetensors`] with texts of one's own in the header. Several texts come in any order: for the same bytes each
+/// time, put all there is to say into one.
 ///
 /// # Errors
 /// As [`write_safetensors`].

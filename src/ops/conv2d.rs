@@ -9,7 +9,7 @@
 pub use super::choice::Form;
 use super::common::{bias_gradient, indices};
 pub use super::convolution::Packing;
-use super::convolution::{Call, Convolution};
+use super::convolution::{Call, Convolution, Start};
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
 /// The convolution.
@@ -79,6 +79,7 @@ impl Op for Conv2d {
             weight,
             flip_from: None,
             bias: Some(bias),
+            start: Start::Bias,
             y,
             x_squares: false,
             y_squares: false,

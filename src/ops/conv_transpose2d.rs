@@ -8,7 +8,7 @@
 
 use super::common::{bias_gradient, indices};
 use super::conv2d::{Form, Packing};
-use super::convolution::{Call, Convolution};
+use super::convolution::{Call, Convolution, Start};
 use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
 
 /// The transposed convolution.
@@ -71,6 +71,7 @@ impl Op for ConvTranspose2d {
             sources: vec![(inputs[0], 0)],
             weight: inputs[1],
             bias: Some(inputs[2]),
+            start: Start::Bias,
             y: outputs[0],
             flip_from: None,
             x_squares: false,

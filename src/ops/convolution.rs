@@ -97,6 +97,8 @@ pub(super) struct Call {
     /// channels exchanged, for the input channels that start at this group.
     pub flip_from: Option<usize>,
     pub bias: Option<TensorId>,
+    /// What the sums are added to: [`Start::Bias`] where there is one.
+    pub start: Start,
     pub y: TensorId,
     /// `x` is [N, 2 H, 2 W, C] seen as [N, H, W, 4 C].
     pub x_squares: bool,
@@ -177,9 +179,8 @@ impl Convolution {
     }
 
     fn convolve_plainly(&self, tape: &mut Tape, call: &Call, form: Form) {
-        let first_start = if call.bias.is_some() { Start::Bias } else { Start::Zero };
         for (place, (x, first)) in call.sources.iter().enumerate() {
-            let start = if place == 0 { first_start } else { Start::Y };
+            let start = if place == 0 { call.start } else { Start::Y };
             let source = Source { x: *x, first: *first, start };
             match form {
                 Form::Direct => self.convolve_direct(tape, call, source),
@@ -374,11 +375,13 @@ impl Convolution {
         x: TensorId,
     ) -> TensorId {
         let shape = tape.shape(x).clone();
-        let dx = tape.activation("dx", shape);
+        let so_far = tape.gradient_so_far(x);
+        let dx = so_far.unwrap_or_else(|| tape.activation("dx", shape));
         let call = Call {
             sources: vec![(dy, 0)],
             weight,
             flip_from: Some(first),
+            start: if so_far.is_some() { Start::Y } else { Start::Zero },
             bias: None,
             y: dx,
             x_squares: self.squares,

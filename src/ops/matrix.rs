@@ -98,11 +98,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
     let kernel_of = Kernel::new(source(&FORWARD, tape), "forward", variant);
     for (place, (x, first)) in call.sources.iter().enumerate() {
         let cx = seen(tape, *x, call.x_squares)[3];
-        let start = match (place, call.bias) {
-            (0, Some(_)) => Start::Bias,
-            (0, None) => Start::Zero,
-            _ => Start::Y,
-        };
+        let start = if place == 0 { call.start } else { Start::Y };
         for images in tape.image_slices(&[*x, call.y]) {
             let pixels = images.len() * h * w;
             let pixel_tiles = pixels.div_ceil(tile.rows);

@@ -62,10 +62,13 @@ impl Op for MaxPool2d {
             return vec![None];
         }
         let (x, dy) = (tape.value(node.inputs[0]), dy[0].expect("one output"));
-        let dx = tape.activation("dx", tape.shape(x).clone());
+        let so_far = tape.gradient_so_far(node.inputs[0]);
+        let dx = so_far.unwrap_or_else(|| tape.activation("dx", tape.shape(x).clone()));
+        let variant = stored_alike(tape, &[x, dy, dx]).with("ADD", so_far.is_some());
+        let kernel = Kernel::new(SHADER, "backward", variant);
         for images in tape.image_slices(&[x, dy, dx]) {
             let params = params(tape, dy, &images);
-            tape.dispatch(Kernel::new(SHADER, "backward", stored_alike(tape, &[x, dy, dx])))
+            tape.dispatch(kernel.clone())
                 .images(x, &images)
                 .images(dy, &images)
                 .images(dx, &images)

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::choice::{Form, Pass, Question};
 use super::conv_transpose2d;
-use super::convolution::{Call, Convolution, Packing, SOURCES};
+use super::convolution::{Call, Convolution, Packing, SOURCES, Start};
 use super::{matrix, winograd};
 use crate::error::Result;
 use crate::files;
@@ -178,6 +178,7 @@ fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, T
                 weight,
                 flip_from: None,
                 bias: None,
+                start: Start::Zero,
                 y,
                 x_squares: false,
                 y_squares: squares,

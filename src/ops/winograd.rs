@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::common::{Scatter, split_sum, splits_for, stored, u};
-use super::convolution::{Call, Start};
+use super::convolution::Call;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Shape, Tape, TensorId};
@@ -73,7 +73,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call) {
         v_groups: groups as u32,
         blocks: blocks as u32,
         out_groups: (co / 4) as u32,
-        start_from: if call.bias.is_some() { Start::Bias } else { Start::Zero } as u32,
+        start_from: call.start as u32,
         ..bytemuck::Zeroable::zeroed()
     };
     let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| *x).chain([call.y]).collect();

@@ -88,20 +88,28 @@ impl Canvas {
         sum.map(|s| (s / count) as u8)
     }
 
+    /// The picture as PNG.
+    ///
+    /// # Errors
+    /// A failure where it cannot be encoded.
+    pub fn png(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        let fail = |e: png::EncodingError| Error::failure(format!("a picture: {e}"));
+        let mut writer = encoder.write_header().map_err(fail)?;
+        writer.write_image_data(self.pixels.as_flattened()).map_err(fail)?;
+        writer.finish().map_err(fail)?;
+        Ok(bytes)
+    }
+
     /// Writes the picture as PNG.
     ///
     /// # Errors
     /// A user error where the file cannot be written.
     pub fn write_png(&self, path: &Path) -> Result<()> {
-        let mut bytes = Vec::new();
-        let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        let fail = |e: png::EncodingError| Error::failure(format!("{}: {e}", path.display()));
-        let mut writer = encoder.write_header().map_err(fail)?;
-        writer.write_image_data(self.pixels.as_flattened()).map_err(fail)?;
-        writer.finish().map_err(fail)?;
-        files::write_atomic(path, &bytes)
+        files::write_atomic(path, &self.png()?)
     }
 }
 

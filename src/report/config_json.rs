@@ -30,11 +30,20 @@ pub struct RunRecord {
     pub total_parameters: u64,
     /// The device in words, e.g. the adapter's name and backend.
     pub device: String,
+    /// How activations were stored, `f32` or `f16`: what `precision: auto` came to.
+    #[serde(default)]
+    pub precision_used: String,
     /// The version of this program.
     pub version: String,
+    /// The weights that the training was given, and what they were worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_weights: Option<GivenWeights>,
     /// SHA-256 of the training and of the validation samples: names, sizes and planes.
     #[serde(default)]
     pub data_sha256: Option<[String; 2]>,
+    /// The weights' file that an imported model was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported_from: Option<String>,
     /// SHA-256 of `best_model.pth`, once the run has ended.
     #[serde(default)]
     pub weights_sha256: Option<String>,
@@ -59,6 +68,31 @@ pub struct RunRecord {
     /// Planned device memory of a training step, with what stays there between steps.
     #[serde(default)]
     pub device_memory_bytes: Option<u64>,
+}
+
+/// The weights that a training was given, with what they achieved on its validation images before the first step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GivenWeights {
+    /// Where they were.
+    pub file: String,
+    /// The SHA-256 of that file.
+    pub sha256: String,
+    /// Mean validation loss.
+    pub val_loss: f64,
+    /// Mean intersection over union.
+    pub val_iou: f64,
+    /// Mean F1 score.
+    pub val_f1: f64,
+}
+
+impl std::fmt::Display for GivenWeights {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Self { file, val_loss, val_iou, val_f1, .. } = self;
+        write!(
+            f,
+            "from {file}: validation loss {val_loss:.4}, IoU {val_iou:.4}, F1 {val_f1:.4} before the first step"
+        )
+    }
 }
 
 /// The epoch whose weights were kept, and what it achieved.
@@ -97,6 +131,9 @@ pub fn approach(model: &ModelConfig) -> &'static str {
 }
 
 impl RunRecord {
+    /// Under which a safetensors file holds the record of its weights.
+    pub const KEY: &'static str = "rosette";
+
     /// The record of a run that is about to start.
     pub fn new(experiment: &Experiment, total_parameters: u64, device: &str) -> Self {
         Self {
@@ -107,8 +144,11 @@ impl RunRecord {
             training: experiment.training.clone(),
             total_parameters,
             device: device.to_string(),
+            precision_used: String::new(),
             version: env!("CARGO_PKG_VERSION").to_string(),
+            init_weights: None,
             data_sha256: None,
+            imported_from: None,
             weights_sha256: None,
             threshold: None,
             best: None,
@@ -117,6 +157,13 @@ impl RunRecord {
             train_sample_list: Vec::new(),
             val_sample_list: Vec::new(),
             device_memory_bytes: None,
+        }
+    }
+
+    /// Takes over what the record in `path` says of the weights at the start, which a training that goes on no longer has.
+    pub fn keep_start(&mut self, path: &Path) {
+        if let Ok(before) = Self::read(path) {
+            self.init_weights = before.init_weights;
         }
     }
 
@@ -145,9 +192,34 @@ impl RunRecord {
     /// # Errors
     /// A user error with line and column where the file is not such a record.
     pub fn read(path: &Path) -> Result<Self> {
-        serde_json::from_str(&files::read_text(path)?).map_err(|e| {
-            let remedy = "give the config.json that a training run wrote beside its weights";
-            Error::user(path.display(), "the record of a training run", e.to_string(), remedy)
-        })
+        Self::parse(&files::read_text(path)?, path)
     }
+
+    /// The record as a text, for a file that holds other things as well.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a record is numbers and text")
+    }
+
+    /// Reads a record from a text that stands in `path`.
+    ///
+    /// # Errors
+    /// As [`RunRecord::read`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let record: Self = serde_json::from_str(text).map_err(|e| not_a_record(path, "the record", e))?;
+        let ModelConfig { base_channels, patch_size, .. } = record.model;
+        let is_network = (8..=256).contains(&base_channels) && base_channels % 8 == 0;
+        if !is_network || !(16..=4096).contains(&patch_size) || patch_size % 16 > 0 {
+            let found = format!("base_channels {base_channels}, patch_size {patch_size}");
+            return Err(not_a_record(path, "settings of the network that are possible in the record", found));
+        }
+        if let Some(threshold) = record.threshold.filter(|t| !(0.0..=1.0).contains(t)) {
+            return Err(not_a_record(path, "a threshold from 0 to 1 in the record", threshold));
+        }
+        Ok(record)
+    }
+}
+
+fn not_a_record(path: &Path, expected: &str, found: impl std::fmt::Display) -> Error {
+    let remedy = "give the config.json that a training run wrote beside its weights";
+    Error::user(path.display(), format!("{expected} of a training run"), found, remedy)
 }

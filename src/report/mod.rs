@@ -16,7 +16,7 @@ pub mod progress;
 pub mod svg;
 pub mod tensorboard;
 
-pub use config_json::{BestEpoch, RunRecord};
+pub use config_json::{BestEpoch, GivenWeights, RunRecord};
 pub use events::Event;
 pub use logging::LogGuard;
 pub use metrics::{EpochRow, MetricsLog};

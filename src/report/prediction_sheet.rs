@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::Result;
+use crate::files;
 use crate::report::canvas::{Canvas, Rgb, Text, blend};
 use crate::report::contact_sheet::tissue;
 use crate::report::overlay::{FALSE_ALARM, HIT, MISS, heat};
@@ -42,6 +43,14 @@ pub struct Sheet<'a> {
 /// # Errors
 /// A user error where the file cannot be written.
 pub fn write_sheet(path: &Path, sheet: &Sheet) -> Result<()> {
+    files::write_atomic(path, &sheet_png(sheet)?)
+}
+
+/// The picture that [`write_sheet`] writes.
+///
+/// # Errors
+/// A failure where it cannot be drawn.
+pub fn sheet_png(sheet: &Sheet) -> Result<Vec<u8>> {
     let panel_height = (PANEL_PX * sheet.height / sheet.width.max(1)).clamp(PANEL_PX / 4, 2 * PANEL_PX);
     let left = |column: usize| MARGIN_PX + column * (PANEL_PX + GAP_PX);
     let (width, height) = (left(4) - GAP_PX + MARGIN_PX, HEAD_PX + panel_height + FOOT_PX);
@@ -57,7 +66,19 @@ pub fn write_sheet(path: &Path, sheet: &Sheet) -> Result<()> {
     for (offset, _, colour) in sheet.legend() {
         canvas.paste(&Canvas::filled(BAR_PX, BAR_PX, colour), left(3) + offset, bar_top);
     }
-    canvas.write_png(path)
+    canvas.png()
+}
+
+/// Two panels of `side_px` without words, contours and heat map, as a PNG picture.
+///
+/// # Errors
+/// A failure where it cannot be encoded.
+pub fn cover_png(sheet: &Sheet, side_px: usize) -> Result<Vec<u8>> {
+    let [_, contours, heat, _] = sheet.panels();
+    let mut canvas = Canvas::filled(2 * side_px, side_px, [255; 3]);
+    canvas.paste(&contours.resized(side_px, side_px), 0, 0);
+    canvas.paste(&heat.resized(side_px, side_px), side_px, 0);
+    canvas.png()
 }
 
 fn texts(sheet: &Sheet, height: usize, left: impl Fn(usize) -> usize) -> Vec<Text> {

@@ -305,6 +305,8 @@ impl Tape {
             for (input, gradient) in node.inputs.iter().zip(gradients) {
                 let Some(gradient) = gradient else { continue };
                 let total = match self.gradients.get(input) {
+                    // The operation has added to it in place.
+                    Some(other) if *other == gradient => gradient,
                     Some(other) => add(self, *other, gradient),
                     None => gradient,
                 };
@@ -317,6 +319,14 @@ impl Tape {
     /// The gradient that [`Tape::backward`] gave an activation.
     pub fn gradient(&self, id: TensorId) -> Option<TensorId> {
         self.gradients.get(&id).copied()
+    }
+
+    /// The gradient that an activation has so far, where an operation may add its own to it in place and return it: not
+    /// where it is the gradient of another tensor too, as those of a sum's terms are.
+    pub fn gradient_so_far(&self, id: TensorId) -> Option<TensorId> {
+        let gradient = self.gradient(id)?;
+        let owners = self.gradients.values().filter(|other| **other == gradient).count();
+        (owners == 1 && self.info(gradient).home == Home::Transient).then_some(gradient)
     }
 
     /// Where the gradient of a weight goes: the range of the gradients' buffer at the weight's own offset.

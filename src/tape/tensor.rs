@@ -24,6 +24,14 @@ impl Element {
         }
     }
 
+    /// Its name in settings and records.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+
     /// How an activation of that shape is stored where activations are stored as `self`: single channels stay f32, since
     /// they take next to nothing, decide most, and f16 numbers could not be bound one by one.
     pub fn of_activation(self, shape: &Shape) -> Self {

@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::epoch::Trained;
 use super::metrics::Metrics;
 use super::run::{Sets, TrainRun};
+use super::weights::weights_file;
 use crate::report::{EpochRow, RunRecord};
 
 /// The state dict of both skip variants is the same, so weights of the other one load: say so where their record tells.
 fn warn_of_other_skip(run: &TrainRun) {
-    let record = run.init_weights.as_ref().map(|path| path.with_file_name("config.json"));
+    let record = run.init_weights.as_ref().map(|path| weights_file(path).with_file_name("config.json"));
     let Some(Ok(record)) = record.filter(|path| path.exists()).map(|path| RunRecord::read(&path)) else {
         return;
     };

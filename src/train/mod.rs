@@ -15,6 +15,7 @@ mod run;
 mod schedule;
 mod session;
 mod shown;
+mod start;
 mod step;
 mod stop;
 mod tuning;
@@ -26,7 +27,7 @@ pub use demo::{DemoPlan, demo};
 pub use doctor::{Examined, examine, examine_operation};
 pub use metrics::{Metrics, Tally};
 pub use plan::{
-    MemoryEstimate, describe_plan, estimate_memory, experiment_questions, network, stored_element,
+    MemoryEstimate, describe_plan, element_of, estimate_memory, experiment_questions, network, stored_element,
 };
 pub use predict::{Probability, probabilities};
 pub use preview::{Preview, preview};
@@ -36,4 +37,4 @@ pub use session::{PendingStep, Session, StepResult};
 pub use step::{Recorded, StepSettings, record_evaluation, record_training};
 pub use stop::{is_requested as stop_is_requested, listen as listen_for_signals};
 pub use tuning::{TuningCache, choose as choose_form};
-pub use weights::{load_weights, save_weights, state_dict};
+pub use weights::{load_weights, save_weights, state_dict, weights_file};

@@ -46,7 +46,12 @@ pub fn experiment_questions(experiment: &Experiment, limits: Limits) -> Result<V
 
 /// What an experiment's `precision` comes to on a device.
 pub fn stored_element(experiment: &Experiment, limits: Limits) -> Element {
-    match experiment.training.precision {
+    element_of(experiment.training.precision, limits)
+}
+
+/// What a `precision` comes to on a device.
+pub fn element_of(precision: Precision, limits: Limits) -> Element {
+    match precision {
         Precision::F32 => Element::F32,
         Precision::F16 => Element::F16,
         // The software adapter computes f16 no faster than f32.

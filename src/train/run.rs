@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::checkpoint::{Checkpoint, Identity, Keeper, State, settings_json};
+use super::checkpoint::{Checkpoint, Keeper, State};
 use super::diary::{log_costs, log_epoch, log_start};
 use super::epoch::{diagnose, patch_plan, validate};
 use super::lock::DirLock;
@@ -17,6 +17,7 @@ use super::plan::{estimate_memory, experiment_questions, network, settings};
 use super::schedule::{EarlyStopping, Plateau};
 use super::session::{PendingStep, Session};
 use super::shown::Shown;
+use super::start::{given_weights, identity, initial_tensors, keep_older_weights};
 use super::step::StepSettings;
 use super::stop;
 use super::tuning;
@@ -30,7 +31,6 @@ use crate::data::tiles::tiles;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::Gpu;
-use crate::model::{AttentionUNet, NamedTensor};
 use crate::ops::warp::most_chunk_words;
 use crate::report::{BestEpoch, EpochRow, Event, MetricsLog, Mode, Progress, RunRecord};
 use crate::report::{events, logging};
@@ -40,7 +40,7 @@ use crate::tape::Tuning;
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 /// So often the learning rate is halved where training diverges.
 const MOST_HALVINGS: usize = 3;
-const WEIGHTS: &str = "best_model.pth";
+pub(super) const WEIGHTS: &str = "best_model.pth";
 /// The same file under another name while the training runs: workflow engines remove the outputs of jobs that ended early.
 const WEIGHTS_IN_PROGRESS: &str = ".best_model.pth";
 
@@ -191,6 +191,10 @@ impl<'a> Training<'a> {
             }
         };
         record.data_sha256 = Some(identity.data);
+        record.precision_used = session.settings().element.word().into();
+        if found.is_some() {
+            record.keep_start(&run.output_dir.join("config.json"));
+        }
         record.write(&run.output_dir.join("config.json"))?;
         let from = found.as_ref().map_or(1, |found| found.state.epoch);
         let shown = Shown::start(&run.output_dir, &training.report, from)?;
@@ -201,11 +205,25 @@ impl<'a> Training<'a> {
         match found {
             Some(found) => this.resume(found)?,
             None => {
+                this.measure_given()?;
                 this.state.history = this.metrics.text();
                 this.save()?;
             }
         }
         Ok(this)
+    }
+
+    /// What the weights are worth that the training was given, before the first step moves them.
+    fn measure_given(&mut self) -> Result<()> {
+        let Some(path) = &self.run.init_weights else { return Ok(()) };
+        let Some(given) = given_weights(self.run, path, &mut self.session, &self.sets.val)? else {
+            return Ok(());
+        };
+        let said = given.to_string();
+        tracing::info!("{said}");
+        self.progress.message(&said);
+        self.record.init_weights = Some(given);
+        self.record.write(&self.run.output_dir.join("config.json"))
     }
 
     fn resume(&mut self, found: Checkpoint) -> Result<()> {
@@ -463,24 +481,6 @@ fn started<'a>(run: &'a TrainRun, record: &'a RunRecord) -> Event<'a> {
     }
 }
 
-/// What tells this training from others.
-fn identity(run: &TrainRun, sets: &Sets) -> Result<Identity> {
-    let settings = settings_json(&run.experiment);
-    let hash = |path: &PathBuf| Ok(files::hex(&Sha256::digest(files::read_bytes(path)?)));
-    let initial = run.init_weights.as_ref().map(hash).transpose()?;
-    Ok(Identity { settings, data: [sets.train.digest(), sets.val.digest()], initial })
-}
-
-/// Weights of an older training must not be taken for this one's, nor be lost.
-fn keep_older_weights(dir: &Path) -> Result<()> {
-    let (path, kept) = (dir.join(WEIGHTS), dir.join("best_model.old.pth"));
-    if path.is_file() {
-        std::fs::rename(&path, &kept).map_err(|e| Error::io(&kept, "a file to replace", &e))?;
-        tracing::info!("the weights that were here are in {} now", kept.display());
-    }
-    Ok(())
-}
-
 /// Gives a file a second name, or copies it where the file system has no such thing.
 fn link(from: &Path, to: &Path) -> Result<()> {
     let _ = std::fs::remove_file(to);
@@ -519,11 +519,4 @@ fn prepare(run: &TrainRun, session: &mut Session, sets: &Sets) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn initial_tensors(run: &TrainRun, net: &AttentionUNet) -> Result<(Vec<NamedTensor>, u64)> {
-    match &run.init_weights {
-        Some(path) => load_weights(path, net),
-        None => Ok((net.initial(u64::from(run.experiment.training.seed)), 0)),
-    }
 }

@@ -1,10 +1,10 @@
 //! Weights between the network and files: PyTorch's state dict, whole and in the pipeline's order.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::interop::{TensorData, Values, read_pth, read_safetensors, write_pth};
+use crate::interop::{TensorData, Values, is_safetensors, read_pth, read_safetensors, write_pth};
 use crate::model::{AttentionUNet, NamedTensor};
 
 /// Weights and running statistics as PyTorch's state dict: each batch norm's statistics are followed by its
@@ -32,6 +32,11 @@ pub fn save_weights(path: &Path, tensors: &[NamedTensor], batches_tracked: u64) 
     write_pth(path, &state_dict(tensors, batches_tracked))
 }
 
+/// The weights' file of a run's directory, or the file itself.
+pub fn weights_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("best_model.pth") } else { path.to_path_buf() }
+}
+
 /// Reads weights for a network from a `.pth` or `.safetensors` file: the tensors in the network's order, and the
 /// batches that the running statistics have seen.
 ///
@@ -39,8 +44,7 @@ pub fn save_weights(path: &Path, tensors: &[NamedTensor], batches_tracked: u64) 
 /// A user error that names the tensor where one is missing, has another shape, is not finite, or belongs to another
 /// network.
 pub fn load_weights(path: &Path, net: &AttentionUNet) -> Result<(Vec<NamedTensor>, u64)> {
-    let is_safetensors = path.extension().is_some_and(|e| e == "safetensors");
-    let dict = if is_safetensors { read_safetensors(path)? } else { read_pth(path)? };
+    let dict = if is_safetensors(path) { read_safetensors(path)? } else { read_pth(path)? };
     let mut by_name: HashMap<String, TensorData> = dict.into_iter().map(|t| (t.name.clone(), t)).collect();
     let mut tensors = Vec::with_capacity(net.parameters().len());
     for parameter in net.parameters() {
@@ -60,15 +64,7 @@ pub fn load_weights(path: &Path, net: &AttentionUNet) -> Result<(Vec<NamedTensor
                 ));
             }
         };
-        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-            let found = format!("{} at element {at}", values[at]);
-            return Err(Error::user(
-                place,
-                "finite numbers",
-                found,
-                "take the weights of a run that did not diverge",
-            ));
-        }
+        check_values(&place, &values, parameter.name.ends_with("running_var"))?;
         tensors.push(NamedTensor { name: parameter.name.clone(), shape, values });
     }
     let tracked = by_name.get("enc1.1.num_batches_tracked").and_then(|t| match &t.values {
@@ -86,6 +82,22 @@ pub fn load_weights(path: &Path, net: &AttentionUNet) -> Result<(Vec<NamedTensor
         ));
     }
     Ok((tensors, tracked.unwrap_or(0).max(0) as u64))
+}
+
+/// Finds numbers that no network can have.
+fn check_values(place: &str, values: &[f32], are_variances: bool) -> Result<()> {
+    if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+        let found = format!("{} at element {at}", values[at]);
+        let remedy = "take the weights of a run that did not diverge";
+        return Err(Error::user(place, "finite numbers", found, remedy));
+    }
+    match values.iter().position(|v| *v < 0.0).filter(|_| are_variances) {
+        Some(at) => {
+            let found = format!("{} at element {at}", values[at]);
+            Err(Error::user(place, "variances, from 0 up", found, "the file is damaged: export it again"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn mismatch(place: &str, expected: String, found: String, net: &AttentionUNet) -> Error {

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use text::{code_only, first_word, functions, is_word, line_of, word_places};
 
 /// Folders from the top down: a file imports only from rows below its own folder's row (and from its own folder).
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["cli"],
+    &["exchange"],
     &["matrix", "inference"],
     &["train"],
     &["data", "model", "report", "interop"],

@@ -10,4 +10,4 @@ mod read;
 mod write;
 
 pub use read::read_pth;
-pub use write::write_pth;
+pub use write::{pth_bytes, write_pth};

@@ -23,9 +23,19 @@ const ALIGNMENT_BYTES: u16 = 64;
 /// # Panics
 /// Where a tensor has another number of values than its shape.
 pub fn write_pth(path: &Path, tensors: &[TensorData]) -> Result<()> {
+    files::write_atomic(path, &pth_bytes(tensors)?)
+}
+
+/// The bytes that [`write_pth`] writes.
+///
+/// # Errors
+/// A failure where they cannot be put together.
+///
+/// # Panics
+/// As [`write_pth`].
+pub fn pth_bytes(tensors: &[TensorData]) -> Result<Vec<u8>> {
     tensors.iter().for_each(TensorData::assert_consistent);
-    let bytes = archive(tensors).map_err(|e| Error::failure(format!("{}: {e}", path.display())))?;
-    files::write_atomic(path, &bytes)
+    archive(tensors).map_err(|e| Error::failure(format!("a state dict: {e}")))
 }
 
 fn archive(tensors: &[TensorData]) -> zip::result::ZipResult<Vec<u8>> {
