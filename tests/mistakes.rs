@@ -149,7 +149,6 @@ const CASES: &[Case] = &[
         Sound,
         "tune --config config.yaml --experiment-name tini",
     ),
-    Case("Command line", "`doctor` on an adapter that is not there", Sound, "doctor --adapter voodoo"),
     Case("Data", "the directory is not there", Sound, "TRAIN --data-dir absent"),
     Case("Data", "a file for the directory", Sound, "TRAIN --data-dir config.yaml"),
     Case(
