@@ -17,8 +17,8 @@ sed -e 's/patch_size: 512/patch_size: 64/' -e 's/base_channels: 64/base_channels
 
 train() {
     exec "$rosette" train --split-manifest split.json --data-dir data --config config.yaml \
-        --experiment-name baseline_full --no-timestamp --quiet --override num_epochs=8 \
-        --override patches_per_sample=4 --override report.overlay_every=2 --output-dir "$1"
+        --experiment-name baseline_full --no-timestamp --quiet --override num_epochs=5 \
+        --override patches_per_sample=2 --override report.overlay_every=2 --output-dir "$1"
 }
 
 start=$(date +%s%N)

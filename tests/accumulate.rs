@@ -55,7 +55,7 @@ fn gradients(
 type Make = fn() -> Box<dyn Op>;
 
 fn conv(form: Form) -> Box<dyn Op> {
-    Box::new(Conv2d { kernel: 3, out_channels: 8, form: Some(form) })
+    Box::new(Conv2d { form: Some(form), ..Conv2d::new(3, 8) })
 }
 
 fn norm() -> Box<dyn Op> {

@@ -130,7 +130,7 @@ fn check_convolution(gpu: &Gpu, case: &Case, kernel: usize, form: Form) {
     let packing = Packing { out_channels: w.shape[0], in_channels: sources.in_channels, kernel };
     let places = sources.places(packing);
     let inputs = [&sources.inputs[..], &[pack(w, packing.shape(), &places), b.weight()]].concat();
-    let op = Conv2d { kernel, out_channels: w.shape[0], form: Some(form) };
+    let op = Conv2d { form: Some(form), ..Conv2d::new(kernel, w.shape[0]) };
     let bench = case.bench(gpu, op, &inputs);
     case.check("y", &bench.output(0), CLOSE);
     for (place, name) in sources.names.iter().enumerate() {

@@ -143,6 +143,12 @@ const CASES: &[Case] = &[
     Case("Command line", "options that exclude each other", Sound, "TRAIN --json --quiet"),
     Case("Command line", "an image side that is too small", Sound, "synth --output-dir new --size 64"),
     Case("Command line", "a patch that cannot be halved four times", Sound, "bench --step --patch 40"),
+    Case(
+        "Command line",
+        "`tune` for an experiment that is not there",
+        Sound,
+        "tune --config config.yaml --experiment-name tini",
+    ),
     Case("Data", "the directory is not there", Sound, "TRAIN --data-dir absent"),
     Case("Data", "a file for the directory", Sound, "TRAIN --data-dir config.yaml"),
     Case(

@@ -5,12 +5,12 @@ mod common;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod workshop;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use rosette::report::EpochRow;
 use rosette::report::metrics::read_metrics;
-use rosette::report::tensorboard::{EventFile, PICTURES, records};
+use rosette::report::tensorboard::{EventFile, PICTURES, event_files, records};
 use serde_json::Value;
 
 use workshop::{CONFIG, Workshop};
@@ -79,40 +79,17 @@ struct Events {
     wall_times: Vec<f64>,
 }
 
-fn only_event_file(dir: &Path) -> PathBuf {
-    let files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    assert!(files[0].file_name().unwrap().to_str().unwrap().contains("tfevents"));
-    files[0].clone()
-}
-
+/// All event files of a directory, one after the other, as TensorBoard reads them.
 fn read_events(dir: &Path) -> Events {
-    let bytes = std::fs::read(only_event_file(dir)).unwrap();
-    let messages: Vec<&[u8]> = records(&bytes).collect();
-    // 12 bytes before each message and 4 after it: the checksums of all of them hold.
-    assert_eq!(messages.iter().map(|message| message.len() + 16).sum::<usize>(), bytes.len());
-    assert!(fields(messages[0]).contains(&(3, Field::Bytes(b"brain.Event:2"))), "the version comes first");
     let mut events = Events { entries: Vec::new(), wall_times: Vec::new() };
-    for message in &messages[1..] {
-        let all = fields(message);
-        let get = |number: u64| all.iter().find(|(n, _)| *n == number).map(|(_, field)| field.clone());
-        let Some(Field::Double(time)) = get(1) else { panic!("a time") };
-        let Some(Field::Number(step)) = get(2) else { panic!("a step") };
-        let Some(Field::Bytes(summary)) = get(5) else {
-            assert_eq!(get(7), Some(Field::Bytes(&[8, 1])), "the start of a session");
-            continue;
-        };
-        events.wall_times.push(time);
-        for (_, value) in fields(summary) {
-            let Field::Bytes(value) = value else { panic!("a value") };
-            let value = fields(value);
-            let Field::Bytes(tag) = value[0].1 else { panic!("a tag") };
-            let entry = match &value[1] {
-                (2, Field::Float(scalar)) => Entry::Scalar(*scalar),
-                (4, Field::Bytes(image)) => picture(image),
-                other => panic!("{other:?}"),
-            };
-            events.entries.push((step, String::from_utf8(tag.to_vec()).unwrap(), entry));
+    for path in event_files(dir) {
+        let bytes = std::fs::read(path).unwrap();
+        let messages: Vec<&[u8]> = records(&bytes).collect();
+        // 12 bytes before each message and 4 after it: the checksums of all of them hold.
+        assert_eq!(messages.iter().map(|message| message.len() + 16).sum::<usize>(), bytes.len());
+        if let Some((first, others)) = messages.split_first() {
+            assert!(fields(first).contains(&(3, Field::Bytes(b"brain.Event:2"))), "the version comes first");
+            others.iter().for_each(|message| events.read(message));
         }
     }
     events
@@ -131,6 +108,31 @@ fn picture(image: &[u8]) -> Entry {
 }
 
 impl Events {
+    fn read(&mut self, message: &[u8]) {
+        let all = fields(message);
+        let get = |number: u64| all.iter().find(|(n, _)| *n == number).map(|(_, field)| field.clone());
+        let Some(Field::Double(time)) = get(1) else { panic!("a time") };
+        let Some(Field::Number(step)) = get(2) else { panic!("a step") };
+        let Some(Field::Bytes(summary)) = get(5) else {
+            assert_eq!(get(7), Some(Field::Bytes(&[8, 1])), "the start of a session");
+            // What a running TensorBoard drops, no file holds any more.
+            assert!(self.entries.iter().all(|(known, _, _)| *known < step));
+            return;
+        };
+        self.wall_times.push(time);
+        for (_, value) in fields(summary) {
+            let Field::Bytes(value) = value else { panic!("a value") };
+            let value = fields(value);
+            let Field::Bytes(tag) = value[0].1 else { panic!("a tag") };
+            let entry = match &value[1] {
+                (2, Field::Float(scalar)) => Entry::Scalar(*scalar),
+                (4, Field::Bytes(image)) => picture(image),
+                other => panic!("{other:?}"),
+            };
+            self.entries.push((step, String::from_utf8(tag.to_vec()).unwrap(), entry));
+        }
+    }
+
     fn scalars(&self, tag: &str) -> Vec<(u64, f32)> {
         let entries = self.entries.iter().filter(|(_, t, _)| t == tag);
         entries
@@ -171,7 +173,7 @@ fn an_event_file_goes_on_without_steps_that_are_trained_again() {
     assert_eq!(before.scalars("Loss/train").len(), 300);
     assert!(before.scalars("Loss/validation").iter().all(|(_, value)| value.is_nan()));
     // A kill in the middle of a record.
-    let path = only_event_file(dir.path());
+    let path = event_files(dir.path()).pop().expect("a file");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
 
@@ -183,7 +185,9 @@ fn an_event_file_goes_on_without_steps_that_are_trained_again() {
     assert_eq!(after.wall_times[..199], before.wall_times[..199], "what stays keeps its time");
 
     // An older training's is not this one's, whatever is in it.
-    std::fs::write(only_event_file(dir.path()), "no events at all").unwrap();
+    for path in event_files(dir.path()) {
+        std::fs::write(path, "no events at all").unwrap();
+    }
     EventFile::open(dir.path(), 5).unwrap();
     assert!(read_events(dir.path()).entries.is_empty());
     let mut file = EventFile::open(dir.path(), 0).unwrap();

@@ -114,7 +114,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn conv2d(form: Form) -> Box<dyn Op> {
-    Box::new(Conv2d { kernel: 3, out_channels: 8, form: Some(form) })
+    Box::new(Conv2d { form: Some(form), ..Conv2d::new(3, 8) })
 }
 
 fn conv_transpose2d(form: Form) -> Box<dyn Op> {

@@ -276,7 +276,8 @@ impl Recorder<'_> {
         let mut inputs = sources.to_vec();
         inputs.push(self.weight(&format!("{name}.weight")));
         inputs.push(self.weight(&format!("{name}.bias")));
-        self.tape.apply1(name, Conv2d::new(kernel, out_channels), &inputs)
+        // Every one of them is followed by a batch norm.
+        self.tape.apply1(name, Conv2d::new(kernel, out_channels).centred(), &inputs)
     }
 
     fn norm(&mut self, name: &str, x: TensorId, relu: bool) -> TensorId {

@@ -19,14 +19,22 @@ pub struct Conv2d {
     pub kernel: usize,
     /// Output channels, a multiple of 4.
     pub out_channels: usize,
-    /// Kernels to use; `None` leaves the choice to the device's limits.
+    /// Kernels to use; `None` leaves the choice to the device.
     pub form: Option<Form>,
+    /// A batch norm in training follows: it takes the mean away, and the bias with it, so that the bias's gradient is zero.
+    /// Sums over dy would only find rounding there; nothing is written instead, where flat gradients are zero already.
+    pub centred: bool,
 }
 
 impl Conv2d {
     /// A convolution whose kernels are chosen for the device.
     pub fn new(kernel: usize, out_channels: usize) -> Self {
-        Self { kernel, out_channels, form: None }
+        Self { kernel, out_channels, form: None, centred: false }
+    }
+
+    /// The same where a batch norm in training follows.
+    pub fn centred(self) -> Self {
+        Self { centred: true, ..self }
     }
 
     fn kernels(&self) -> Convolution {
@@ -107,7 +115,7 @@ impl Op for Conv2d {
         for (place, (x, first)) in sources.into_iter().enumerate().filter(|(place, _)| needs[*place]) {
             gradients[place] = Some(self.kernels().input_gradient(tape, dy, weight, first, x));
         }
-        if needs[count - 1] {
+        if needs[count - 1] && !self.centred {
             bias_gradient(tape, dy, bias);
         }
         gradients
@@ -188,7 +196,7 @@ fn case(form: Form, [n, h, w]: [usize; 3], sources: &[usize], out_channels: usiz
         sources.iter().map(|c| CaseInput::activation(Shape::nhwc(n, h, w, *c))).collect();
     inputs.push(CaseInput::weight(packing.shape(), deviation));
     inputs.push(CaseInput::weight(Shape::new([out_channels]), 1.0));
-    let op = Conv2d { kernel, out_channels, form: Some(form) };
+    let op = Conv2d { form: Some(form), ..Conv2d::new(kernel, out_channels) };
     Case::new(format!("{form:?} {kernel}x{kernel} [{n}, {h}, {w}] {sources:?} to {out_channels}"), op, inputs)
 }
 

@@ -1,8 +1,11 @@
 //! TensorBoard's event files: scalars and pictures by epoch, under the pipeline's tags.
 //!
 //! A file is a series of records (length, checksum, message, checksum: TFRecord); a message is a Protocol Buffer `Event`
-//! (tensorflow/core/util/event.proto), of which a few fields are written here by hand. A directory holds one file: a
-//! training that goes on copies what stays of the older one and removes it, so that no reader sees a step twice.
+//! (tensorflow/core/util/event.proto), of which a few fields are written here by hand.
+//!
+//! Each start of a training adds a file, which begins with the start of a session at the step it goes on from: a
+//! TensorBoard that is running drops what it has read from there on. Older files are cut at that step, so that no other
+//! reader sees a step twice. They are never removed while something may be reading them.
 
 use std::fs::File;
 use std::io::Write;
@@ -38,28 +41,18 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Opens the event file of a directory, which is made where it is missing. Events of steps below `keep_below` stay;
-    /// the others, and those of an older training where it is zero, are dropped.
+    /// Adds an event file to a directory, which is made where it is missing. Events of steps below `keep_below` stay; the
+    /// others, and all of an older training where it is zero, are cut off.
     ///
     /// # Errors
     /// A user error where the directory takes no file.
     pub fn open(dir: &Path, keep_below: usize) -> Result<Self> {
         files::create_dir(dir)?;
         let older = event_files(dir);
-        let mut content = frame(&version());
-        // A TensorBoard that has read the older file drops what it knows from this step on, all of it.
-        content.extend(frame(&event(now(), 0, &session_start())));
-        // Each file holds the whole of those before it.
-        if let (Some(last), true) = (older.last(), keep_below > 0) {
-            let bytes = files::read_bytes(last)?;
-            let kept = records(&bytes).filter(|record| is_kept(record, keep_below));
-            kept.for_each(|record| content.extend(frame(record)));
-        }
         let path = dir.join(new_name(&older));
-        files::write_atomic(&path, &content)?;
-        for old in older {
-            std::fs::remove_file(&old).map_err(|e| Error::io(&old, "a file to remove", &e))?;
-        }
+        older.iter().try_for_each(|old| cut(old, keep_below))?;
+        let start = event(now(), keep_below as u64, &session_start());
+        files::write_atomic(&path, &[frame(&version()), frame(&start)].concat())?;
         let file =
             File::options().append(true).open(&path).map_err(|e| Error::io(&path, "a file to write", &e))?;
         Ok(Self { path, file })
@@ -105,7 +98,21 @@ impl EventFile {
     }
 }
 
-fn event_files(dir: &Path) -> Vec<PathBuf> {
+/// Cuts a file before its first summary of a step that is not below `keep_below`, or after its last whole record.
+fn cut(path: &Path, keep_below: usize) -> Result<()> {
+    let bytes = files::read_bytes(path)?;
+    let stays = |message: &&[u8]| step_of_summary(message).is_none_or(|step| step < keep_below as u64);
+    let kept: usize = records(&bytes).take_while(stays).map(|message| message.len() + 16).sum();
+    let kept = if keep_below == 0 { 0 } else { kept };
+    if kept == bytes.len() {
+        return Ok(());
+    }
+    let file = File::options().write(true).open(path);
+    file.and_then(|file| file.set_len(kept as u64)).map_err(|e| Error::io(path, "a file to write", &e))
+}
+
+/// The directory's event files, oldest first.
+pub fn event_files(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_ours = |path: &PathBuf| {
         path.file_name()
@@ -197,20 +204,13 @@ pub fn records(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Whether an event of ours is a summary of a step below one.
-fn is_kept(message: &[u8], keep_below: usize) -> bool {
+/// The step of an event of ours, where it is a summary.
+fn step_of_summary(message: &[u8]) -> Option<u64> {
     // wall_time takes nine bytes, the step's tag one.
-    let Some(rest) = message.get(10..).filter(|_| message[9] == 2 << 3) else { return false };
-    let (mut step, mut at) = (0u64, 0);
-    loop {
-        let Some(byte) = rest.get(at).filter(|_| at < 9) else { return false };
-        step |= u64::from(byte & 0x7f) << (7 * at);
-        at += 1;
-        if byte & 0x80 == 0 {
-            break;
-        }
-    }
-    step < keep_below as u64 && rest.get(at) == Some(&(5 << 3 | 2))
+    let rest = message.get(10..).filter(|_| message[9] == 2 << 3)?;
+    let length = 1 + rest.iter().take(9).position(|byte| byte & 0x80 == 0)?;
+    let step = rest[..length].iter().rev().fold(0, |step, byte| step << 7 | u64::from(byte & 0x7f));
+    (rest.get(length) == Some(&(5 << 3 | 2))).then_some(step)
 }
 
 /// CRC-32C (Castagnoli), rotated and shifted as TFRecord has it.
