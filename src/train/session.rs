@@ -172,6 +172,11 @@ impl Session {
         &self.gpu
     }
 
+    /// Gives the device back, without what was on it.
+    pub fn into_gpu(self) -> Gpu {
+        self.gpu
+    }
+
     /// The network.
     pub fn net(&self) -> &AttentionUNet {
         &self.net
