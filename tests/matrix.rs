@@ -267,6 +267,9 @@ fn members_that_are_done_stay_and_one_that_is_lost_is_trained_again() {
     assert_eq!(spread.code, Some(0), "{}", spread.err);
     assert!(std::fs::read(workshop.path("results/seeds/best_model.pth")).expect("weights") == alone);
     std::fs::remove_file(workshop.path("results/seeds/config.json")).expect("a file");
+    let partial = rosette(&workshop, &["summary", "--output-dir", "results"]);
+    assert_eq!(partial.code, Some(0), "{}", partial.err);
+    assert!(partial.out.contains("seeds") && partial.out.contains("unfinished"), "{}", partial.out);
     let usual = [
         "train",
         "--config",

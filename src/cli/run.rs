@@ -8,7 +8,8 @@ use super::say;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::matrix::{
-    Decision, MatrixRun, Planned, collect, plan_matrix, run_matrix, summary_table, write_page, write_summary,
+    Decision, MatrixRun, Planned, collect, plan_matrix, run_matrix, summary_table, trainings, write_page,
+    write_summary,
 };
 use crate::report::{Event, Mode, events, experiment_page};
 use crate::train::estimate_memory;
@@ -144,7 +145,9 @@ pub fn summary(args: &SummaryArgs) -> Result<()> {
     let path = args.output_dir.join("experiment_summary.csv");
     write_summary(&path, &rows)?;
     for row in &rows {
-        experiment_page::rebuild(&args.output_dir.join(&row.experiment_name))?;
+        for dir in trainings(&args.output_dir.join(&row.experiment_name)) {
+            experiment_page::rebuild(&dir)?;
+        }
     }
     write_page(&args.output_dir, &rows)?;
     say(summary_table(&rows))?;

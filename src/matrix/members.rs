@@ -225,6 +225,12 @@ fn digests(run: &TrainRun, manifest: &Manifest) -> Result<[String; 2]> {
     Ok([of(&manifest.train_sample_list)?, of(&manifest.val_sample_list)?])
 }
 
+/// The directories of an experiment that hold a record: its own, and its members'.
+pub fn trainings(dir: &Path) -> Vec<PathBuf> {
+    let own = Some(dir.to_path_buf()).filter(|dir| dir.join("config.json").is_file());
+    own.into_iter().chain(found_members(dir)).collect()
+}
+
 /// Where the record of an experiment lies: in its directory, or in its first member's while others are still to come.
 pub fn recorded_dir(dir: &Path) -> PathBuf {
     match dir.join("config.json").is_file() {
