@@ -285,6 +285,23 @@ fn members_that_are_done_stay_and_one_that_is_lost_is_trained_again() {
 }
 
 #[test]
+fn members_go_into_a_directory_of_the_time_as_well() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let arguments =
+        ["train", "--config", "config.yaml", "--experiment-name", "tiny", "--split-manifest", "split.json"];
+    let more = ["--data-dir", "data", "--output-dir", "out", "--override", "seeds=[7]"];
+    let said = rosette(&workshop, &[&arguments[..], &more].concat());
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let dirs: Vec<_> = std::fs::read_dir(workshop.path("out")).expect("a directory").collect();
+    assert_eq!(dirs.len(), 1);
+    let dir = dirs[0].as_ref().expect("an entry").path();
+    assert!(dir.join("best_model.pth").is_file() && dir.join("seed_7/best_model.pth").is_file(), "{dir:?}");
+}
+
+#[test]
 fn mistakes_are_told_before_anything_is_written() {
     let workshop = Workshop::new();
     workshop.write("config.yaml", config(""));

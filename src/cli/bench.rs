@@ -39,6 +39,12 @@ pub struct BenchArgs {
     /// Take the skips after pooling.
     #[arg(long)]
     pub pooled: bool,
+    /// Clip gradients to this norm, as the setting clip_norm does.
+    #[arg(long, value_name = "NORM", default_value_t = 0.0)]
+    pub clip_norm: f32,
+    /// Average the weights, as the setting ema_decay does.
+    #[arg(long)]
+    pub ema: bool,
     /// Take no notice of what `rosette tune` has measured.
     #[arg(long)]
     pub untuned: bool,
@@ -67,6 +73,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         recompute: if args.recompute { Recompute::Always } else { Recompute::Auto },
         repeats: args.repeats,
         tuned: !args.untuned,
+        clip_norm: args.clip_norm,
+        ema: args.ema,
         element: if args.precision == "f16" { Element::F16 } else { Element::F32 },
     };
     let mut times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;

@@ -9,7 +9,9 @@ use crate::config::{Config, Experiment};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu, Limits};
 use crate::report::progress;
-use crate::train::{Examined, StepBench, TuningCache, bench_step, estimate_memory, examine, stored_element};
+use crate::train::{
+    Examined, Fit, StepBench, TuningCache, bench_step, estimate_memory, examine, stored_element,
+};
 
 /// Check every kernel on this device against its reference, and say what a training would take; prints a report to send.
 #[derive(Debug, Clone, clap::Args)]
@@ -125,10 +127,13 @@ fn table(examined: &[Examined]) -> Table {
 fn estimate(experiment: &Experiment, args: &DoctorArgs, limits: Limits) -> Result<String> {
     let memory = estimate_memory(experiment, limits)?.total_bytes() as f64 / f64::from(1 << 30);
     let (model, training) = (&experiment.model, &experiment.training);
+    let patches = Fit::plan(experiment, limits, 0)?.most_patches;
     let bench = StepBench {
+        clip_norm: training.clip_norm as f32,
+        ema: training.ema_decay > 0.0,
         base_channels: model.base_channels,
         patch_px: model.patch_size,
-        batch_size: training.batch_size,
+        batch_size: patches,
         skip: model.skip,
         recompute: training.recompute,
         element: stored_element(experiment, limits),
@@ -136,7 +141,7 @@ fn estimate(experiment: &Experiment, args: &DoctorArgs, limits: Limits) -> Resul
         tuned: !training.deterministic,
     };
     let step_s = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?.step_ms_median / 1e3;
-    let steps = (args.samples * training.patches_per_sample).div_ceil(training.batch_size) as f64;
+    let steps = (args.samples * training.patches_per_sample).div_ceil(patches) as f64;
     let epoch_min = steps * step_s / 60.0;
     Ok(format!(
         "experiment '{}': {memory:.2} GiB of device memory and the training samples; a step takes {step_s:.3} s, an epoch of \

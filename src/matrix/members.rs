@@ -202,6 +202,7 @@ pub fn train_members(run: &TrainRun) -> Result<Outcome> {
                 experiment: plan.experiment.clone(),
                 split_manifest: path,
                 output_dir,
+                in_new_dir: false,
                 ..run.clone()
             })?;
         }

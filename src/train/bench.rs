@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::plan::persistent_bytes;
 use super::session::Session;
 use super::step::StepSettings;
 use super::tuning::TuningCache;
@@ -38,6 +39,10 @@ pub struct StepBench {
     pub recompute: Recompute,
     /// How activations are stored.
     pub element: Element,
+    /// The largest norm of the gradients; 0 for any.
+    pub clip_norm: f32,
+    /// Weights and statistics are averaged.
+    pub ema: bool,
     /// Steps timed, after one to warm up.
     pub repeats: usize,
     /// Go by what `rosette tune` has measured.
@@ -128,11 +133,13 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         tuning,
         recompute: bench.recompute,
         element: bench.element,
+        clip_norm: bench.clip_norm,
+        ema_decay: if bench.ema { 0.999 } else { 0.0 },
         ..StepSettings::new(bench.patch_px)
     };
     let device = gpu.summary().to_string();
     let started = Instant::now();
-    let persistent = 4 * net.weights().total_bytes() + net.state().total_bytes();
+    let persistent = persistent_bytes(&net, bench.ema);
     let mut session = Session::new(gpu, net, settings)?;
     session.set_tensors(&session.net().initial(1));
     let dataset = Dataset::new(vec![sample(2 * bench.patch_px)]);

@@ -56,12 +56,8 @@ impl Fit {
         }
         let does_fit = |patches| planned(patches).is_ok_and(|bytes| fits(experiment, bytes));
         let most = largest(batch_size, does_fit);
-        Self { most_patches: batch_size, planned_bytes: one, reason: None, batch_size }.cut(
-            experiment,
-            most,
-            planned(most)?,
-            reason,
-        )
+        let whole = Self { most_patches: batch_size, planned_bytes: one, reason: None, batch_size };
+        whole.cut(experiment, most, planned, reason)
     }
 
     /// The next smaller plan, after the device refused this one.
@@ -87,22 +83,28 @@ impl Fit {
             self.most_patches,
             gib(self.planned_bytes)
         );
-        let bytes = planned(next)?;
-        self.cut(experiment, next, bytes, reason)
+        self.cut(experiment, next, planned, reason)
     }
 
-    fn cut(self, experiment: &Experiment, most: usize, bytes: u64, reason: String) -> Result<Self> {
+    fn cut(
+        self,
+        experiment: &Experiment,
+        most: usize,
+        planned: impl Fn(usize) -> Result<u64>,
+        reason: String,
+    ) -> Result<Self> {
         if experiment.training.batch_fit == BatchFit::Error {
             let remedy = format!(
                 "set batch_size to {most} ({:.2} GiB), or batch_fit to auto, which trains such a batch in parts, \
                  or take another adapter (`rosette devices`)",
-                gib(bytes)
+                gib(planned(most)?)
             );
             return Err(Error::user("batch_size", "a batch that fits the device", reason, remedy));
         }
         // As even as can be: a part of one patch has poor statistics.
         let most_patches = parts(self.batch_size, most)[0];
-        Ok(Self { most_patches, planned_bytes: bytes, reason: Some(reason), ..self })
+        let planned_bytes = planned(most_patches)?;
+        Ok(Self { most_patches, planned_bytes, reason: Some(reason), ..self })
     }
 
     /// For the record of the run, where the batch is cut.

@@ -43,21 +43,19 @@ pub(super) fn load(
     let mut fit = Fit::plan(&run.experiment, limits, residency.bytes())?;
     loop {
         let settings = StepSettings { accumulates: settings.accumulates || fit.is_cut(), ..settings };
-        let session = Session::new(gpu, network(&run.experiment), settings).and_then(|mut session| {
-            session.set_tensors(initial);
-            place_samples(run, &mut session, &residency, &train)?;
-            session.set_most_patches(fit.most_patches);
-            prepare(run, &mut session, (&train, &val), fit.most_patches)?;
-            Ok(session)
-        });
-        match session {
-            Ok(session) => return Ok(Loaded { session, sets: Sets { train, val, residency }, fit }),
+        // Where the device has no memory for the weights, smaller parts do not help.
+        let mut session = Session::new(gpu, network(&run.experiment), settings)?;
+        session.set_tensors(initial);
+        session.set_most_patches(fit.most_patches);
+        place_samples(run, &mut session, &residency, &train)?;
+        match prepare(run, &mut session, (&train, &val), fit.most_patches) {
+            Ok(()) => return Ok(Loaded { session, sets: Sets { train, val, residency }, fit }),
             Err(Error::OutOfMemory(why)) => {
                 fit = fit.smaller(&run.experiment, limits, residency.bytes(), &why)?;
+                gpu = session.into_gpu();
             }
             Err(error) => return Err(error),
         }
-        gpu = Gpu::open(run.adapter.as_deref())?;
     }
 }
 

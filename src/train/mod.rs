@@ -11,6 +11,7 @@ mod fit;
 mod loaded;
 mod lock;
 mod metrics;
+mod numbers;
 mod plan;
 mod predict;
 mod preview;

@@ -181,7 +181,6 @@ impl<'a> Training<'a> {
         progress.message(&log_start(run, &record, &sets));
         if fit.is_cut() {
             tracing::warn!("{fit}");
-            progress.message(&fit.to_string());
         }
         progress.event(&started(run, &record));
         let accumulation = Accumulation {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::numbers::{Scaling, reports, stage, stage_scalars, step_values, values_of};
 use super::step::{
     Recorded, RecordedUpdate, SCALING_BYTES, Scalars, Source, StepSettings, record_evaluation,
     record_training, record_update,
@@ -10,12 +11,10 @@ use crate::data::residency::{Residency, Upload};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, PendingRead, SharedBuffer};
 use crate::model::{AttentionUNet, NamedTensor};
-use crate::ops::adamw::step_sizes;
-use crate::ops::loss_scale::{self, FIRST};
-use crate::ops::moving_average::rates;
+use crate::ops::loss_scale::FIRST;
 use crate::ops::segmentation_loss::SUMS;
 use crate::ops::warp::{Patch, PatchSource};
-use crate::tape::{Loaded, Program, SlotPool, Store, Stores, TensorId};
+use crate::tape::{Loaded, SlotPool, Store, Stores, TensorId};
 
 /// The contents of the flat buffers that outlive a step, by name.
 pub type Buffers = BTreeMap<String, Vec<f32>>;
@@ -104,17 +103,6 @@ impl Place {
     pub const WHOLE: Self = Self { weight: 1.0, opens: true, closes: true };
 }
 
-/// The state of loss scaling (see [`crate::ops::loss_scale`]).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scaling {
-    /// What the loss is multiplied by.
-    pub scale: f32,
-    /// Good steps since that changed.
-    pub good_steps: f32,
-    /// Steps skipped so far.
-    pub skipped_steps: f32,
-}
-
 /// A step that was submitted; its result comes with [`Session::finish`].
 pub struct PendingStep {
     read: PendingRead,
@@ -170,6 +158,11 @@ impl Session {
     /// The device.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Gives the device back, without what was on it.
+    pub fn into_gpu(self) -> Gpu {
+        self.gpu
     }
 
     /// The network.
@@ -519,55 +512,4 @@ impl Step {
     fn stage<T: bytemuck::Pod>(&mut self, id: TensorId, values: &[T]) {
         stage(&mut self.staging, &self.loaded.program, id, values);
     }
-}
-
-fn stage<T: bytemuck::Pod>(staging: &mut [u8], program: &Program, id: TensorId, values: &[T]) {
-    let range = program.stored_range(id);
-    let bytes: &[u8] = bytemuck::cast_slice(values);
-    assert_eq!(bytes.len() as u64, range.end - range.start, "the size of {id:?}");
-    staging[range.start as usize..range.end as usize].copy_from_slice(bytes);
-}
-
-/// What a step's scalars are given.
-struct StepValues {
-    dloss: [f32; 1],
-    sizes: [f32; 4],
-    step: [f32; 4],
-    rates: [f32; 4],
-}
-
-fn step_values(settings: &StepSettings, weight: f32, learning_rate: f64, step: u64) -> StepValues {
-    StepValues {
-        dloss: [weight],
-        sizes: step_sizes(learning_rate, step),
-        step: loss_scale::step_inputs(learning_rate, step),
-        rates: rates(settings.ema_decay, step),
-    }
-}
-
-fn stage_scalars(staging: &mut [u8], program: &Program, scalars: &Scalars, values: &StepValues) {
-    let all = [
-        (scalars.dloss, &values.dloss[..]),
-        (scalars.sizes, &values.sizes),
-        (scalars.step, &values.step),
-        (scalars.rates, &values.rates),
-    ];
-    for (id, values) in all {
-        if let Some(id) = id {
-            stage(staging, program, id, values);
-        }
-    }
-}
-
-fn values_of(program: &Program, bytes: &[u8], id: TensorId) -> Vec<f32> {
-    let range = program.stored_range(id);
-    bytemuck::pod_collect_to_vec(&bytes[range.start as usize..range.end as usize])
-}
-
-fn reports(program: &Program, bytes: &[u8], scalars: &Scalars) -> (Option<Scaling>, Option<f32>) {
-    let scaling = scalars.report.map(|id| {
-        let report = values_of(program, bytes, id);
-        Scaling { scale: report[0], good_steps: report[1], skipped_steps: report[2] }
-    });
-    (scaling, scalars.norm.map(|id| values_of(program, bytes, id)[0]))
 }
