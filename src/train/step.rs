@@ -112,7 +112,7 @@ pub struct Recorded {
     pub scalars: Scalars,
     /// The loss `[1]`, read back.
     pub loss: TensorId,
-    /// Sums of each image [N, 8], read back (see [`crate::ops::bce_dice`]).
+    /// Sums of each image [N, 8], read back (see [`crate::ops::segmentation_loss`]).
     pub sums: TensorId,
     /// Logits [N, P, P, 1], read back.
     pub logits: TensorId,
@@ -173,7 +173,7 @@ const SCALED_SIZES_BYTE: u64 = 256;
 const ROOMY_BYTES: u64 = 2 << 30;
 
 /// Records a training step of `batch` patches: forward, loss, backward, AdamW over the flat buffers. Where the settings
-/// accumulate, it adds a micro-batch's gradients to those that are there, and ends there: [`record_update`] is the rest.
+/// accumulate, it adds a micro-batch's gradients to those that are there, and ends there: `record_update` is the rest.
 pub fn record_training(
     net: &AttentionUNet,
     limits: Limits,
