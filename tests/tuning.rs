@@ -5,12 +5,17 @@ mod common;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod workshop;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use rosette::config::Skip;
+use rosette::gpu::Limits;
+use rosette::model::{AttentionUNet, Spec};
 use rosette::ops::choice::{Form, Pass, Question};
 use rosette::ops::tune::{Timing, measure};
-use rosette::train::TuningCache;
+use rosette::tape::Tuning;
+use rosette::train::{StepSettings, TuningCache, record_training};
 use workshop::{Workshop, rosette};
 
 fn question(pass: Pass) -> Question {
@@ -31,8 +36,8 @@ fn every_form_that_may_be_taken_computes_the_same() {
     let Some(gpu) = common::device() else { return };
     for pass in [Pass::Forward, Pass::InputGradient, Pass::WeightGradient] {
         let question = question(pass);
-        let timings = measure(&gpu, &question).expect("the device works");
-        assert_eq!(timings.len(), question.candidates(gpu.limits()).len(), "{question}");
+        let timings = measure(&gpu, &question, &[]).expect("the device works");
+        assert_eq!(timings.len(), question.candidates(gpu.limits(), &[]).len(), "{question}");
         for timing in &timings {
             assert!(timing.sound && timing.ms > 0.0, "{question}: {timing:?}");
         }
@@ -145,4 +150,23 @@ fn an_interrupted_training_keeps_the_kernels_that_it_started_with() {
     let (resumed, _) = trained(&workshop, "cut", "none", &long);
     assert!(whole == resumed, "the cache was gone when it went on");
     assert!(!out.join(".tuning.json").exists(), "and nothing is left of it at the end");
+}
+
+/// The doctor's ban was heard by the tuner alone, and the usual form ran on.
+#[test]
+fn a_banned_form_is_not_recorded_even_where_it_is_the_usual_one() {
+    let limits = Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU };
+    let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
+    let kernels = |tuning: Tuning| -> Vec<String> {
+        let settings = StepSettings { tuning, ..StepSettings::new(32) };
+        let program = record_training(&net, limits, &settings, 1).program;
+        program.dispatches.iter().map(|dispatch| dispatch.kernel.name()).collect()
+    };
+    let any = |names: &[String], part: &str| names.iter().any(|name| name.contains(part));
+    let usual = kernels(Tuning::default());
+    assert!(any(&usual, "winograd/multiply") && any(&usual, "conv2d_direct"));
+    let banned = ["winograd", "direct"].map(String::from).to_vec();
+    let others = kernels(Tuning::new(BTreeMap::new(), banned));
+    assert!(!any(&others, "winograd/multiply") && !any(&others, "conv2d_direct"), "{others:?}");
+    assert!(any(&others, "conv2d_tiled"));
 }

@@ -26,8 +26,8 @@ pub struct DoctorArgs {
     #[arg(long = "override", value_name = "KEY=VALUE", requires = "config")]
     pub overrides: Vec<String>,
     /// Training samples, for the time of an epoch.
-    #[arg(long, value_name = "N", default_value_t = 100, requires = "config")]
-    pub samples: usize,
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "config", value_parser = clap::value_parser!(u32).range(1..))]
+    pub samples: u32,
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
     pub adapter: Option<String>,
@@ -53,24 +53,36 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     };
     let examined = examine(&gpu, told)?;
     let mut cache = TuningCache::load(gpu.summary());
-    cache.banned = banned(&examined);
+    cache.ban(banned(&examined));
     cache.save()?;
     let failed: usize = examined.iter().map(|entry| entry.failures.len()).sum();
+    let estimate =
+        experiment.as_ref().map(|experiment| estimate(experiment, args, gpu.limits())).transpose()?;
     if args.json {
-        say(serde_json::to_string(&examined).expect("numbers and text"))?;
+        let adapter = gpu.summary();
+        say(serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "adapter": adapter.to_string(),
+            "driver": adapter.driver,
+            "system": system(adapter),
+            "kernels": examined,
+            "estimate": estimate,
+        }))?;
     } else {
         say(system(gpu.summary()))?;
         say(table(&examined))?;
         for failure in examined.iter().flat_map(|entry| &entry.failures) {
             say(format!("FAILED {failure}"))?;
         }
-        if let Some(experiment) = &experiment {
-            say(estimate(experiment, args, gpu.limits())?)?;
+        if let Some(estimate) = &estimate {
+            say(estimate)?;
         }
     }
     match failed {
         0 if args.json => Ok(()),
-        0 => say("every kernel agrees with its reference on this device"),
+        0 => say(
+            "every operation of the network agrees with its reference on this device (patch making is not examined)",
+        ),
         _ => Err(Error::failure(format!(
             "{failed} cases differ from their reference on this device: update its driver; forms of convolutions that \
              failed are not used here any more"
@@ -141,7 +153,7 @@ fn estimate(experiment: &Experiment, args: &DoctorArgs, limits: Limits) -> Resul
         tuned: !training.deterministic,
     };
     let step_s = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?.step_ms_median / 1e3;
-    let steps = (args.samples * training.patches_per_sample).div_ceil(patches) as f64;
+    let steps = (args.samples as usize * training.patches_per_sample).div_ceil(patches) as f64;
     let epoch_min = steps * step_s / 60.0;
     Ok(format!(
         "experiment '{}': {memory:.2} GiB of device memory and the training samples; a step takes {step_s:.3} s, an epoch of \

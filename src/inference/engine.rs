@@ -5,10 +5,10 @@ use super::windows::{TRANSFORMS, Windows, reflected, turned};
 use crate::config::Precision;
 use crate::data::channels::Prepared;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, PendingRead};
+use crate::gpu::{Gpu, Limits, PendingRead};
 use crate::model::{AttentionUNet, NamedTensor};
 use crate::tape::{Element, Loaded, Mode, Shape, SlotPool, Store, Stores, Tape, TensorId};
-use crate::train::element_of;
+use crate::train::{TuningCache, element_of};
 
 /// How windows are run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,6 +70,7 @@ impl Engine {
             let remedy = "take --precision f32, or auto, which takes f16 only where it gains";
             return Err(Error::user("--precision", "f32 on this device", "f16, which it cannot", remedy));
         }
+        check_window(net, settings, element, gpu.limits())?;
         let mut stores = Stores::new();
         let (weights, state) = net.pack(tensors);
         for (store, name, values) in
@@ -81,6 +82,7 @@ impl Engine {
         }
         let mut tape = Tape::new(gpu.limits(), Mode::Evaluate);
         tape.set_exact(!settings.winograd);
+        tape.set_tuning(TuningCache::load(gpu.summary()).by_limits());
         tape.set_stored_element(element);
         let x = tape.input("x", Shape::nhwc(batch_size, window_px, window_px, 4));
         let logits = tape.output("logits", Shape::nhwc(batch_size, window_px, window_px, 1));
@@ -150,6 +152,29 @@ impl Engine {
     }
 }
 
+/// One window of the widest activation must fit a binding, and so must the logits of a batch.
+fn check_window(
+    net: &AttentionUNet,
+    settings: EngineSettings,
+    element: Element,
+    limits: Limits,
+) -> Result<()> {
+    let pixels = (settings.window_px as u64).pow(2);
+    let most = limits.storage_binding_bytes;
+    let check = |flag: &str, what: &str, bytes: u64| {
+        if bytes <= most {
+            return Ok(());
+        }
+        let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+        let expected = format!("{what} of at most {} on this adapter", mib(most));
+        Err(Error::user(flag, expected, mib(bytes), "take a smaller one, or another adapter"))
+    };
+    let widest = net.spec().base_channels as u64 * element.bytes();
+    check("--window", "an activation of one window", pixels.saturating_mul(widest))?;
+    let logits = pixels.saturating_mul(4).saturating_mul(settings.batch_size as u64);
+    check("--batch-size", "the logits of one batch", logits)
+}
+
 /// Adds a window's probabilities to those of the image, each by its weight.
 fn add(
     image: &Prepared,
@@ -168,5 +193,33 @@ fn add(
             sum[y * image.width + x] += weight / (1.0 + (-logit).exp());
             total[y * image.width + x] += weight;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Skip;
+    use crate::model::Spec;
+
+    /// Recording used to panic on these.
+    #[test]
+    fn a_window_that_exceeds_a_binding_is_refused_by_name() {
+        let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
+        let check = |window_px: usize, batch_size: usize| {
+            let settings = EngineSettings {
+                window_px,
+                overlap_px: 0,
+                batch_size,
+                all_turns: false,
+                winograd: true,
+                precision: Precision::F32,
+            };
+            check_window(&net, settings, Element::F32, Limits::WEBGPU).err().map(|error| error.to_string())
+        };
+        assert_eq!(check(2048, 1), None);
+        assert!(check(2064, 1).is_some_and(|said| said.starts_with("--window")));
+        assert!(check(1_000_000_000, 1).is_some_and(|said| said.starts_with("--window")));
+        assert!(check(2048, 9).is_some_and(|said| said.starts_with("--batch-size")));
     }
 }

@@ -117,7 +117,13 @@ impl Question {
     /// Asks the tape; an answer that this device or program has no use for is none.
     pub(super) fn ask(&self, tape: &mut Tape) -> Option<Form> {
         let form = tape.ask(&self.key()).and_then(Form::named)?;
-        self.candidates(tape.limits()).contains(&form).then_some(form)
+        self.candidates(tape.limits(), tape.banned()).contains(&form).then_some(form)
+    }
+
+    /// The usual form, or the next that is not banned; where all are, the usual one.
+    pub(super) fn default_form(&self, tape: &Tape) -> Form {
+        let candidates = self.candidates(tape.limits(), tape.banned());
+        candidates.first().copied().unwrap_or_else(|| self.usual(tape.limits()))
     }
 
     /// The form that the device's limits suggest.
@@ -130,11 +136,12 @@ impl Question {
         }
     }
 
-    /// The forms that can answer on a device with these limits, the usual one first.
-    pub fn candidates(&self, limits: Limits) -> Vec<Form> {
+    /// The forms that can answer on a device with these limits, the usual one first, without those `banned` by name.
+    pub fn candidates(&self, limits: Limits, banned: &[String]) -> Vec<Form> {
         let usual = self.usual(limits);
         let others = Form::ALL.into_iter().filter(|form| *form != usual && self.allows(*form, limits));
-        std::iter::once(usual).chain(others).collect()
+        let is_banned = |form: &Form| banned.iter().any(|name| name == form.name());
+        std::iter::once(usual).chain(others).filter(|form| !is_banned(form)).collect()
     }
 
     /// Whether a form can compute this on a device with these limits, at the precision asked for.

@@ -145,7 +145,7 @@ impl Convolution {
         if let Some(form) = self.form.filter(|form| question.allows(*form, tape.limits())) {
             return form;
         }
-        question.ask(tape).unwrap_or_else(|| question.usual(tape.limits()))
+        question.ask(tape).unwrap_or_else(|| question.default_form(tape))
     }
 
     fn taps(&self) -> usize {

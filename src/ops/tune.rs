@@ -47,12 +47,13 @@ pub fn shader_digest() -> String {
     files::hex(&hash.finalize())
 }
 
-/// Measures every form that can answer a question, fastest first; those with wrong results come last.
+/// Measures every form that can answer a question and is not `banned`, fastest first; those with wrong results come last.
+/// The first of them stands for what is right.
 ///
 /// # Errors
 /// Where the device lacks memory for the tensors, or was lost.
-pub fn measure(gpu: &Gpu, question: &Question) -> Result<Vec<Timing>> {
-    let forms = question.candidates(gpu.limits());
+pub fn measure(gpu: &Gpu, question: &Question, banned: &[String]) -> Result<Vec<Timing>> {
+    let forms = question.candidates(gpu.limits(), banned);
     let mut trials = Vec::new();
     let mut pool = SlotPool::default();
     let mut usual: Option<Vec<f32>> = None;

@@ -111,6 +111,11 @@ impl Tape {
         self.tuning = tuning;
     }
 
+    /// What must never be taken on this device.
+    pub fn banned(&self) -> &'static [String] {
+        self.tuning.banned()
+    }
+
     /// What was measured to be fastest, where it was; the program remembers what was asked.
     pub fn ask(&mut self, question: &str) -> Option<&'static str> {
         self.questions.insert(question.to_owned());

@@ -23,7 +23,7 @@ use super::shown::Shown;
 use super::start::{given_weights, identity, initial_tensors, keep_older_weights};
 use super::step::StepSettings;
 use super::stop;
-use super::tuning;
+use super::tuning::{self, TuningCache};
 use super::weights::{load_weights, save_weights};
 use crate::config::{Experiment, Origins};
 use crate::data::loader::{Dataset, TrainBatches};
@@ -34,7 +34,6 @@ use crate::files;
 use crate::gpu::Gpu;
 use crate::report::{BestEpoch, EpochRow, Event, MetricsLog, Mode, Progress, RunRecord};
 use crate::report::{events, logging};
-use crate::tape::Tuning;
 
 /// Within an epoch, checkpoints are this far apart unless told otherwise.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
@@ -112,7 +111,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let (initial, tracked) = initial_tensors(run, &network(&run.experiment))?;
     let gpu = Gpu::open(run.adapter.as_deref())?;
     let tuning = match run.experiment.training.deterministic {
-        true => Tuning::default(),
+        true => TuningCache::load(gpu.summary()).by_limits(),
         false => {
             let asked = experiment_questions(&run.experiment, gpu.limits())?;
             tuning::of_training(&run.output_dir, run.restart, &gpu, &asked)?

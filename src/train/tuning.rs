@@ -91,7 +91,20 @@ impl TuningCache {
                 timings.iter().filter(|timing| !self.banned.contains(&timing.form)).cloned().collect();
             Some((key.clone(), choose(&trusted, usual)?.form.clone()))
         });
-        Tuning::new(answers.collect())
+        Tuning::new(answers.collect(), self.banned.clone())
+    }
+
+    /// No answers: the device's limits decide among the forms that are not banned.
+    pub fn by_limits(&self) -> Tuning {
+        Tuning::new(BTreeMap::new(), self.banned.clone())
+    }
+
+    /// Sets the forms that are wrong on the device; what was measured beside other ones is forgotten.
+    pub fn ban(&mut self, forms: Vec<String>) {
+        if self.banned != forms {
+            self.timings.clear();
+            self.banned = forms;
+        }
     }
 
     /// Measures the questions that are not answered yet, or all of them; `told` hears of each.
@@ -108,7 +121,7 @@ impl TuningCache {
         for question in questions {
             let key = question.key();
             if again || !self.timings.contains_key(&key) {
-                self.timings.insert(key.clone(), measure(gpu, question)?);
+                self.timings.insert(key.clone(), measure(gpu, question, &self.banned)?);
             }
             told(question, &self.timings[&key]);
         }
@@ -147,11 +160,12 @@ pub fn questions(
 /// # Errors
 /// Where the device lacks memory, or was lost.
 pub fn of_training(dir: &Path, restart: bool, gpu: &Gpu, questions: &[Question]) -> Result<Tuning> {
+    let mut cache = TuningCache::load(gpu.summary());
     if !restart && is_unfinished(dir) {
         let kept = std::fs::read_to_string(dir.join(KEPT)).ok();
-        return Ok(Tuning::new(kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()));
+        let answers = kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        return Ok(Tuning::new(answers, cache.banned));
     }
-    let mut cache = TuningCache::load(gpu.summary());
     let is_open = |question: &Question| !cache.timings.contains_key(&question.key());
     if !gpu.limits().software && questions.iter().any(is_open) {
         cache.measure(gpu, questions, false, |_, _| {})?;
