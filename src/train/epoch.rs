@@ -65,6 +65,10 @@ pub fn diagnose(step: &StepResult, skipped_before: f32) -> Option<String> {
     if !step.loss.is_finite() {
         return Some(format!("the loss is {}", step.loss));
     }
+    // With loss scaling an overflow is no more than a step to skip.
+    if let Some(norm) = step.norm.filter(|norm| step.scaling.is_none() && !norm.is_finite()) {
+        return Some(format!("the norm of the gradients is {norm}"));
+    }
     let scaling = step.scaling.filter(|s| s.scale <= LEAST && s.skipped_steps > skipped_before)?;
     Some(format!("gradients overflow f16 even where the loss is scaled by {}", scaling.scale))
 }
@@ -99,4 +103,26 @@ pub fn validate(session: &mut Session, dataset: &Arc<Dataset>, batch_size: usize
         }
     }
     Ok(Some(tally.metrics(&session.settings().loss)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The batch after it was blamed, once the weights were no numbers any more.
+    #[test]
+    fn gradients_that_are_no_numbers_are_found_with_the_batch_that_has_them() {
+        let step = |loss: f32, norm: Option<f32>| StepResult {
+            loss,
+            sums: Vec::new(),
+            logits: None,
+            scaling: None,
+            norm,
+        };
+        assert_eq!(diagnose(&step(0.5, Some(2.0)), 0.0), None);
+        assert_eq!(diagnose(&step(0.5, None), 0.0), None);
+        assert!(diagnose(&step(f32::NAN, None), 0.0).is_some());
+        assert!(diagnose(&step(0.5, Some(f32::NAN)), 0.0).is_some_and(|said| said.contains("gradients")));
+        assert!(diagnose(&step(0.5, Some(f32::INFINITY)), 0.0).is_some());
+    }
 }
