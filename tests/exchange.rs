@@ -346,6 +346,8 @@ fn mistakes_are_told_and_nothing_is_written() {
         (export(&["--format", "gguf"]), "possible values: pth, safetensors, onnx, bioimageio"),
         (export(&[&package[..], &["--license", "MIT"]].concat()), "--author: expected who made the model"),
         (export(&[&package[..], &["--author", "A/B", "--license", "MIT"]].concat()), "found A/B"),
+        (export(&[&package[..], &["--author", " @account", "--license", "MIT"]].concat()), "--author"),
+        (export(&[&package[..], &["--author", "A", "--license", "Banana"]].concat()), "found Banana"),
         (
             export(&[&package[..], &["--author", "A"]].concat()),
             "--license: expected the identifier of a licence",

@@ -93,14 +93,16 @@ pub(super) fn package(model: &Model, settings: &Package) -> Result<Vec<u8>> {
 
 /// The name, made of the characters that the format knows.
 fn check(model: &Model, settings: &Package) -> Result<String> {
-    let is_person = |name: &String| !name.trim().is_empty() && !name.contains(['/', '\\']);
+    let is_person = |name: &String| {
+        let parts = name.rsplit_once(" @").unwrap_or((name, "no account"));
+        !parts.0.trim().is_empty() && !parts.1.trim().is_empty() && !name.contains(['/', '\\'])
+    };
     if settings.authors.is_empty() || !settings.authors.iter().all(is_person) {
         let found = if settings.authors.is_empty() { "none".into() } else { settings.authors.join(", ") };
         let remedy = "--author 'Given Family', once for each";
         return Err(Error::user("--author", "who made the model, without slashes", found, remedy));
     }
-    let is_identifier = |c: char| c.is_ascii_alphanumeric() || "-.+".contains(c);
-    if settings.licence.is_empty() || !settings.licence.chars().all(is_identifier) {
+    if spdx::license_id(&settings.licence).is_none() {
         let remedy =
             "take one of https://spdx.org/licenses: CC-BY-4.0 is usual for models, CC0-1.0 asks for nothing";
         return Err(Error::user("--license", "the identifier of a licence", &settings.licence, remedy));

@@ -114,6 +114,12 @@ fn read_tiff(path: &Path) -> Result<Labels> {
             None => Ok(values.into_iter().map(|v| v as u32).collect()),
         }
     };
+    // The decoder turns such values round, as is right for pictures and not for labels.
+    let white_is_zero = Some(0);
+    let photometric = decoder.find_tag_unsigned::<u16>(tiff::tags::Tag::PhotometricInterpretation);
+    if photometric.map_err(fail)? == white_is_zero {
+        return Err(damaged(path, "a TIFF in which 0 is black", "one in which 0 is white"));
+    }
     let labels = match decoder.read_image().map_err(fail)? {
         DecodingResult::U8(v) => v.into_iter().map(u32::from).collect(),
         DecodingResult::U16(v) => v.into_iter().map(u32::from).collect(),
@@ -131,4 +137,30 @@ fn read_tiff(path: &Path) -> Result<Labels> {
         return Err(damaged(path, "a TIFF of one page", "a stack"));
     }
     Ok((labels, height, width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tiff::encoder::{TiffEncoder, colortype::Gray8};
+
+    /// The decoder inverts what is stored with 0 as white, and the gaps between cells became a cell.
+    #[test]
+    fn labels_stored_with_zero_as_white_are_refused() {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        let mut encoder = TiffEncoder::new(&mut bytes).expect("a writable file");
+        encoder.write_image::<Gray8>(2, 1, &[0, 7]).expect("an image");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("labels.tif");
+        let mut bytes = bytes.into_inner();
+        std::fs::write(&path, &bytes).expect("a writable file");
+        assert_eq!(read_tiff(&path).expect("labels").0, [0, 7]);
+        // The entry of tag 262: one 16-bit number, 1 where 0 is black.
+        let entry = [6, 1, 3, 0, 1, 0, 0, 0, 1, 0];
+        let at = bytes.windows(entry.len()).position(|bytes| bytes == entry).expect("the tag");
+        bytes[at + 8] = 0;
+        std::fs::write(&path, &bytes).expect("a writable file");
+        let said = read_tiff(&path).expect_err("inverted").to_string();
+        assert!(said.contains("one in which 0 is white"), "{said}");
+    }
 }
