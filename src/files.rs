@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use etcetera::BaseStrategy;
+
 use crate::error::{Error, Result};
 
 /// Writes `bytes` to `path` so that a reader, or a power cut, finds the old file or the new one and never a part.
@@ -56,7 +58,10 @@ const CACHE_DIR: &str = "ROSETTE_CACHE_DIR";
 
 /// Where what can be made anew is kept for the next process; none where the system has no place for it.
 pub fn cache_dir() -> Option<PathBuf> {
-    std::env::var_os(CACHE_DIR).map(PathBuf::from).or_else(|| Some(dirs::cache_dir()?.join("rosette")))
+    if let Some(dir) = std::env::var_os(CACHE_DIR) {
+        return Some(PathBuf::from(dir));
+    }
+    Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("rosette"))
 }
 
 /// Bytes as hexadecimal digits, for checksums.
