@@ -341,7 +341,12 @@ fn mistakes_are_told_and_nothing_is_written() {
     workshop.write("odd/config.json", "{}");
     workshop.write("odd/best_model.pth", "");
     let package = ["--format", "bioimageio", "--skip", "full"];
+    let others = ["--format", "onnx", "--skip", "full"];
     let cases: Vec<(Vec<String>, &str)> = vec![
+        (export(&[&others[..], &["--name", "a name"]].concat()), "--name: expected --format bioimageio"),
+        (export(&[&others[..], &["--author", "A"]].concat()), "--author: expected --format bioimageio"),
+        (export(&[&others[..], &["--license", "MIT"]].concat()), "--license: expected --format bioimageio"),
+        (export(&[&others[..], &["--sample", "a.png"]].concat()), "--sample: expected --format bioimageio"),
         (export(&["--format", "onnx"]), "--skip full or --skip pooled, for weights without a config.json"),
         (export(&["--format", "gguf"]), "possible values: pth, safetensors, onnx, bioimageio"),
         (export(&[&package[..], &["--license", "MIT"]].concat()), "--author: expected who made the model"),
@@ -386,4 +391,61 @@ fn mistakes_are_told_and_nothing_is_written() {
         assert!(said.contains(expected), "{arguments:?}: {said}");
     }
     assert!(workshop.files() == before, "something was written");
+}
+
+/// The state dict says nothing of skip and threshold: a record of other weights would be believed.
+#[test]
+fn weights_beside_the_record_of_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = dir.path().join("model");
+    let wanted = Import {
+        weights: golden("net_weights.safetensors"),
+        skip: Some(Skip::Pooled),
+        patch_px: None,
+        name: None,
+        output_dir: made.clone(),
+    };
+    import(&wanted).unwrap();
+    let mut other = model(Skip::Full);
+    other.tensors[0].values[0] += 1.0;
+    let weights = made.join("best_model.pth");
+    let kept = bytes(&weights);
+    std::fs::remove_file(&weights).unwrap();
+    export(&other, &Format::Pth, &weights).unwrap();
+    std::fs::write(made.join("same.pth"), &kept).unwrap();
+    for path in [&made, &weights] {
+        let error = Model::open(path, None).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("best_model.pth: expected the weights that"), "{error}");
+        assert!(error.to_string().contains("`rosette import` them with --skip"), "{error}");
+    }
+    assert_eq!(Model::open(&made.join("same.pth"), None).unwrap().net.spec().skip, Skip::Pooled);
+    // A threshold changes the record alone, and a record without a checksum is that of a training under way.
+    std::fs::write(&weights, &kept).unwrap();
+    let mut record = RunRecord::read(&made.join("config.json")).unwrap();
+    record.threshold = Some(0.3);
+    record.write(&made.join("config.json")).unwrap();
+    assert_eq!(Model::open(&made, None).unwrap().threshold, 0.3);
+    record.weights_sha256 = None;
+    record.write(&made.join("config.json")).unwrap();
+    export(&other, &Format::Pth, &made.join("later.pth")).unwrap();
+    assert!(Model::open(&made.join("later.pth"), None).is_ok());
+}
+
+#[test]
+fn a_model_is_not_exported_over_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = dir.path().join("w.safetensors");
+    std::fs::copy(golden("net_weights.safetensors"), &weights).unwrap();
+    let model = Model::open(&weights, Some(Skip::Full)).unwrap();
+    std::fs::write(dir.path().join("config.json"), "a record").unwrap();
+    std::fs::create_dir(dir.path().join("in")).unwrap();
+    let before = bytes(&weights);
+    for name in ["w.safetensors", "in/../w.safetensors", "config.json"] {
+        let error = export(&model, &Format::Safetensors, &dir.path().join(name)).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("found one of the model's own"), "{error}");
+    }
+    assert!(bytes(&weights) == before);
+    assert_eq!(bytes(&dir.path().join("config.json")), b"a record");
 }

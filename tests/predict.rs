@@ -10,7 +10,7 @@ use std::process::Command;
 
 use rosette::config::{Precision, Skip};
 use rosette::data::channels::Prepared;
-use rosette::data::hdf5::File;
+use rosette::data::hdf5::{File, Plane, encode};
 use rosette::data::sample::Sample;
 use rosette::inference::{Engine, EngineSettings, Image, Model};
 use rosette::interop::{Values, read_safetensors};
@@ -311,9 +311,71 @@ fn mistakes_are_told() {
         rosette(&workshop, &["evaluate", "--model", "out", "--output-dir", "x", "--input", "labels.png"]);
     assert_eq!(said.code, Some(2), "{}", said.err);
     assert!(said.err.contains("labels: expected an image with its target"), "{}", said.err);
+    told_before_the_first_image(&workshop);
     let said =
         rosette(&workshop, &["threshold", "--model", "bare.pth", "--skip", "full", "--data-dir", "data"]);
     assert_eq!(said.code, Some(2), "{}", said.err);
     assert!(said.err.contains("one model with its config.json"), "{}", said.err);
     assert!(!workshop.path("predicted").exists(), "something was written");
+}
+
+/// What is wrong with the last of several inputs is said before the first is worked on.
+fn told_before_the_first_image(workshop: &Workshop) {
+    workshop.write("other/labels.png", png_of(&brick_labels(20, 20), 20, 20));
+    let cases: &[(&[&str], &str)] = &[
+        (&["--data-dir", "data", "--samples", "A", "Z"], "expected the file of sample 'Z'"),
+        (
+            &["--data-dir", "data", "--samples", "A", "B", "A"],
+            "A: expected a name of its own for every image",
+        ),
+        (&["--input", "labels.png", "nothing.png"], "nothing.png: expected a file to read"),
+        (&["--input", "labels.png", "other/labels.png"], "labels: expected a name of its own"),
+        (&["--input", "labels.png", "--samples", "A"], "cannot be used with"),
+    ];
+    for command in ["predict", "evaluate"] {
+        for (arguments, expected) in cases {
+            let usual = [command, "--model", "out", "--output-dir", "predicted"];
+            let said = rosette(workshop, &[&usual[..], arguments].concat());
+            assert_eq!(said.code, Some(2), "{command} {arguments:?}: {}", said.err);
+            assert!(said.err.contains(expected), "{command} {arguments:?}: {}", said.err);
+            assert!(!said.err.contains("[1/"), "{command} {arguments:?} began: {}", said.err);
+        }
+    }
+}
+
+#[test]
+fn a_threshold_is_found_on_the_validation_samples_and_never_on_nothing() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    assert!(workshop.train(&["--no-timestamp"]).output().expect("it runs").status.success());
+    let labels: Vec<i32> = brick_labels(40, 48).into_iter().map(|label| label as i32).collect();
+    let (shape, target) = ([40, 48], vec![0; 40 * 48]);
+    let planes = [
+        ("segmentation_outlines", &shape[..], Plane::I32(&labels)),
+        ("rosettes_binary", &shape[..], Plane::U8(&target)),
+    ];
+    workshop.write(&workshop::sample("N"), encode(&planes, &[]).expect("shapes that fit"));
+    let usual = ["threshold", "--model", "out", "--data-dir", "data"];
+    let before = workshop.files();
+    for (arguments, expected) in [
+        (&["--samples", "N"][..], "N: expected a pixel of a rosette in the target, found none"),
+        (&["--threshold", "0.4"], "--threshold: expected none for `rosette threshold`"),
+        (&["--samples", "C", "C"], "C: expected a name of its own"),
+    ] {
+        let said = rosette(&workshop, &[&usual[..], arguments].concat());
+        assert_eq!(said.code, Some(2), "{arguments:?}: {}", said.err);
+        assert!(said.err.contains(expected), "{arguments:?}: {}", said.err);
+    }
+    assert!(workshop.files() == before, "something was written");
+
+    let warning = "warning: the model was trained on ";
+    let said = rosette(&workshop, &[&usual[..], &["--samples", "A", "C"]].concat());
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.err.contains(&format!("{warning}A: ")), "{}", said.err);
+    let said = rosette(&workshop, &usual);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.err.contains("the samples that the model was validated on: C\n"), "{}", said.err);
+    assert!(said.err.contains("[1/1] C: ") && !said.err.contains(warning), "{}", said.err);
 }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use rosette::config::Skip;
 use rosette::data::loader::{Dataset, ValBatches};
+use rosette::exchange::{Format, export};
+use rosette::inference::Model;
 use rosette::interop::{TensorData, Values, read_pth, read_safetensors};
 use rosette::model::{AttentionUNet, Spec};
 use rosette::ops::segmentation_loss::SegmentationLoss;
@@ -313,6 +315,17 @@ fn initial_weights_of_the_other_skip_variant_are_told() {
         |run: &str| std::fs::read_to_string(workshop.path(&format!("{run}/training.log"))).expect("a log");
     assert!(log("other").contains("another function"));
     assert!(!log("same").contains("another function"));
+
+    // A safetensors file has its record in its header.
+    let (before, alone) = (workshop.path("before"), workshop.path("alone/w.safetensors"));
+    export(&Model::open(&before, None).expect("a model"), &Format::Safetensors, &alone)
+        .expect("it is written");
+    let from_it = ["--no-timestamp", "--init-weights", "alone/w.safetensors"];
+    train(
+        &workshop,
+        &[&["--output-dir", "other_header", "--override", "skip=pooled"], &from_it[..]].concat(),
+    );
+    assert!(log("other_header").contains("another function"));
 }
 
 #[test]

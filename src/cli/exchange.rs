@@ -87,6 +87,7 @@ pub fn run_export(args: &ExportArgs) -> Result<()> {
         let remedy = "give the name of a file in it";
         return Err(Error::user(args.output.display(), "a file to write", "a directory", remedy));
     }
+    check_format(args)?;
     let model = Model::open(&args.model, skip(args.skip.as_deref()))?;
     let format = match args.format {
         FormatName::Pth => Format::Pth,
@@ -110,6 +111,29 @@ pub fn run_export(args: &ExportArgs) -> Result<()> {
         spec.skip,
         model.threshold
     ))
+}
+
+/// A user error where something is given that the format has no place for. The adapter may come from the environment and
+/// is not minded there.
+fn check_format(args: &ExportArgs) -> Result<()> {
+    if args.format == FormatName::Bioimageio {
+        return Ok(());
+    }
+    let of_environment = std::env::var("ROSETTE_ADAPTER").ok();
+    let given = [
+        ("--name", args.name.is_some()),
+        ("--author", !args.author.is_empty()),
+        ("--license", !args.license.is_empty()),
+        ("--sample", args.sample.is_some()),
+        ("--adapter", args.adapter.is_some() && args.adapter != of_environment),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => {
+            let remedy = format!("leave {flag} out, or take --format bioimageio");
+            Err(Error::user(flag, "--format bioimageio, which alone holds it", "another format", remedy))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Writes the directory, and says what was taken for granted.

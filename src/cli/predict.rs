@@ -9,7 +9,8 @@ use crate::data::sample::discover;
 use crate::data::split::Manifest;
 use crate::error::{Error, Result};
 use crate::inference::{EvaluationRow, Inputs, Model, Predictor, Scoring, evaluate, predict_all, sweep};
-use crate::report::{Mode, plots};
+use crate::report::progress::print_line;
+use crate::report::{Mode, RunRecord, plots};
 
 /// What all three take.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,14 +53,14 @@ pub struct InputArgs {
     /// Directory of samples: `DIR/SAMPLE/processed_data_SAMPLE.h5`.
     #[arg(long, value_name = "DIR", required_unless_present = "input")]
     pub data_dir: Option<PathBuf>,
-    /// Samples of --data-dir; all where none is named.
+    /// Samples of --data-dir; where none is named, all, or for `threshold` those the model was validated on, if it knows.
     #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with = "split_manifest")]
     pub samples: Vec<String>,
     /// The validation samples of this manifest, in --data-dir.
     #[arg(long, value_name = "FILE", conflicts_with = "input")]
     pub split_manifest: Option<PathBuf>,
     /// Files instead: samples (.h5), or images of cell labels (.png, .tif).
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "data_dir")]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["data_dir", "samples"])]
     pub input: Vec<PathBuf>,
 }
 
@@ -141,9 +142,15 @@ impl ModelArgs {
 
 impl InputArgs {
     fn inputs(&self) -> Result<Inputs> {
+        self.inputs_or(&[])
+    }
+
+    /// The images; of a data directory of which none is named, those of `usual`, or all where that names none.
+    fn inputs_or(&self, usual: &[String]) -> Result<Inputs> {
         let Some(data_dir) = &self.data_dir else { return Ok(Inputs::Files(self.input.clone())) };
         let names = match &self.split_manifest {
             Some(manifest) => Manifest::read(manifest)?.val_sample_list,
+            None if self.samples.is_empty() && !usual.is_empty() => usual.to_vec(),
             None if self.samples.is_empty() => discover(data_dir)?,
             None => self.samples.clone(),
         };
@@ -186,12 +193,37 @@ pub fn run_evaluate(args: &EvaluateArgs) -> Result<()> {
     ))
 }
 
+/// The images of `rosette threshold`: those that the model was validated on, where none is named. Says so, and warns of
+/// those that the model has learnt from.
+fn threshold_inputs(args: &ThresholdArgs, record: &RunRecord) -> Result<Inputs> {
+    let (given, usual) = (&args.input, &record.val_sample_list);
+    let inputs = given.inputs_or(usual)?;
+    let is_usual = given.data_dir.is_some() && given.split_manifest.is_none() && given.samples.is_empty();
+    if is_usual && !usual.is_empty() && Mode::detect(args.model.quiet).is_for_people() {
+        print_line(&format!("the samples that the model was validated on: {}", usual.join(", ")));
+    }
+    let mut learnt = inputs.names();
+    learnt.retain(|name| record.train_sample_list.contains(name));
+    if !learnt.is_empty() {
+        let which = learnt.join(", ");
+        print_line(&format!(
+            "warning: the model was trained on {which}: the threshold will suit them too well"
+        ));
+    }
+    Ok(inputs)
+}
+
 /// Sweeps the threshold, draws the curves and writes the best into the record.
 ///
 /// # Errors
-/// Those of the models and the images; a user error where the model has no record to write into.
+/// Those of the models and the images; a user error where the model has no record to write into, where a threshold is
+/// given, and where no pixel of the images is a rosette's.
 pub fn threshold(args: &ThresholdArgs) -> Result<()> {
-    let (predictor, inputs) = (args.model.predictor()?, args.input.inputs()?);
+    if let Some(given) = args.model.threshold {
+        let remedy = "leave --threshold out: this command finds it";
+        return Err(Error::user("--threshold", "none for `rosette threshold`", given, remedy));
+    }
+    let predictor = args.model.predictor()?;
     let model = Model::open(&args.model.model[0], predictor.skip)?;
     let (Some(mut record), Some(record_path), 1) = (model.record, model.record_path, args.model.model.len())
     else {
@@ -199,7 +231,17 @@ pub fn threshold(args: &ThresholdArgs) -> Result<()> {
         let remedy = "give a training's directory, or `rosette import` the weights first";
         return Err(Error::user("--model", expected, "bare weights, or several models", remedy));
     };
+    let inputs = threshold_inputs(args, &record)?;
     let sweep = sweep(&predictor, &inputs)?;
+    if sweep.rosette_pixels() == 0 {
+        let remedy = "give samples with rosettes: without one no threshold is better than another";
+        return Err(Error::user(
+            inputs.names().join(", "),
+            "a pixel of a rosette in the target",
+            "none",
+            remedy,
+        ));
+    }
     let (best, dir) = (sweep.best(), record_path.with_file_name(""));
     let curve: Vec<[f64; 4]> = sweep
         .rows()

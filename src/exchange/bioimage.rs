@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 
 use prost::Message;
+use sha2::{Digest, Sha256};
 
 use super::archive::{Entry, archive, npy, tiff_stack};
 use super::description::{description, documentation};
 use super::network::onnx_model;
 use super::trial::Trial;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::inference::Model;
 use crate::interop::pth_bytes;
 use crate::train::state_dict;
@@ -70,12 +72,15 @@ pub(super) fn package(model: &Model, settings: &Package) -> Result<Vec<u8>> {
     let trial = Trial::run(model, settings.sample.as_deref(), settings.adapter.as_deref())?;
     let side_px = trial.side_px();
     let input_shape = [1, model.net.spec().in_channels, side_px, side_px];
-    let mut record = serde_json::to_string_pretty(&model.record_or_known(&name)).expect("numbers and text");
+    let state_dict = pth_bytes(&state_dict(&model.tensors, model.batches_tracked))?;
+    let mut record = model.record_or_known(&name);
+    record.weights_sha256 = Some(files::hex(&Sha256::digest(&state_dict)));
+    let mut record = serde_json::to_string_pretty(&record).expect("numbers and text");
     record.push('\n');
     let entry = |name, bytes| Entry { name, bytes };
     let entries = vec![
         entry(names::ONNX, onnx_model(model)?.encode_to_vec()),
-        entry(names::STATE_DICT, pth_bytes(&state_dict(&model.tensors, model.batches_tracked))?),
+        entry(names::STATE_DICT, state_dict),
         entry(names::ARCHITECTURE, ARCHITECTURE.to_vec()),
         entry(names::INPUT, npy(&input_shape, &trial.input())),
         entry(names::OUTPUT, npy(&[1, 1, side_px, side_px], trial.output())),

@@ -119,6 +119,7 @@ fn for_each(
     inputs: &Inputs,
     mut take: impl FnMut(&Image, &[f32], f64) -> Result<()>,
 ) -> Result<f64> {
+    inputs.check()?;
     let ensemble = predictor.open()?;
     let mut work = Work::new(predictor.mode, inputs.len());
     for index in 0..inputs.len() {

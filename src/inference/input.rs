@@ -23,12 +23,24 @@ pub struct Image {
 /// # Errors
 /// Those of [`Sample::load`], but for a missing target.
 pub fn load_sample(data_dir: &Path, name: &str, with_intensity: bool) -> Result<Image> {
+    check_sample(data_dir, name)?;
+    from_hdf5(&sample_path(data_dir, name), name, with_intensity)
+}
+
+/// A user error where the sample has no file.
+pub(super) fn check_sample(data_dir: &Path, name: &str) -> Result<()> {
     let path = sample_path(data_dir, name);
-    if !path.is_file() {
-        let expected = format!("the file of sample '{name}'");
-        return Err(Error::user(path.display(), expected, "no such file", "check --data-dir and --samples"));
+    if path.is_file() {
+        return Ok(());
     }
-    from_hdf5(&path, name, with_intensity)
+    let expected = format!("the file of sample '{name}'");
+    Err(Error::user(path.display(), expected, "no such file", "check --data-dir and --samples"))
+}
+
+/// What the image in a file is called: the file without its extension, and without the pipeline's prefix.
+pub(super) fn image_name(path: &Path) -> String {
+    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    stem.strip_prefix("processed_data_").unwrap_or(&stem).to_string()
 }
 
 /// Loads one file: a sample (`.h5`), or an image of cell labels (`.png`, `.tif`), 0 between the cells.
@@ -37,8 +49,7 @@ pub fn load_sample(data_dir: &Path, name: &str, with_intensity: bool) -> Result<
 /// A user error where the file cannot be read, is of another kind, or lacks the intensity that is asked for.
 pub fn load_image(path: &Path, with_intensity: bool) -> Result<Image> {
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    let name = stem.strip_prefix("processed_data_").unwrap_or(&stem).to_string();
+    let name = image_name(path);
     let (labels, height, width) = match extension.as_str() {
         "h5" | "hdf5" => return from_hdf5(path, &name, with_intensity),
         "png" => read_png(path)?,

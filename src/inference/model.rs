@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::interop::{TensorData, is_safetensors, read_pth, read_safetensors_with};
 use crate::model::{AttentionUNet, NamedTensor, Spec};
 use crate::report::RunRecord;
-use crate::train::{load_weights, weights_file};
+use crate::train::{find_record, load_weights, weights_file};
 
 /// Above this probability a pixel counts as rosette, unless the model says otherwise.
 const THRESHOLD: f64 = 0.5;
@@ -43,8 +43,8 @@ impl Model {
     /// record in it or the `config.json` beside it. Without a record, `skip` must say which variant the weights are of.
     ///
     /// # Errors
-    /// A user error where files are missing or damaged, where `skip` contradicts the record, and where the weights are of
-    /// another network than the record's.
+    /// A user error where files are missing or damaged, where `skip` contradicts the record, where the weights are of
+    /// another network than the record's, and where the `config.json` beside them is that of other weights.
     pub fn open(path: &Path, skip: Option<Skip>) -> Result<Self> {
         let weights = weights_file(path);
         if !weights.is_file() {
@@ -89,18 +89,6 @@ impl Model {
     pub fn uses_intensity(&self) -> bool {
         self.net.spec().in_channels == 3
     }
-}
-
-/// What was written down of a weights file, and where, if in a file of its own.
-fn find_record(weights: &Path) -> Result<(Option<RunRecord>, Option<PathBuf>)> {
-    if is_safetensors(weights) {
-        let (_, texts) = read_safetensors_with(weights)?;
-        if let Some(text) = texts.get(RunRecord::KEY) {
-            return Ok((Some(RunRecord::parse(text, weights)?), None));
-        }
-    }
-    let path = weights.with_file_name("config.json");
-    Ok(if path.is_file() { (Some(RunRecord::read(&path)?), Some(path)) } else { (None, None) })
 }
 
 fn recorded(record: &RunRecord, skip: Option<Skip>, path: &Path) -> Result<Spec> {

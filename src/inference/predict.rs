@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::engine::{Engine, EngineSettings};
-use super::input::{Image, load_image, load_sample};
+use super::input::{Image, check_sample, image_name, load_image, load_sample};
 use super::model::Model;
 use super::scores::PixelScores;
 use crate::config::{Precision, Skip};
@@ -79,6 +79,40 @@ impl Inputs {
     /// There is no image.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What they are called, in order.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::Samples { names, .. } => names.clone(),
+            Self::Files(files) => files.iter().map(|path| image_name(path)).collect(),
+        }
+    }
+
+    /// Looks for all of them before the first is worked on.
+    ///
+    /// # Errors
+    /// A user error where one is not there, and where two have one name.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::Samples { data_dir, names } => {
+                names.iter().try_for_each(|name| check_sample(data_dir, name))?;
+            }
+            Self::Files(files) => files.iter().try_for_each(|path| {
+                let found = std::fs::metadata(path).map_err(|e| Error::io(path, "a file to read", &e));
+                found.map(|_| ())
+            })?,
+        }
+        let names = self.names();
+        let Some(at) = (1..names.len()).find(|at| names[..*at].contains(&names[*at])) else {
+            return Ok(());
+        };
+        let remedy = match self {
+            Self::Samples { .. } => "name it once",
+            Self::Files(_) => "rename one: their outputs would be the same file",
+        };
+        let expected = "a name of its own for every image";
+        Err(Error::user(&names[at], expected, "the same name again", remedy))
     }
 
     /// Loads one of them.
@@ -191,28 +225,21 @@ pub struct PredictionRow {
 /// `inference_metrics.csv`.
 ///
 /// # Errors
-/// A user error where an image or a model is wrong, or an output cannot be written; what was finished before stays.
+/// A user error where an image is not there or two have one name, before the first is predicted; where an image or a model
+/// is wrong, or an output cannot be written, what was finished before stays.
 pub fn predict_all(
     predictor: &Predictor,
     inputs: &Inputs,
     output_dir: &Path,
     pictures: bool,
 ) -> Result<Vec<PredictionRow>> {
+    inputs.check()?;
     let ensemble = predictor.open()?;
     let mut work = Work::new(predictor.mode, inputs.len());
     let mut rows: Vec<PredictionRow> = Vec::with_capacity(inputs.len());
     for index in 0..inputs.len() {
         let image = inputs.load(index, ensemble.uses_intensity())?;
         let name = image.planes.name.clone();
-        if rows.iter().any(|row| row.sample == name) {
-            let remedy = "rename one: their outputs would be the same file";
-            return Err(Error::user(
-                &name,
-                "a name of its own for every image",
-                "the same name again",
-                remedy,
-            ));
-        }
         let windows = ensemble.windows(&image);
         work.started(&name, windows);
         let started = Instant::now();

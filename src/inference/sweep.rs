@@ -49,10 +49,15 @@ impl Sweep {
         }
     }
 
+    /// Pixels of rosettes in all images.
+    pub fn rosette_pixels(&self) -> u64 {
+        self.rosette.iter().sum()
+    }
+
     /// Every threshold with its pooled scores.
     pub fn rows(&self) -> Vec<SweepRow> {
         let above = |counts: &[u64], step: usize| counts[step + 1..].iter().sum::<u64>();
-        let rosettes: u64 = self.rosette.iter().sum();
+        let rosettes = self.rosette_pixels();
         (0..STEPS)
             .map(|step| {
                 let hits = above(&self.rosette, step);

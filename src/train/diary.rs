@@ -5,15 +5,13 @@ use std::time::Duration;
 use super::epoch::Trained;
 use super::metrics::Metrics;
 use super::run::{Sets, TrainRun};
-use super::weights::weights_file;
+use super::weights::{find_record, weights_file};
 use crate::report::{EpochRow, RunRecord};
 
 /// The state dict of both skip variants is the same, so weights of the other one load: say so where their record tells.
 fn warn_of_other_skip(run: &TrainRun) {
-    let record = run.init_weights.as_ref().map(|path| weights_file(path).with_file_name("config.json"));
-    let Some(Ok(record)) = record.filter(|path| path.exists()).map(|path| RunRecord::read(&path)) else {
-        return;
-    };
+    let found = run.init_weights.as_ref().map(|path| find_record(&weights_file(path)));
+    let Some(Ok((Some(record), _))) = found else { return };
     if record.model.skip != run.experiment.model.skip {
         tracing::warn!(
             "the initial weights come from a run with skip {:?}, this one has skip {:?}: the same names, another function",

@@ -43,4 +43,4 @@ pub use session::{Buffers, PendingStep, Place, Session, StepResult};
 pub use step::{Recorded, StepSettings, record_evaluation, record_training};
 pub use stop::{is_requested as stop_is_requested, listen as listen_for_signals};
 pub use tuning::{TuningCache, choose as choose_form};
-pub use weights::{load_weights, save_weights, state_dict, weights_file};
+pub use weights::{find_record, load_weights, save_weights, state_dict, weights_file};

@@ -3,9 +3,15 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use crate::error::{Error, Result};
-use crate::interop::{TensorData, Values, is_safetensors, read_pth, read_safetensors, write_pth};
+use crate::files;
+use crate::interop::{
+    TensorData, Values, is_safetensors, read_pth, read_safetensors, read_safetensors_with, write_pth,
+};
 use crate::model::{AttentionUNet, NamedTensor};
+use crate::report::RunRecord;
 
 /// Weights and running statistics as PyTorch's state dict: each batch norm's statistics are followed by its
 /// `num_batches_tracked`.
@@ -35,6 +41,41 @@ pub fn save_weights(path: &Path, tensors: &[NamedTensor], batches_tracked: u64) 
 /// The weights' file of a run's directory, or the file itself.
 pub fn weights_file(path: &Path) -> PathBuf {
     if path.is_dir() { path.join("best_model.pth") } else { path.to_path_buf() }
+}
+
+/// What was written down of a weights file, within it or in the `config.json` beside it, and where, if in a file of its
+/// own.
+///
+/// # Errors
+/// A user error where a file cannot be read, and where the `config.json` is that of other weights.
+pub fn find_record(weights: &Path) -> Result<(Option<RunRecord>, Option<PathBuf>)> {
+    if is_safetensors(weights) {
+        let (_, texts) = read_safetensors_with(weights)?;
+        if let Some(text) = texts.get(RunRecord::KEY) {
+            return Ok((Some(RunRecord::parse(text, weights)?), None));
+        }
+    }
+    let path = weights.with_file_name("config.json");
+    if !path.is_file() {
+        return Ok((None, None));
+    }
+    let record = RunRecord::read(&path)?;
+    check_hash(&record, &path, weights)?;
+    Ok((Some(record), Some(path)))
+}
+
+/// Weights of another variant or with another threshold load as well, and predict something else. A training that has
+/// not ended has no checksum yet.
+fn check_hash(record: &RunRecord, path: &Path, weights: &Path) -> Result<()> {
+    let Some(known) = &record.weights_sha256 else { return Ok(()) };
+    let found = files::hex(&Sha256::digest(files::read_bytes(weights)?));
+    if found == *known {
+        return Ok(());
+    }
+    let expected = format!("the weights that {} is of, SHA-256 {known}", path.display());
+    let remedy =
+        "put the weights into a directory without a config.json, and `rosette import` them with --skip";
+    Err(Error::user(weights.display(), expected, format!("others, SHA-256 {found}"), remedy))
 }
 
 /// Reads weights for a network from a `.pth` or `.safetensors` file: the tensors in the network's order, and the
