@@ -15,7 +15,7 @@ use crate::files;
 use crate::report::metrics::read_metrics;
 use crate::report::progress::print_line;
 use crate::report::{Member, Members, RunRecord, Scores, experiment_page};
-use crate::train::{Outcome, TrainRun, is_unfinished, train};
+use crate::train::{DirLock, Outcome, TrainRun, give_up_unfinished, is_unfinished, train};
 
 /// A member's split, in its directory; the best member's, in the experiment's.
 pub const MANIFEST: &str = "split_manifest.json";
@@ -84,11 +84,19 @@ pub fn known_manifest(path: &Path, fresh: Manifest) -> (Manifest, bool) {
     }
 }
 
-/// Moves a record and weights of another kind of training out of the way of what the members will be.
+/// Moves a record and weights of another kind of training out of the way of what the members will be. A training that
+/// was to go on in this directory is given up: it would take the best member's weights for its own.
 ///
 /// # Errors
 /// A user error where they cannot be moved.
 pub fn make_way(dir: &Path) -> Result<()> {
+    if is_unfinished(dir) {
+        give_up_unfinished(dir);
+        print_line(&format!(
+            "the unfinished training in {} is given up for the members that go there: without folds and seeds it starts anew",
+            dir.display()
+        ));
+    }
     let record = dir.join("config.json");
     if !record.exists() || RunRecord::read(&record).is_ok_and(|record| record.members.is_some()) {
         return Ok(());
@@ -182,6 +190,7 @@ fn show(record: &RunRecord, dir: &Path, best: &str) -> Result<()> {
 /// Those of the first member that fails.
 pub fn train_members(run: &TrainRun) -> Result<Outcome> {
     let plans = members(&run.experiment, &Manifest::read(&run.split_manifest)?)?;
+    let _lock = DirLock::take(&run.output_dir)?;
     make_way(&run.output_dir)?;
     for (number, plan) in (1..).zip(&plans) {
         let output_dir = run.output_dir.join(&plan.name);
