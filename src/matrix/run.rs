@@ -5,8 +5,8 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use super::children::train_on_adapters;
-use super::decide::{Decision, decide};
-use super::members::{MANIFEST, assemble, known_manifest, make_way, members};
+use super::decide::{Decision, Inputs, decide};
+use super::members::{MANIFEST, assemble, known_manifest, make_way, members, rebuild_page};
 use super::page::write_page;
 use super::summary::{SummaryRow, collect, write_summary};
 use crate::config::{Config, Experiment, Origins};
@@ -169,11 +169,14 @@ fn plan(
         let path = run.manifest_path(planned);
         (planned.manifest, planned.is_new_split) = known_manifest(&path, planned.manifest.clone());
         let use_intensity = planned.experiment.model.use_intensity;
-        let data = [
-            digests.of(&planned.manifest.train_sample_list, use_intensity)?,
-            digests.of(&planned.manifest.val_sample_list, use_intensity)?,
-        ];
-        planned.decision = decide(&planned.experiment, &run.dir(planned), &data, run.force);
+        let inputs = Inputs {
+            initial: None,
+            data: [
+                digests.of(&planned.manifest.train_sample_list, use_intensity)?,
+                digests.of(&planned.manifest.val_sample_list, use_intensity)?,
+            ],
+        };
+        planned.decision = decide(&planned.experiment, &run.dir(planned), &inputs, run.force);
     }
     Ok(planned)
 }
@@ -234,6 +237,9 @@ pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome>
         assemble(experiment, &run.output_dir.join(&experiment.name), members)?;
     }
     drop(locks);
+    for kept in planned.iter().filter(|planned| planned.decision == Decision::Keep) {
+        rebuild_page(&run.dir(kept))?;
+    }
     let names: Vec<String> = Config::load(&run.config)?.names().into_iter().map(String::from).collect();
     let rows = collect(&run.output_dir, Some(&names))?;
     write_summary(&run.output_dir.join(SUMMARY), &rows)?;

@@ -207,6 +207,7 @@ impl<'a> Training<'a> {
             }
         };
         record.data_sha256 = Some(identity.data);
+        record.initial_sha256 = identity.initial;
         record.precision_used = session.settings().element.word().into();
         if found.is_some() {
             record.keep_start(&run.output_dir.join("config.json"));
