@@ -77,3 +77,50 @@ fn reason(experiment: &Experiment, dir: &Path, inputs: &Inputs, force: bool) -> 
     }
     force.then(|| "--force".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory of a training that is done, started from weights of hash `w`.
+    fn done() -> (tempfile::TempDir, Experiment, Inputs) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let experiment = Experiment::defaults("tiny");
+        let inputs = Inputs { data: ["a".into(), "b".into()], initial: Some("w".into()) };
+        let mut record = RunRecord::new(&experiment, 1, "a device");
+        (record.data_sha256, record.initial_sha256) = (Some(inputs.data.clone()), Some("w".into()));
+        record.weights_sha256 = Some(files::hex(&Sha256::digest(b"weights")));
+        record.best = serde_json::from_value(serde_json::json!({
+            "epoch": 1, "val_loss": 0.5, "val_iou": 0.5, "val_f1": 0.5, "val_precision": 0.5, "val_recall": 0.5,
+        }))
+        .expect("an epoch");
+        record.write(&dir.path().join("config.json")).expect("a record");
+        for name in ["best_model.pth", "training_plots.png", "metrics.csv"] {
+            std::fs::write(dir.path().join(name), "weights").expect("a file");
+        }
+        (dir, experiment, inputs)
+    }
+
+    #[test]
+    fn other_initial_weights_are_a_reason_to_train() {
+        let (dir, experiment, mut inputs) = done();
+        assert_eq!(decide(&experiment, dir.path(), &inputs, false), Decision::Keep);
+        for other in [Some("v".to_string()), None] {
+            inputs.initial = other;
+            let decision = decide(&experiment, dir.path(), &inputs, false);
+            assert_eq!(decision, Decision::Train("changed: --init-weights".into()));
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn weights_that_cannot_be_read_are_a_reason_to_train() {
+        let (dir, experiment, inputs) = done();
+        // Read by offset 0 of one's own memory: a file that every user may open and none may read.
+        let path = dir.path().join("best_model.pth");
+        std::fs::remove_file(&path).expect("a file");
+        std::os::unix::fs::symlink("/proc/self/mem", &path).expect("a link");
+        let decision = decide(&experiment, dir.path(), &inputs, false);
+        assert_eq!(decision, Decision::Train("best_model.pth cannot be read".into()));
+    }
+}
