@@ -328,3 +328,24 @@ fn mistakes_are_told_before_anything_is_written() {
     let empty = rosette(&workshop, &["summary", "--output-dir", "data"]);
     assert_eq!(empty.code, Some(2), "{}", empty.err);
 }
+
+#[test]
+fn a_removed_page_or_log_is_no_reason_to_train() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.write("config.yaml", config_of_members());
+    run(&workshop, &["--only", "seeds"]);
+    let places = ["results/seeds", "results/seeds/seed_1", "results/seeds/seed_7"];
+    for place in places {
+        std::fs::remove_file(workshop.path(place).join("report.html")).expect("a page");
+        std::fs::remove_file(workshop.path(place).join("training.log")).expect("a log");
+    }
+    let again = run(&workshop, &["--only", "seeds"]);
+    assert!(again.out.contains("nothing to train"), "{} {}", again.out, again.err);
+    assert!(places.iter().all(|place| workshop.path(place).join("report.html").is_file()));
+    let written = workshop.files();
+    run(&workshop, &["--only", "seeds"]);
+    assert!(workshop.files() == written, "what is done and unchanged was touched");
+}

@@ -249,3 +249,55 @@ fn a_second_training_in_the_same_place_is_told_who_holds_it() {
     assert!(said.contains(&format!("one held by process {id} since 2")), "{said}");
     finish(&workshop, "out", &["--override", "num_epochs=1"]);
 }
+
+#[test]
+fn weights_of_another_training_are_not_taken_for_those_of_a_killed_one() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    finish(&workshop, "whole", &[]);
+    // Members are assembled where a plain training was killed; then the plain one comes again.
+    interrupted(&workshop, "out", &CHECKPOINTS, 9);
+    let said = finish(&workshop, "out", &["--override", "seeds=[3]", "--override", "num_epochs=1"]);
+    assert!(said.contains("is given up for the members"), "{said}");
+    assert!(
+        !workshop.path("out/last.safetensors").exists() && !workshop.path("out/.best_model.pth").exists()
+    );
+    let said = finish(&workshop, "out", &[]);
+    assert!(!said.contains("going on in epoch"), "{said}");
+    assert_alike(&workshop, "out", "after members");
+    // Foreign weights in place of its own: the second name is taken, and without it the training starts anew.
+    for keeps_second in [true, false] {
+        std::fs::remove_dir_all(workshop.path("out")).expect("a directory");
+        interrupted(&workshop, "out", &CHECKPOINTS, 9);
+        workshop.write("other.pth", "another training's");
+        std::fs::rename(workshop.path("other.pth"), workshop.path("out/best_model.pth")).expect("a file");
+        if !keeps_second {
+            std::fs::remove_file(workshop.path("out/.best_model.pth")).expect("a second name");
+        }
+        let said = finish(&workshop, "out", &[]);
+        assert_eq!(said.contains("going on in epoch"), keeps_second, "{said}");
+        assert_eq!(said.contains("it starts anew"), !keeps_second, "{said}");
+        assert_alike(&workshop, "out", "foreign weights");
+    }
+}
+
+#[test]
+fn members_are_not_put_into_a_directory_that_another_process_holds() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let long = ["--override", "num_epochs=1000", "--override", "patience=1000"];
+    let mut first = command(&workshop, "out", &long).spawn().expect("the binary runs");
+    wait_for_checkpoints(&mut first, &workshop.path("out/last.safetensors"), 1);
+    let second = command(&workshop, "out", &["--override", "seeds=[3]"]).output().expect("the binary runs");
+    let is_left = workshop.path("out/last.safetensors").exists();
+    let id = first.id();
+    first.kill().expect("a child");
+    first.wait().expect("a child");
+    let said = text(&second.stderr);
+    assert_eq!(second.status.code(), Some(2), "{said}");
+    assert!(said.contains(&format!("one held by process {id} since 2")) && is_left, "{said}");
+}

@@ -18,15 +18,24 @@ pub enum Decision {
     Train(String),
 }
 
-/// Decides by what an earlier run left in `dir`. `data` are the digests of the training and the validation samples.
-pub fn decide(experiment: &Experiment, dir: &Path, data: &[String; 2], force: bool) -> Decision {
-    match reason(experiment, dir, data, force) {
+/// What a training takes in besides its settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inputs {
+    /// Digests of the training and the validation samples.
+    pub data: [String; 2],
+    /// SHA-256 of the weights that it starts from, where it is given some.
+    pub initial: Option<String>,
+}
+
+/// Decides by what an earlier run left in `dir`.
+pub fn decide(experiment: &Experiment, dir: &Path, inputs: &Inputs, force: bool) -> Decision {
+    match reason(experiment, dir, inputs, force) {
         Some(reason) => Decision::Train(reason),
         None => Decision::Keep,
     }
 }
 
-fn reason(experiment: &Experiment, dir: &Path, data: &[String; 2], force: bool) -> Option<String> {
+fn reason(experiment: &Experiment, dir: &Path, inputs: &Inputs, force: bool) -> Option<String> {
     let record_path = dir.join("config.json");
     if !record_path.exists() {
         return Some("not trained yet".into());
@@ -39,11 +48,15 @@ fn reason(experiment: &Experiment, dir: &Path, data: &[String; 2], force: bool) 
         return Some(format!("changed: {}", differences.join(", ")));
     }
     if let Some(known) = &record.data_sha256 {
-        for (set, (old, new)) in ["training", "validation"].iter().zip(known.iter().zip(data)) {
+        for (set, (old, new)) in ["training", "validation"].iter().zip(known.iter().zip(&inputs.data)) {
             if old != new {
                 return Some(format!("the {set} samples changed"));
             }
         }
+    }
+    let given = record.init_weights.as_ref().map(|given| &given.sha256);
+    if record.initial_sha256.as_ref().or(given) != inputs.initial.as_ref() {
+        return Some("changed: --init-weights".into());
     }
     if is_unfinished(dir) {
         return Some("unfinished: goes on".into());
@@ -56,9 +69,58 @@ fn reason(experiment: &Experiment, dir: &Path, data: &[String; 2], force: bool) 
             return Some(format!("{name} is missing"));
         }
     }
-    let weights = files::read_bytes(&dir.join("best_model.pth")).ok()?;
+    let Ok(weights) = files::read_bytes(&dir.join("best_model.pth")) else {
+        return Some("best_model.pth cannot be read".into());
+    };
     if record.weights_sha256.is_some_and(|known| known != files::hex(&Sha256::digest(&weights))) {
         return Some("best_model.pth is not the one that was trained".into());
     }
     force.then(|| "--force".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory of a training that is done, started from weights of hash `w`.
+    fn done() -> (tempfile::TempDir, Experiment, Inputs) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let experiment = Experiment::defaults("tiny");
+        let inputs = Inputs { data: ["a".into(), "b".into()], initial: Some("w".into()) };
+        let mut record = RunRecord::new(&experiment, 1, "a device");
+        (record.data_sha256, record.initial_sha256) = (Some(inputs.data.clone()), Some("w".into()));
+        record.weights_sha256 = Some(files::hex(&Sha256::digest(b"weights")));
+        record.best = serde_json::from_value(serde_json::json!({
+            "epoch": 1, "val_loss": 0.5, "val_iou": 0.5, "val_f1": 0.5, "val_precision": 0.5, "val_recall": 0.5,
+        }))
+        .expect("an epoch");
+        record.write(&dir.path().join("config.json")).expect("a record");
+        for name in ["best_model.pth", "training_plots.png", "metrics.csv"] {
+            std::fs::write(dir.path().join(name), "weights").expect("a file");
+        }
+        (dir, experiment, inputs)
+    }
+
+    #[test]
+    fn other_initial_weights_are_a_reason_to_train() {
+        let (dir, experiment, mut inputs) = done();
+        assert_eq!(decide(&experiment, dir.path(), &inputs, false), Decision::Keep);
+        for other in [Some("v".to_string()), None] {
+            inputs.initial = other;
+            let decision = decide(&experiment, dir.path(), &inputs, false);
+            assert_eq!(decision, Decision::Train("changed: --init-weights".into()));
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn weights_that_cannot_be_read_are_a_reason_to_train() {
+        let (dir, experiment, inputs) = done();
+        // Read by offset 0 of one's own memory: a file that every user may open and none may read.
+        let path = dir.path().join("best_model.pth");
+        std::fs::remove_file(&path).expect("a file");
+        std::os::unix::fs::symlink("/proc/self/mem", &path).expect("a link");
+        let decision = decide(&experiment, dir.path(), &inputs, false);
+        assert_eq!(decision, Decision::Train("best_model.pth cannot be read".into()));
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::decide::{Decision, decide};
+use super::decide::{Decision, Inputs, decide};
 use crate::config::Experiment;
 use crate::data::loader::Dataset;
 use crate::data::split::{Manifest, fold};
@@ -15,7 +15,7 @@ use crate::files;
 use crate::report::metrics::read_metrics;
 use crate::report::progress::print_line;
 use crate::report::{Member, Members, RunRecord, Scores, experiment_page};
-use crate::train::{Outcome, TrainRun, is_unfinished, train};
+use crate::train::{DirLock, Outcome, TrainRun, give_up_unfinished, is_unfinished, train, weights_file};
 
 /// A member's split, in its directory; the best member's, in the experiment's.
 pub const MANIFEST: &str = "split_manifest.json";
@@ -84,11 +84,19 @@ pub fn known_manifest(path: &Path, fresh: Manifest) -> (Manifest, bool) {
     }
 }
 
-/// Moves a record and weights of another kind of training out of the way of what the members will be.
+/// Moves a record and weights of another kind of training out of the way of what the members will be. A training that
+/// was to go on in this directory is given up: it would take the best member's weights for its own.
 ///
 /// # Errors
 /// A user error where they cannot be moved.
 pub fn make_way(dir: &Path) -> Result<()> {
+    if is_unfinished(dir) {
+        give_up_unfinished(dir);
+        print_line(&format!(
+            "the unfinished training in {} is given up for the members that go there: without folds and seeds it starts anew",
+            dir.display()
+        ));
+    }
     let record = dir.join("config.json");
     if !record.exists() || RunRecord::read(&record).is_ok_and(|record| record.members.is_some()) {
         return Ok(());
@@ -127,7 +135,7 @@ pub fn assemble(experiment: &Experiment, dir: &Path, names: &[String]) -> Result
     (record.experiment_name, record.description) = (experiment.name.clone(), experiment.description.clone());
     record.members = Some(Members { best: all[best].name.clone(), mean, deviation, all });
     keep_threshold(&mut record, dir);
-    if !is_shown(&record, dir) {
+    if !is_shown(&record, dir, &names[best]) {
         show(&record, dir, &names[best])?;
     }
     Ok(Some(record))
@@ -157,11 +165,23 @@ fn keep_threshold(record: &mut RunRecord, dir: &Path) {
     }
 }
 
-fn is_shown(record: &RunRecord, dir: &Path) -> bool {
+fn is_shown(record: &RunRecord, dir: &Path, best: &str) -> bool {
     let same = RunRecord::read(&dir.join("config.json")).is_ok_and(|old| old == *record);
     let hash = files::read_bytes(&dir.join("best_model.pth")).map(|bytes| files::hex(&Sha256::digest(bytes)));
     same && hash.is_ok_and(|hash| record.weights_sha256.as_ref() == Some(&hash))
-        && SHOWN.iter().all(|name| dir.join(name).is_file())
+        && dir.join(experiment_page::PAGE).is_file()
+        && SHOWN.iter().all(|name| dir.join(name).is_file() || !dir.join(best).join(name).is_file())
+}
+
+/// Writes the page of a training that is done, where it was removed.
+///
+/// # Errors
+/// A user error where it cannot be made.
+pub fn rebuild_page(dir: &Path) -> Result<()> {
+    match dir.join(experiment_page::PAGE).is_file() {
+        true => Ok(()),
+        false => experiment_page::rebuild(dir),
+    }
 }
 
 /// The record comes last: what it speaks of is there.
@@ -182,7 +202,11 @@ fn show(record: &RunRecord, dir: &Path, best: &str) -> Result<()> {
 /// Those of the first member that fails.
 pub fn train_members(run: &TrainRun) -> Result<Outcome> {
     let plans = members(&run.experiment, &Manifest::read(&run.split_manifest)?)?;
+    let _lock = DirLock::take(&run.output_dir)?;
     make_way(&run.output_dir)?;
+    let hash =
+        |path: &PathBuf| files::read_bytes(&weights_file(path)).map(|b| files::hex(&Sha256::digest(b)));
+    let initial = run.init_weights.as_ref().map(hash).transpose()?;
     for (number, plan) in (1..).zip(&plans) {
         let output_dir = run.output_dir.join(&plan.name);
         let path = output_dir.join(MANIFEST);
@@ -190,8 +214,12 @@ pub fn train_members(run: &TrainRun) -> Result<Outcome> {
         if is_new {
             manifest.write(&path)?;
         }
-        let reason = match decide(&plan.experiment, &output_dir, &digests(run, &manifest)?, run.restart) {
-            Decision::Keep => "done and unchanged".to_string(),
+        let inputs = Inputs { data: digests(run, &manifest)?, initial: initial.clone() };
+        let reason = match decide(&plan.experiment, &output_dir, &inputs, run.restart) {
+            Decision::Keep => {
+                rebuild_page(&output_dir)?;
+                "done and unchanged".to_string()
+            }
             Decision::Train(reason) => reason,
         };
         if run.mode.is_for_people() {

@@ -8,7 +8,7 @@ mod page;
 mod run;
 mod summary;
 
-pub use decide::{Decision, decide};
+pub use decide::{Decision, Inputs, decide};
 pub use members::{MemberPlan, has_members, members, train_members, trainings};
 pub use page::write_page;
 pub use run::{MatrixOutcome, MatrixRun, Planned, plan_matrix, run_matrix};

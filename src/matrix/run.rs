@@ -5,8 +5,8 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use super::children::train_on_adapters;
-use super::decide::{Decision, decide};
-use super::members::{MANIFEST, assemble, known_manifest, make_way, members};
+use super::decide::{Decision, Inputs, decide};
+use super::members::{MANIFEST, assemble, known_manifest, make_way, members, rebuild_page};
 use super::page::write_page;
 use super::summary::{SummaryRow, collect, write_summary};
 use crate::config::{Config, Experiment, Origins};
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::report::progress::print_line;
 use crate::report::{Event, Mode, events};
-use crate::train::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
+use crate::train::{CHECKPOINT_EVERY, DirLock, Outcome, TrainRun, train};
 
 /// Says that every experiment is done.
 const FLAG: &str = "model_training.flag";
@@ -169,11 +169,14 @@ fn plan(
         let path = run.manifest_path(planned);
         (planned.manifest, planned.is_new_split) = known_manifest(&path, planned.manifest.clone());
         let use_intensity = planned.experiment.model.use_intensity;
-        let data = [
-            digests.of(&planned.manifest.train_sample_list, use_intensity)?,
-            digests.of(&planned.manifest.val_sample_list, use_intensity)?,
-        ];
-        planned.decision = decide(&planned.experiment, &run.dir(planned), &data, run.force);
+        let inputs = Inputs {
+            initial: None,
+            data: [
+                digests.of(&planned.manifest.train_sample_list, use_intensity)?,
+                digests.of(&planned.manifest.val_sample_list, use_intensity)?,
+            ],
+        };
+        planned.decision = decide(&planned.experiment, &run.dir(planned), &inputs, run.force);
     }
     Ok(planned)
 }
@@ -218,16 +221,24 @@ pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome>
     for planned in planned.iter().filter(|planned| planned.is_new_split) {
         planned.manifest.write(&run.manifest_path(planned))?;
     }
-    let grouped = grouped_experiments(run, planned)?;
-    for (experiment, _) in &grouped {
-        make_way(&run.output_dir.join(&experiment.name))?;
-    }
-    let failures = match run.adapters.len() {
+    let mut grouped = grouped_experiments(run, planned)?;
+    let (locks, mut failures) = locked(run, &mut grouped);
+    let todo: Vec<&Planned> = todo
+        .into_iter()
+        .filter(|part| {
+            failures.iter().all(|(name, _)| part.member.is_none() || *name != part.experiment.name)
+        })
+        .collect();
+    failures.extend(match run.adapters.len() {
         0 | 1 => train_in_turn(run, &todo)?,
         _ => train_on_adapters(run, &todo)?,
-    };
+    });
     for (experiment, members) in &grouped {
         assemble(experiment, &run.output_dir.join(&experiment.name), members)?;
+    }
+    drop(locks);
+    for kept in planned.iter().filter(|planned| planned.decision == Decision::Keep) {
+        rebuild_page(&run.dir(kept))?;
     }
     let names: Vec<String> = Config::load(&run.config)?.names().into_iter().map(String::from).collect();
     let rows = collect(&run.output_dir, Some(&names))?;
@@ -246,10 +257,31 @@ pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome>
     Ok(MatrixOutcome { rows, failures })
 }
 
+/// Experiments with their members' names.
+type Grouped = Vec<(Experiment, Vec<String>)>;
+
+/// Takes the directories of experiments with members, until all are trained, and makes way for them; one that is held by
+/// another process, or cannot be written, leaves the list with a failure.
+fn locked(run: &MatrixRun, grouped: &mut Grouped) -> (Vec<DirLock>, Vec<(String, Error)>) {
+    let (mut locks, mut failures) = (Vec::new(), Vec::new());
+    grouped.retain(|(experiment, _)| {
+        let dir = run.output_dir.join(&experiment.name);
+        match DirLock::take(&dir).and_then(|lock| make_way(&dir).map(|()| lock)) {
+            Ok(lock) => locks.push(lock),
+            Err(error) => {
+                failures.push(failed(run, &experiment.name, error));
+                return false;
+            }
+        }
+        true
+    });
+    (locks, failures)
+}
+
 /// The experiments that have members, with these; their plain splits are written, too.
-fn grouped_experiments(run: &MatrixRun, planned: &[Planned]) -> Result<Vec<(Experiment, Vec<String>)>> {
+fn grouped_experiments(run: &MatrixRun, planned: &[Planned]) -> Result<Grouped> {
     let config = Config::load(&run.config)?;
-    let mut grouped: Vec<(Experiment, Vec<String>)> = Vec::new();
+    let mut grouped: Grouped = Vec::new();
     for part in planned {
         let Some(member) = &part.member else { continue };
         match grouped.last_mut().filter(|(experiment, _)| experiment.name == part.experiment.name) {

@@ -41,6 +41,9 @@ pub struct RunRecord {
     /// The weights that the training was given, and what they were worth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_weights: Option<GivenWeights>,
+    /// SHA-256 of these weights, known from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_sha256: Option<String>,
     /// SHA-256 of the training and of the validation samples: names, sizes and planes.
     #[serde(default)]
     pub data_sha256: Option<[String; 2]>,
@@ -235,6 +238,7 @@ impl RunRecord {
             version: env!("CARGO_PKG_VERSION").to_string(),
             micro_batch: None,
             init_weights: None,
+            initial_sha256: None,
             data_sha256: None,
             imported_from: None,
             weights_sha256: None,

@@ -77,6 +77,14 @@ pub fn is_unfinished(dir: &Path) -> bool {
     [LAST, PREVIOUS].iter().any(|name| dir.join(name).exists())
 }
 
+/// Removes the checkpoints of a directory, and what else belongs to a training that is to go on.
+pub fn give_up_unfinished(dir: &Path) {
+    for name in [LAST, PREVIOUS, NEXT] {
+        let _ = std::fs::remove_file(dir.join(name));
+    }
+    super::kept::forget(dir);
+}
+
 fn compare(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
     use serde_json::Value::{Null, Object};
     match (a, b) {
@@ -116,6 +124,9 @@ pub struct State {
     pub halvings: Vec<usize>,
     /// The epoch whose weights were kept.
     pub best: Option<BestEpoch>,
+    /// SHA-256 of its weights; none in checkpoints of older versions.
+    #[serde(default)]
+    pub best_sha256: Option<String>,
     /// The rows of metrics.csv.
     pub history: String,
 }
@@ -134,6 +145,7 @@ impl State {
             stopping,
             halvings: Vec::new(),
             best: None,
+            best_sha256: None,
             history: String::new(),
         }
     }

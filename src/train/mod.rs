@@ -8,6 +8,7 @@ mod diary;
 mod doctor;
 mod epoch;
 mod fit;
+mod kept;
 mod loaded;
 mod lock;
 mod metrics;
@@ -27,10 +28,11 @@ mod weights;
 
 pub use accumulation::Accumulation;
 pub use bench::{KernelTime, StepBench, StepTimes, bench_step};
-pub use checkpoint::{is_unfinished, setting_differences};
+pub use checkpoint::{give_up_unfinished, is_unfinished, setting_differences};
 pub use demo::{DemoPlan, demo};
 pub use doctor::{Examined, examine, examine_operation};
 pub use fit::Fit;
+pub use lock::DirLock;
 pub use metrics::{Metrics, Tally};
 pub use plan::{
     MemoryEstimate, describe_plan, element_of, estimate_memory, experiment_questions, network, stored_element,

@@ -14,6 +14,7 @@ use super::checkpoint::{Checkpoint, Keeper, State};
 use super::diary::{log_costs, log_epoch, log_start};
 use super::epoch::{diagnose, patch_plan, validate};
 use super::fit::Fit;
+use super::kept;
 use super::loaded::{self, Loaded};
 use super::lock::DirLock;
 use super::plan::{experiment_questions, network, settings};
@@ -40,8 +41,6 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 /// So often the learning rate is halved where training diverges.
 const MOST_HALVINGS: usize = 3;
 pub(super) const WEIGHTS: &str = "best_model.pth";
-/// The same file under another name while the training runs: workflow engines remove the outputs of jobs that ended early.
-const WEIGHTS_IN_PROGRESS: &str = ".best_model.pth";
 
 /// What a training is given.
 #[derive(Debug, Clone)]
@@ -193,7 +192,7 @@ impl<'a> Training<'a> {
         let schedule = Schedule::new(training, accumulation.steps_per_epoch());
         let identity = identity(run, &sets)?;
         let mut keeper = Keeper::new(&run.output_dir, identity.clone(), run.checkpoint_every);
-        let found = if run.restart { None } else { keeper.find() };
+        let found = going_on(run, &mut keeper)?;
         let metrics_path = run.output_dir.join("metrics.csv");
         let plateau = Plateau::new(training.learning_rate, training.min_learning_rate, training.patience / 2);
         let fresh = State::new(plateau, EarlyStopping::new(training.patience));
@@ -201,11 +200,13 @@ impl<'a> Training<'a> {
             Some(found) => MetricsLog::resume(&metrics_path, &found.state.history)?,
             None => {
                 keeper.clear();
+                kept::forget(&run.output_dir);
                 keep_older_weights(&run.output_dir)?;
                 MetricsLog::create(&metrics_path)?
             }
         };
         record.data_sha256 = Some(identity.data);
+        record.initial_sha256 = identity.initial;
         record.precision_used = session.settings().element.word().into();
         if found.is_some() {
             record.keep_start(&run.output_dir.join("config.json"));
@@ -259,10 +260,6 @@ impl<'a> Training<'a> {
         tracing::info!("{said}");
         self.progress.message(&said);
         self.progress.event(&Event::Resumed { epoch: found.state.epoch, step: found.state.batch });
-        let [weights, kept] = [WEIGHTS, WEIGHTS_IN_PROGRESS].map(|name| self.run.output_dir.join(name));
-        if found.state.best.is_some() && !weights.exists() && kept.exists() {
-            link(&kept, &weights)?;
-        }
         self.restore(found)
     }
 
@@ -303,7 +300,7 @@ impl<'a> Training<'a> {
         self.keeper.clear();
         tuning::forget(&self.run.output_dir);
         // Gone where nothing was ever trained better; else it is the weights' second name.
-        let _ = std::fs::remove_file(self.run.output_dir.join(WEIGHTS_IN_PROGRESS));
+        kept::forget(&self.run.output_dir);
         tracing::info!(
             "best epoch {}: validation loss {:.4}, F1 {:.4}",
             best.epoch,
@@ -411,7 +408,7 @@ impl<'a> Training<'a> {
         if is_best {
             let tracked = self.tracked + self.session.batches();
             save_weights(&self.run.output_dir.join(WEIGHTS), &self.session.evaluated_tensors()?, tracked)?;
-            link(&self.run.output_dir.join(WEIGHTS), &self.run.output_dir.join(WEIGHTS_IN_PROGRESS))?;
+            self.state.best_sha256 = Some(kept::keep(&self.run.output_dir)?);
             self.state.best = Some(BestEpoch::from(&row));
         }
         self.progress.epoch_finished(&row, is_best);
@@ -509,12 +506,17 @@ fn started<'a>(run: &'a TrainRun, record: &'a RunRecord) -> Event<'a> {
     }
 }
 
-/// Gives a file a second name, or copies it where the file system has no such thing.
-fn link(from: &Path, to: &Path) -> Result<()> {
-    let _ = std::fs::remove_file(to);
-    std::fs::hard_link(from, to)
-        .or_else(|_| std::fs::copy(from, to).map(|_| ()))
-        .map_err(|e| Error::io(to, "a file to write", &e))
+/// The checkpoint to go on from, where the weights are there that it speaks of.
+fn going_on(run: &TrainRun, keeper: &mut Keeper) -> Result<Option<Checkpoint>> {
+    let Some(found) = (if run.restart { None } else { keeper.find() }) else { return Ok(None) };
+    if kept::is_at_hand(&run.output_dir, &found.state)? {
+        return Ok(Some(found));
+    }
+    tracing::warn!(
+        "the best weights of the unfinished training in {} are gone or another's: it starts anew",
+        run.output_dir.display()
+    );
+    Ok(None)
 }
 
 fn load(run: &TrainRun, names: &[String]) -> Result<Arc<Dataset>> {
