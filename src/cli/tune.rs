@@ -82,7 +82,7 @@ fn table(gpu: &Gpu, found: &[(Question, Vec<Timing>)]) -> Table {
     }
     for (question, timings) in found {
         let usual = question.usual(gpu.limits()).name();
-        let taken = choose_form(timings, usual);
+        let taken = choose_form(timings, usual, gpu.limits());
         let (name, ms) = taken.map_or((usual, f64::NAN), |taken| (taken.form.as_str(), taken.ms));
         let others: Vec<String> = timings
             .iter()
