@@ -304,6 +304,57 @@ fn members_go_into_a_directory_of_the_time_as_well() {
     assert!(dir.join("best_model.pth").is_file() && dir.join("seed_7/best_model.pth").is_file(), "{dir:?}");
 }
 
+/// Name, status and reason of every row of the summary.
+fn statuses(workshop: &Workshop) -> Vec<(String, String, String)> {
+    let path = workshop.path("results/experiment_summary.csv");
+    let mut reader = csv::Reader::from_path(path).expect("a summary");
+    let columns = reader.headers().expect("a header").clone();
+    let at = |name: &str| columns.iter().position(|column| column == name).expect(name);
+    let places = [at("experiment_name"), at("status"), at("reason")];
+    let rows = reader.records().map(|row| {
+        let [name, status, reason] = places.map(|place| row.as_ref().expect("a row")[place].to_string());
+        (name, status, reason)
+    });
+    rows.collect()
+}
+
+#[test]
+fn failed_and_outdated_experiments_are_not_told_as_finished() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.write("config.yaml", config(""));
+    assert_eq!(run(&workshop, &[]).code, Some(0));
+    let flag = workshop.path("results/model_training.flag");
+    assert!(flag.is_file());
+
+    // Other settings for all, and only one of them trained; a third one was never trained.
+    workshop.write("config.yaml", config("  - name: \"late\"\n").replace("seed: 7", "seed: 8"));
+    let said = run(&workshop, &["--only", "faster"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let rows = statuses(&workshop);
+    let status: Vec<&str> = rows.iter().map(|row| row.1.as_str()).collect();
+    assert_eq!(status, ["outdated", "finished", "not trained"], "{rows:?}");
+    assert!(rows[0].2.contains("changed: seed (7, now 8)"), "{rows:?}");
+    assert!(said.out.contains("outdated") && !flag.exists());
+    let page = std::fs::read_to_string(workshop.path("results/report.html")).expect("a page");
+    assert!(page.contains("outdated (tiny: changed: seed"));
+    let again = run(&workshop, &["--only", "faster"]);
+    assert!(again.out.contains("nothing to train") && !again.out.contains("every experiment is done"));
+
+    // A mistake in one of them: it is named, the others are trained, and what it left is not passed off as new.
+    let text = config("  - name: \"late\"\n").replace("name: \"tiny\"", "name: \"tiny\"\n    folds: 9");
+    workshop.write("config.yaml", text.replace("seed: 7", "seed: 8"));
+    let said = run(&workshop, &[]);
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("tiny failed: folds: expected at most the number of samples"), "{}", said.err);
+    let rows = statuses(&workshop);
+    let status: Vec<&str> = rows.iter().map(|row| row.1.as_str()).collect();
+    assert_eq!(status, ["failed", "finished", "finished"], "{rows:?}");
+    assert!(rows[0].2.contains("found 9") && !flag.exists(), "{rows:?}");
+}
+
 #[test]
 fn mistakes_are_told_before_anything_is_written() {
     let workshop = Workshop::new();

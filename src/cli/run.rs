@@ -8,8 +8,8 @@ use super::say;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::matrix::{
-    Decision, MatrixRun, Planned, collect, plan_matrix, run_matrix, summary_table, trainings, write_page,
-    write_summary,
+    Decision, MatrixRun, Plan, Planned, collect, plan_matrix, run_matrix, summary_table, trainings,
+    write_page, write_summary,
 };
 use crate::report::{Event, Mode, events, experiment_page};
 use crate::train::estimate_memory;
@@ -84,20 +84,24 @@ fn train_all(args: &RunArgs) -> Result<()> {
         adapters: args.adapters.clone(),
         mode: Mode::choose(args.quiet, args.json),
     };
-    let planned = plan_matrix(&matrix)?;
+    let plan = plan_matrix(&matrix)?;
     if args.dry_run {
-        return say(plan_table(&matrix, &planned)?);
+        return say(plan_table(&matrix, &plan)?);
     }
-    if !args.json && planned.iter().all(|planned| planned.decision == Decision::Keep) {
-        say("every experiment is done and unchanged: nothing to train (--force trains again)")?;
+    if !args.json && plan.asked().all(|planned| planned.decision == Decision::Keep) {
+        let which =
+            if plan.is_all_done() { "every experiment is" } else { "those asked for that can be are" };
+        say(format!("{which} done and unchanged: nothing to train (--force trains again)"))?;
     }
-    let outcome = run_matrix(&matrix, &planned)?;
+    let count = plan.asked().count() + plan.failures.len();
+    let outcome = run_matrix(&matrix, plan)?;
     if !args.json {
         say(summary_table(&outcome.rows))?;
     }
     let Some((_, first)) = outcome.failures.first() else { return Ok(()) };
     let names: Vec<&str> = outcome.failures.iter().map(|(name, _)| name.as_str()).collect();
-    let said = format!("{} of {} experiments failed: {}", names.len(), planned.len(), names.join(", "));
+    let said =
+        format!("{} of {} experiments failed: {}", names.len(), count.max(names.len()), names.join(", "));
     match first.exit_code() {
         2 if outcome.failures.iter().all(|(_, error)| error.exit_code() == 2) => {
             let remedy = "mend what is said above, and give the same command again: what is done stays done";
@@ -107,25 +111,28 @@ fn train_all(args: &RunArgs) -> Result<()> {
     }
 }
 
-fn plan_table(matrix: &MatrixRun, planned: &[Planned]) -> Result<Table> {
+fn plan_table(matrix: &MatrixRun, plan: &Plan) -> Result<Table> {
     let limits = Gpu::open(matrix.adapters.first().map(String::as_str))?.limits();
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_header(["experiment", "what", "why", "samples", "epochs", "device memory"]);
-    for planned in planned {
+    for planned in plan.asked() {
         let Planned { experiment, manifest, decision, .. } = planned;
         let (what, why) = match decision {
             Decision::Keep => ("keep", "done and unchanged"),
             Decision::Train(reason) => ("train", reason.as_str()),
         };
-        let memory = estimate_memory(experiment, limits)?.total_bytes() as f64 / f64::from(1 << 30);
+        let memory = match estimate_memory(experiment, limits) {
+            Ok(memory) => format!("{:.2} GiB", memory.total_bytes() as f64 / f64::from(1 << 30)),
+            Err(error) => error.to_string(),
+        };
         table.add_row([
             planned.label(),
             what.into(),
             why.into(),
             format!("{} + {}", manifest.train_samples, manifest.val_samples),
             experiment.training.num_epochs.to_string(),
-            format!("{memory:.2} GiB"),
+            memory,
         ]);
     }
     Ok(table)

@@ -23,7 +23,8 @@ pub fn write_page(output_dir: &Path, rows: &[SummaryRow]) -> Result<()> {
     for row in rows {
         let metrics = dir(row).join("metrics.csv");
         histories.push(if metrics.exists() { read_metrics(&metrics)? } else { Vec::new() });
-        records.push(RunRecord::read(&recorded_dir(&dir(row)).join("config.json"))?);
+        // Of an experiment that failed early there is none, or none that can be read.
+        records.extend(RunRecord::read(&recorded_dir(&dir(row)).join("config.json")).ok());
     }
     let finished = rows.iter().filter(|row| row.status == "finished").count();
     let best = best_row(rows).map(|at| &rows[at]);
@@ -72,7 +73,10 @@ fn results(output_dir: &Path, rows: &[SummaryRow]) -> Html {
         vec![
             name,
             Cell::Text(row.description.clone()),
-            Cell::Text(row.status.clone()),
+            Cell::Text(match row.reason.is_empty() {
+                true => row.status.clone(),
+                false => format!("{} ({})", row.status, row.reason),
+            }),
             score(row.val_f1),
             score(row.val_iou),
             score(row.val_precision),

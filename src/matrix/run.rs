@@ -59,14 +59,37 @@ pub struct Planned {
     pub manifest: Manifest,
     /// Whether the manifest in the output directory is another one, or none.
     pub is_new_split: bool,
-    /// Whether it is trained.
+    /// Whether it has to be trained.
     pub decision: Decision,
+    /// Whether it is among those that this run is asked for.
+    pub is_asked: bool,
+}
+
+/// What is to be done about all experiments of a configuration.
+#[derive(Debug)]
+pub struct Plan {
+    /// The trainings, those that this run is not asked for included.
+    pub parts: Vec<Planned>,
+    /// Experiments that cannot be planned, with the reason.
+    pub failures: Vec<(String, Error)>,
+}
+
+impl Plan {
+    /// Whether every experiment of the configuration is done and unchanged.
+    pub fn is_all_done(&self) -> bool {
+        self.failures.is_empty() && self.parts.iter().all(|part| part.decision == Decision::Keep)
+    }
+
+    /// The trainings that this run is asked for.
+    pub fn asked(&self) -> impl Iterator<Item = &Planned> {
+        self.parts.iter().filter(|part| part.is_asked)
+    }
 }
 
 /// What a matrix came to.
 #[derive(Debug)]
 pub struct MatrixOutcome {
-    /// A row for each experiment that has left anything.
+    /// A row for each experiment of the configuration.
     pub rows: Vec<SummaryRow>,
     /// Experiments that failed, with the reason.
     pub failures: Vec<(String, Error)>,
@@ -75,7 +98,15 @@ pub struct MatrixOutcome {
 impl Planned {
     /// To be kept until it is decided otherwise.
     fn new(experiment: Experiment, origins: Origins, member: Option<String>, manifest: Manifest) -> Self {
-        Self { experiment, member, origins, manifest, is_new_split: true, decision: Decision::Keep }
+        Self {
+            experiment,
+            member,
+            origins,
+            manifest,
+            is_new_split: true,
+            decision: Decision::Keep,
+            is_asked: true,
+        }
     }
 
     /// `experiment` or `experiment/member`.
@@ -88,6 +119,10 @@ impl Planned {
 }
 
 impl MatrixRun {
+    fn is_asked(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+
     /// Where results go.
     pub fn dir(&self, planned: &Planned) -> PathBuf {
         self.output_dir.join(planned.label())
@@ -129,25 +164,35 @@ impl MatrixRun {
     }
 }
 
-/// Splits the samples for each experiment and decides what has to be trained; writes nothing.
+/// Splits the samples for each experiment of the configuration and decides what has to be trained; writes nothing. An
+/// experiment with a mistake does not stop the others.
 ///
 /// # Errors
-/// A user error where the configuration or the samples are wrong.
-pub fn plan_matrix(run: &MatrixRun) -> Result<Vec<Planned>> {
+/// A user error where the configuration or the samples are wrong, or every experiment that is asked for is.
+pub fn plan_matrix(run: &MatrixRun) -> Result<Plan> {
     let config = Config::load(&run.config)?;
-    let names: Vec<String> = match run.only.is_empty() {
-        true => config.names().into_iter().map(String::from).collect(),
-        false => run.only.clone(),
-    };
-    let experiments: Vec<(Experiment, Origins)> =
-        names.iter().map(|name| config.resolve_with_origins(name, &run.overrides)).collect::<Result<_>>()?;
+    for name in &run.only {
+        config.resolve(name, &run.overrides)?;
+    }
     let samples = discover(&run.data_dir)?;
     let mut digests = Digests { data_dir: &run.data_dir, known: BTreeMap::new() };
-    let mut planned = Vec::new();
-    for experiment in experiments {
-        planned.extend(plan(run, &samples, &mut digests, experiment)?);
+    let mut all = Plan { parts: Vec::new(), failures: Vec::new() };
+    for name in config.names() {
+        let planned = config
+            .resolve_with_origins(name, &run.overrides)
+            .and_then(|experiment| plan(run, &samples, &mut digests, experiment));
+        match planned {
+            Ok(parts) => all.parts.extend(parts),
+            Err(error) if run.is_asked(name) => all.failures.push(failed(run, name, error)),
+            Err(error) => all.failures.push((name.to_string(), error)),
+        }
     }
-    Ok(planned)
+    if all.asked().next().is_none()
+        && let Some(at) = all.failures.iter().position(|(name, _)| run.is_asked(name))
+    {
+        return Err(all.failures.swap_remove(at).1);
+    }
+    Ok(all)
 }
 
 fn plan(
@@ -166,6 +211,7 @@ fn plan(
         planned.push(Planned::new(experiment, origins, None, split));
     }
     for planned in &mut planned {
+        planned.is_asked = run.is_asked(&planned.experiment.name);
         let path = run.manifest_path(planned);
         (planned.manifest, planned.is_new_split) = known_manifest(&path, planned.manifest.clone());
         let use_intensity = planned.experiment.model.use_intensity;
@@ -176,7 +222,8 @@ fn plan(
                 digests.of(&planned.manifest.val_sample_list, use_intensity)?,
             ],
         };
-        planned.decision = decide(&planned.experiment, &run.dir(planned), &inputs, run.force);
+        planned.decision =
+            decide(&planned.experiment, &run.dir(planned), &inputs, run.force && planned.is_asked);
     }
     Ok(planned)
 }
@@ -209,13 +256,17 @@ impl Digests<'_> {
 ///
 /// # Errors
 /// A user error where an output cannot be written; [`Error::Stopped`] where a signal came.
-pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome> {
+pub fn run_matrix(run: &MatrixRun, plan: Plan) -> Result<MatrixOutcome> {
+    let Plan { parts, failures: unplanned } = plan;
+    let (planned, others): (Vec<Planned>, Vec<Planned>) = parts.into_iter().partition(|part| part.is_asked);
+    let planned = planned.as_slice();
     if run.mode == Mode::Json {
         planned.iter().for_each(emit_plan);
     }
     let todo: Vec<&Planned> = planned.iter().filter(|p| p.decision != Decision::Keep).collect();
     let flag = run.output_dir.join(FLAG);
-    if !todo.is_empty() && flag.exists() {
+    let is_all_done = |parts: &[Planned]| parts.iter().all(|part| part.decision == Decision::Keep);
+    if !(unplanned.is_empty() && is_all_done(planned) && is_all_done(&others)) && flag.exists() {
         std::fs::remove_file(&flag).map_err(|e| Error::io(&flag, "a file to remove", &e))?;
     }
     for planned in planned.iter().filter(|planned| planned.is_new_split) {
@@ -234,27 +285,68 @@ pub fn run_matrix(run: &MatrixRun, planned: &[Planned]) -> Result<MatrixOutcome>
         _ => train_on_adapters(run, &todo)?,
     });
     for (experiment, members) in &grouped {
-        assemble(experiment, &run.output_dir.join(&experiment.name), members)?;
+        // Not of members of which one is still another training's.
+        if failures.iter().all(|(label, _)| experiment_of(label) != experiment.name) {
+            assemble(experiment, &run.output_dir.join(&experiment.name), members)?;
+        }
     }
     drop(locks);
     for kept in planned.iter().filter(|planned| planned.decision == Decision::Keep) {
         rebuild_page(&run.dir(kept))?;
     }
-    let names: Vec<String> = Config::load(&run.config)?.names().into_iter().map(String::from).collect();
-    let rows = collect(&run.output_dir, Some(&names))?;
+    let mut all_failures = unplanned;
+    all_failures.append(&mut failures);
+    let rows = summarise(run, &others, &all_failures)?;
     write_summary(&run.output_dir.join(SUMMARY), &rows)?;
     write_page(&run.output_dir, &rows)?;
-    let is_done =
-        |name: &String| rows.iter().any(|row| row.experiment_name == *name && row.status == "finished");
-    if failures.is_empty() && names.iter().all(is_done) {
-        files::write_atomic(&flag, format!("{} experiments trained\n", names.len()).as_bytes())?;
+    if rows.iter().all(|row| row.status == "finished") {
+        files::write_atomic(&flag, format!("{} experiments trained\n", rows.len()).as_bytes())?;
     }
+    let (failures, _) =
+        all_failures.into_iter().partition::<Vec<_>, _>(|(label, _)| run.is_asked(experiment_of(label)));
     if run.mode == Mode::Json {
         let experiments = serde_json::to_value(&rows).expect("rows are numbers and text");
         let failed = failures.iter().map(|(name, _)| name.as_str()).collect();
         events::emit(None, &Event::Summary { experiments, failed });
     }
     Ok(MatrixOutcome { rows, failures })
+}
+
+fn experiment_of(label: &str) -> &str {
+    label.split('/').next().unwrap_or(label)
+}
+
+/// A row for each experiment of the configuration: what it left, and what is wrong with it. `others` were not asked for.
+fn summarise(run: &MatrixRun, others: &[Planned], failures: &[(String, Error)]) -> Result<Vec<SummaryRow>> {
+    let config = Config::load(&run.config)?;
+    let mut rows = Vec::new();
+    for name in config.names() {
+        let failure = failures.iter().find(|(label, _)| experiment_of(label) == name);
+        let stale = others.iter().filter(|part| part.experiment.name == name).find_map(|part| {
+            let Decision::Train(reason) = &part.decision else { return None };
+            Some((part.label(), reason))
+        });
+        // What cannot be read is said by the reason to train it again.
+        let found = collect(&run.output_dir, Some(&[name.to_string()])).unwrap_or_default().pop();
+        let mut row = match found {
+            Some(row) => row,
+            None => {
+                let resolved = config.resolve(name, &run.overrides);
+                SummaryRow::untrained(&resolved.unwrap_or_else(|_| Experiment::defaults(name)))
+            }
+        };
+        row.experiment_name = name.to_string();
+        if let Some((label, error)) = failure {
+            (row.status, row.reason) = ("failed".into(), format!("{label}: {error}"));
+        } else if let Some((label, reason)) = stale {
+            row.reason = format!("{label}: {reason}");
+            if row.status == "finished" {
+                row.status = "outdated".into();
+            }
+        }
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 /// Experiments with their members' names.

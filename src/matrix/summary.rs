@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::members::found_members;
+use crate::config::Experiment;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::metrics::read_metrics;
@@ -29,7 +30,7 @@ pub struct SummaryRow {
     pub total_parameters: u64,
     /// The adapter.
     pub device: String,
-    /// `finished`, `unfinished` or `failed`.
+    /// `finished`, `unfinished`, `failed`, `outdated` (settings or samples changed since) or `not trained`.
     pub status: String,
     /// The epoch whose weights were kept.
     pub best_epoch: Option<usize>,
@@ -67,6 +68,47 @@ pub struct SummaryRow {
     pub val_precision_sd: Option<f64>,
     /// That of the recall.
     pub val_recall_sd: Option<f64>,
+    /// Why it failed or has to be trained, where that is so.
+    pub reason: String,
+}
+
+impl SummaryRow {
+    /// That of an experiment that has left nothing.
+    pub fn untrained(experiment: &Experiment) -> Self {
+        let training = &experiment.training;
+        let json = |value: serde_json::Result<serde_json::Value>| {
+            value.ok().and_then(|value| value.as_str().map(String::from)).unwrap_or_default()
+        };
+        Self {
+            experiment_name: experiment.name.clone(),
+            description: experiment.description.clone(),
+            learning_rate: training.learning_rate,
+            num_epochs: training.num_epochs,
+            batch_size: training.batch_size,
+            total_parameters: 0,
+            device: String::new(),
+            status: "not trained".into(),
+            best_epoch: None,
+            val_loss: None,
+            val_iou: None,
+            val_f1: None,
+            val_precision: None,
+            val_recall: None,
+            epochs_trained: 0,
+            seconds: 0.0,
+            patches_per_second: 0.0,
+            seed: training.seed,
+            skip: json(serde_json::to_value(experiment.model.skip)),
+            precision: json(serde_json::to_value(training.precision)),
+            members: training.folds.max(1) * training.seeds.len().max(1),
+            val_loss_sd: None,
+            val_iou_sd: None,
+            val_f1_sd: None,
+            val_precision_sd: None,
+            val_recall_sd: None,
+            reason: String::new(),
+        }
+    }
 }
 
 /// Reads what the experiments below a directory left, in the order of `names`, or of the alphabet where none are given.
@@ -173,6 +215,7 @@ fn row(dir: &Path) -> Result<SummaryRow> {
         val_f1_sd: deviation.map(|s| s.val_f1),
         val_precision_sd: deviation.map(|s| s.val_precision),
         val_recall_sd: deviation.map(|s| s.val_recall),
+        reason: String::new(),
     })
 }
 
@@ -186,13 +229,22 @@ pub fn write_summary(path: &Path, rows: &[SummaryRow]) -> Result<()> {
     files::write_atomic(path, &writer.into_inner().expect("into memory"))
 }
 
+/// Whether its scores are those of other settings or of an earlier training.
+fn is_stale(row: &SummaryRow) -> bool {
+    matches!(row.status.as_str(), "failed" | "outdated")
+}
+
 /// The row of the highest F1; of equal ones, that of the lowest loss.
 pub fn best_row(rows: &[SummaryRow]) -> Option<usize> {
-    let rank =
-        |row: &SummaryRow| (row.val_f1.unwrap_or(f64::NEG_INFINITY), -row.val_loss.unwrap_or(f64::INFINITY));
+    let rank = |row: &SummaryRow| {
+        (
+            row.val_f1.filter(|_| !is_stale(row)).unwrap_or(f64::NEG_INFINITY),
+            -row.val_loss.unwrap_or(f64::INFINITY),
+        )
+    };
     let better = |a: &(f64, f64), b: &(f64, f64)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1));
     let best = rows.iter().enumerate().rev().max_by(|a, b| better(&rank(a.1), &rank(b.1)));
-    best.filter(|(_, row)| row.val_f1.is_some()).map(|(at, _)| at)
+    best.filter(|(_, row)| row.val_f1.is_some() && !is_stale(row)).map(|(at, _)| at)
 }
 
 /// The table for a terminal, the experiment of the highest F1 marked.
@@ -226,7 +278,10 @@ pub fn summary_table(rows: &[SummaryRow]) -> String {
         table.add_row([
             if best == Some(at) { "best".into() } else { String::new() },
             row.experiment_name.clone(),
-            row.status.clone(),
+            match row.reason.lines().next() {
+                Some(reason) => format!("{}\n{reason}", row.status),
+                None => row.status.clone(),
+            },
             number(row.val_f1, row.val_f1_sd),
             number(row.val_iou, row.val_iou_sd),
             number(row.val_precision, row.val_precision_sd),
