@@ -346,9 +346,13 @@ fn failed_and_outdated_experiments_are_not_told_as_finished() {
     // A mistake in one of them: it is named, the others are trained, and what it left is not passed off as new.
     let text = config("  - name: \"late\"\n").replace("name: \"tiny\"", "name: \"tiny\"\n    folds: 9");
     workshop.write("config.yaml", text.replace("seed: 7", "seed: 8"));
+    let told = run(&workshop, &["--dry-run"]);
+    assert_eq!(told.code, Some(2), "{}", told.err);
+    assert!(told.out.contains("fails") && told.out.contains("late"), "{}", told.out);
     let said = run(&workshop, &[]);
     assert_eq!(said.code, Some(2), "{}", said.err);
     assert!(said.err.contains("tiny failed: folds: expected at most the number of samples"), "{}", said.err);
+    assert!(said.err.contains("1 of 3 experiments failed: tiny"), "{}", said.err);
     let rows = statuses(&workshop);
     let status: Vec<&str> = rows.iter().map(|row| row.1.as_str()).collect();
     assert_eq!(status, ["failed", "finished", "finished"], "{rows:?}");

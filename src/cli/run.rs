@@ -1,5 +1,6 @@
 //! `rosette run`: the whole experiment matrix. `rosette summary`: its table again.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use comfy_table::{Table, presets};
@@ -8,8 +9,8 @@ use super::say;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::matrix::{
-    Decision, MatrixRun, Plan, Planned, collect, plan_matrix, run_matrix, summary_table, trainings,
-    write_page, write_summary,
+    Decision, MatrixRun, Plan, Planned, collect, experiment_of, plan_matrix, run_matrix, summary_table,
+    trainings, write_page, write_summary,
 };
 use crate::report::{Event, Mode, events, experiment_page};
 use crate::train::estimate_memory;
@@ -86,28 +87,46 @@ fn train_all(args: &RunArgs) -> Result<()> {
     };
     let plan = plan_matrix(&matrix)?;
     if args.dry_run {
-        return say(plan_table(&matrix, &plan)?);
+        say(plan_table(&matrix, &plan)?)?;
+        let failed: Vec<(&str, &Error)> =
+            plan.asked_failures(&matrix).map(|(name, error)| (name.as_str(), error)).collect();
+        return verdict(args, &failed, asked_count(&matrix, &plan));
     }
     if !args.json && plan.asked().all(|planned| planned.decision == Decision::Keep) {
         let which =
             if plan.is_all_done() { "every experiment is" } else { "those asked for that can be are" };
         say(format!("{which} done and unchanged: nothing to train (--force trains again)"))?;
     }
-    let count = plan.asked().count() + plan.failures.len();
-    let outcome = run_matrix(&matrix, plan)?;
+    let count = asked_count(&matrix, &plan);
+    let trained = run_matrix(&matrix, plan)?;
     if !args.json {
-        say(summary_table(&outcome.rows))?;
+        say(summary_table(&trained.rows))?;
     }
-    let Some((_, first)) = outcome.failures.first() else { return Ok(()) };
-    let names: Vec<&str> = outcome.failures.iter().map(|(name, _)| name.as_str()).collect();
-    let said =
-        format!("{} of {} experiments failed: {}", names.len(), count.max(names.len()), names.join(", "));
-    match first.exit_code() {
-        2 if outcome.failures.iter().all(|(_, error)| error.exit_code() == 2) => {
+    let failed: Vec<(&str, &Error)> =
+        trained.failures.iter().map(|(label, error)| (label.as_str(), error)).collect();
+    verdict(args, &failed, count)
+}
+
+/// How many experiments, not members, are asked for.
+fn asked_count(matrix: &MatrixRun, plan: &Plan) -> usize {
+    let planned = plan.asked().map(|planned| planned.experiment.name.as_str());
+    planned.chain(plan.asked_failures(matrix).map(|(name, _)| name.as_str())).collect::<BTreeSet<_>>().len()
+}
+
+/// The error that names what failed, of `count` experiments.
+fn verdict(args: &RunArgs, failed: &[(&str, &Error)], count: usize) -> Result<()> {
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let experiments: BTreeSet<&str> = failed.iter().map(|(label, _)| experiment_of(label)).collect();
+    let labels: Vec<&str> = failed.iter().map(|(label, _)| *label).collect();
+    let said = format!("{} of {count} experiments failed: {}", experiments.len(), labels.join(", "));
+    match failed.iter().all(|(_, error)| error.exit_code() == 2) {
+        true => {
             let remedy = "mend what is said above, and give the same command again: what is done stays done";
             Err(Error::user(args.output_dir.display(), "experiments that train", said, remedy))
         }
-        _ => Err(Error::failure(said)),
+        false => Err(Error::failure(said)),
     }
 }
 
@@ -134,6 +153,9 @@ fn plan_table(matrix: &MatrixRun, plan: &Plan) -> Result<Table> {
             experiment.training.num_epochs.to_string(),
             memory,
         ]);
+    }
+    for (name, error) in plan.asked_failures(matrix) {
+        table.add_row([name.as_str(), "fails", &error.to_string()]);
     }
     Ok(table)
 }

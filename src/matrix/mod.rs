@@ -11,5 +11,5 @@ mod summary;
 pub use decide::{Decision, Inputs, decide};
 pub use members::{MemberPlan, has_members, members, train_members, trainings};
 pub use page::write_page;
-pub use run::{MatrixOutcome, MatrixRun, Plan, Planned, plan_matrix, run_matrix};
+pub use run::{MatrixOutcome, MatrixRun, Plan, Planned, experiment_of, plan_matrix, run_matrix};
 pub use summary::{SummaryRow, collect, summary_table, write_summary};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::members::recorded_dir;
-use super::summary::{SummaryRow, best_row};
+use super::summary::{SummaryRow, best_row, is_stale};
 use crate::error::Result;
 use crate::report::html::{Best, Cell, Html, Page, charts, figure, paragraph, table};
 use crate::report::metrics::{EpochRow, read_metrics};
@@ -69,7 +69,11 @@ fn results(output_dir: &Path, rows: &[SummaryRow]) -> Html {
             true => Cell::Link(row.experiment_name.clone(), page),
             false => Cell::Text(row.experiment_name.clone()),
         };
-        let score = |value: Option<f64>| Cell::decimals(value, 4);
+        // What is stale is shown, and not compared.
+        let score = |value: Option<f64>| match (Cell::decimals(value, 4), is_stale(row)) {
+            (Cell::Number(text, _), true) => Cell::Text(text),
+            (cell, _) => cell,
+        };
         vec![
             name,
             Cell::Text(row.description.clone()),

@@ -80,6 +80,11 @@ impl Plan {
         self.failures.is_empty() && self.parts.iter().all(|part| part.decision == Decision::Keep)
     }
 
+    /// The experiments that this run is asked for and that cannot be planned.
+    pub fn asked_failures<'a>(&'a self, run: &'a MatrixRun) -> impl Iterator<Item = &'a (String, Error)> {
+        self.failures.iter().filter(|(name, _)| run.is_asked(name))
+    }
+
     /// The trainings that this run is asked for.
     pub fn asked(&self) -> impl Iterator<Item = &Planned> {
         self.parts.iter().filter(|part| part.is_asked)
@@ -171,7 +176,9 @@ impl MatrixRun {
 /// A user error where the configuration or the samples are wrong, or every experiment that is asked for is.
 pub fn plan_matrix(run: &MatrixRun) -> Result<Plan> {
     let config = Config::load(&run.config)?;
-    for name in &run.only {
+    // Settings are quick to mend: what is asked for is checked as a whole before anything is done.
+    let every = config.names().into_iter().filter(|_| run.only.is_empty());
+    for name in every.chain(run.only.iter().map(String::as_str)) {
         config.resolve(name, &run.overrides)?;
     }
     let samples = discover(&run.data_dir)?;
@@ -183,7 +190,6 @@ pub fn plan_matrix(run: &MatrixRun) -> Result<Plan> {
             .and_then(|experiment| plan(run, &samples, &mut digests, experiment));
         match planned {
             Ok(parts) => all.parts.extend(parts),
-            Err(error) if run.is_asked(name) => all.failures.push(failed(run, name, error)),
             Err(error) => all.failures.push((name.to_string(), error)),
         }
     }
@@ -258,6 +264,10 @@ impl Digests<'_> {
 /// A user error where an output cannot be written; [`Error::Stopped`] where a signal came.
 pub fn run_matrix(run: &MatrixRun, plan: Plan) -> Result<MatrixOutcome> {
     let Plan { parts, failures: unplanned } = plan;
+    let unplanned: Vec<(String, Error)> = unplanned
+        .into_iter()
+        .map(|(name, error)| if run.is_asked(&name) { failed(run, &name, error) } else { (name, error) })
+        .collect();
     let (planned, others): (Vec<Planned>, Vec<Planned>) = parts.into_iter().partition(|part| part.is_asked);
     let planned = planned.as_slice();
     if run.mode == Mode::Json {
@@ -312,7 +322,8 @@ pub fn run_matrix(run: &MatrixRun, plan: Plan) -> Result<MatrixOutcome> {
     Ok(MatrixOutcome { rows, failures })
 }
 
-fn experiment_of(label: &str) -> &str {
+/// The experiment of `experiment` or `experiment/member`.
+pub fn experiment_of(label: &str) -> &str {
     label.split('/').next().unwrap_or(label)
 }
 

@@ -14,7 +14,7 @@ use crate::report::{RunRecord, Scores};
 use crate::train::is_unfinished;
 
 /// A row; the fields are the columns, the pipeline's first.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SummaryRow {
     /// The experiment.
     pub experiment_name: String,
@@ -76,39 +76,26 @@ impl SummaryRow {
     /// That of an experiment that has left nothing.
     pub fn untrained(experiment: &Experiment) -> Self {
         let training = &experiment.training;
-        let json = |value: serde_json::Result<serde_json::Value>| {
-            value.ok().and_then(|value| value.as_str().map(String::from)).unwrap_or_default()
-        };
         Self {
             experiment_name: experiment.name.clone(),
             description: experiment.description.clone(),
             learning_rate: training.learning_rate,
             num_epochs: training.num_epochs,
             batch_size: training.batch_size,
-            total_parameters: 0,
-            device: String::new(),
             status: "not trained".into(),
-            best_epoch: None,
-            val_loss: None,
-            val_iou: None,
-            val_f1: None,
-            val_precision: None,
-            val_recall: None,
-            epochs_trained: 0,
-            seconds: 0.0,
-            patches_per_second: 0.0,
             seed: training.seed,
-            skip: json(serde_json::to_value(experiment.model.skip)),
-            precision: json(serde_json::to_value(training.precision)),
+            skip: word(experiment.model.skip),
+            precision: word(training.precision),
             members: training.folds.max(1) * training.seeds.len().max(1),
-            val_loss_sd: None,
-            val_iou_sd: None,
-            val_f1_sd: None,
-            val_precision_sd: None,
-            val_recall_sd: None,
-            reason: String::new(),
+            ..Self::default()
         }
     }
+}
+
+/// A setting's choice as configurations write it.
+fn word(choice: impl Serialize) -> String {
+    let value = serde_json::to_value(choice).expect("a word");
+    value.as_str().unwrap_or_default().to_string()
 }
 
 /// Reads what the experiments below a directory left, in the order of `names`, or of the alphabet where none are given.
@@ -186,8 +173,6 @@ fn row(dir: &Path) -> Result<SummaryRow> {
         None => best.map(Scores::of),
     };
     let deviation = record.members.as_ref().map(|members| members.deviation);
-    let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_string();
-    let json = |value: serde_json::Result<serde_json::Value>| word(&value.expect("a word"));
     Ok(SummaryRow {
         experiment_name: record.experiment_name.clone(),
         description: record.description.clone(),
@@ -207,8 +192,8 @@ fn row(dir: &Path) -> Result<SummaryRow> {
         seconds,
         patches_per_second: speed / rows.len().max(1) as f64,
         seed: record.training.seed,
-        skip: json(serde_json::to_value(record.model.skip)),
-        precision: json(serde_json::to_value(record.training.precision)),
+        skip: word(record.model.skip),
+        precision: word(record.training.precision),
         members: trainings.len(),
         val_loss_sd: deviation.map(|s| s.val_loss),
         val_iou_sd: deviation.map(|s| s.val_iou),
@@ -230,7 +215,7 @@ pub fn write_summary(path: &Path, rows: &[SummaryRow]) -> Result<()> {
 }
 
 /// Whether its scores are those of other settings or of an earlier training.
-fn is_stale(row: &SummaryRow) -> bool {
+pub fn is_stale(row: &SummaryRow) -> bool {
     matches!(row.status.as_str(), "failed" | "outdated")
 }
 
