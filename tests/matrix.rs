@@ -329,6 +329,12 @@ fn failed_and_outdated_experiments_are_not_told_as_finished() {
     let flag = workshop.path("results/model_training.flag");
     assert!(flag.is_file());
 
+    // Other settings for one, and only the other asked for, which is done.
+    workshop
+        .write("config.yaml", config("").replace("name: \"tiny\"", "name: \"tiny\"\n    learning_rate: 0.5"));
+    let said = run(&workshop, &["--only", "faster"]);
+    assert!(said.out.contains("nothing to train") && !flag.exists(), "{} {}", said.out, said.err);
+
     // Other settings for all, and only one of them trained; a third one was never trained.
     workshop.write("config.yaml", config("  - name: \"late\"\n").replace("seed: 7", "seed: 8"));
     let said = run(&workshop, &["--only", "faster"]);
@@ -339,7 +345,7 @@ fn failed_and_outdated_experiments_are_not_told_as_finished() {
     assert!(rows[0].2.contains("changed: seed (7, now 8)"), "{rows:?}");
     assert!(said.out.contains("outdated") && !flag.exists());
     let page = std::fs::read_to_string(workshop.path("results/report.html")).expect("a page");
-    assert!(page.contains("outdated (tiny: changed: seed"));
+    assert!(page.contains("outdated (changed: seed"));
     let again = run(&workshop, &["--only", "faster"]);
     assert!(again.out.contains("nothing to train") && !again.out.contains("every experiment is done"));
 
@@ -357,6 +363,8 @@ fn failed_and_outdated_experiments_are_not_told_as_finished() {
     let status: Vec<&str> = rows.iter().map(|row| row.1.as_str()).collect();
     assert_eq!(status, ["failed", "finished", "finished"], "{rows:?}");
     assert!(rows[0].2.contains("found 9") && !flag.exists(), "{rows:?}");
+    let log = std::fs::read_to_string(workshop.path("logs/model_training/tiny.log")).expect("a log");
+    assert!(log.contains("failed: folds: expected at most"), "{log}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::data::split::Manifest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::progress::print_line;
-use crate::report::{Event, Mode, events};
+use crate::report::{Event, Mode, events, logging};
 use crate::train::{CHECKPOINT_EVERY, DirLock, Outcome, TrainRun, train};
 
 /// Says that every experiment is done.
@@ -264,10 +264,12 @@ impl Digests<'_> {
 /// A user error where an output cannot be written; [`Error::Stopped`] where a signal came.
 pub fn run_matrix(run: &MatrixRun, plan: Plan) -> Result<MatrixOutcome> {
     let Plan { parts, failures: unplanned } = plan;
-    let unplanned: Vec<(String, Error)> = unplanned
-        .into_iter()
-        .map(|(name, error)| if run.is_asked(&name) { failed(run, &name, error) } else { (name, error) })
-        .collect();
+    for (name, error) in unplanned.iter().filter(|(name, _)| run.is_asked(name)) {
+        tell_failure(run, name, error);
+        let _log = logging::start(&[&run.log_dir.join(format!("{name}.log"))])?;
+        // Not as an error: the terminal has it.
+        tracing::info!("failed: {error}");
+    }
     let (planned, others): (Vec<Planned>, Vec<Planned>) = parts.into_iter().partition(|part| part.is_asked);
     let planned = planned.as_slice();
     if run.mode == Mode::Json {
@@ -327,6 +329,11 @@ pub fn experiment_of(label: &str) -> &str {
     label.split('/').next().unwrap_or(label)
 }
 
+/// A reason, after the name of the member that it is about, where it is a member's.
+fn of_member(label: &str, reason: &str) -> String {
+    label.split_once('/').map_or_else(|| reason.to_string(), |(_, member)| format!("{member}: {reason}"))
+}
+
 /// A row for each experiment of the configuration: what it left, and what is wrong with it. `others` were not asked for.
 fn summarise(run: &MatrixRun, others: &[Planned], failures: &[(String, Error)]) -> Result<Vec<SummaryRow>> {
     let config = Config::load(&run.config)?;
@@ -348,9 +355,9 @@ fn summarise(run: &MatrixRun, others: &[Planned], failures: &[(String, Error)]) 
         };
         row.experiment_name = name.to_string();
         if let Some((label, error)) = failure {
-            (row.status, row.reason) = ("failed".into(), format!("{label}: {error}"));
+            (row.status, row.reason) = ("failed".into(), of_member(label, &error.to_string()));
         } else if let Some((label, reason)) = stale {
-            row.reason = format!("{label}: {reason}");
+            row.reason = of_member(&label, reason);
             if row.status == "finished" {
                 row.status = "outdated".into();
             }
@@ -450,11 +457,15 @@ fn report(run: &MatrixRun, name: &str, outcome: &Outcome) {
 
 /// Says at once what failed: the others may take hours.
 pub(super) fn failed(run: &MatrixRun, name: &str, error: Error) -> (String, Error) {
+    tell_failure(run, name, &error);
+    (name.to_string(), error)
+}
+
+fn tell_failure(run: &MatrixRun, name: &str, error: &Error) {
     // A child process has said so itself.
     if run.mode == Mode::Json && run.adapters.len() < 2 {
         let event = Event::Error { message: error.to_string(), exit_code: error.exit_code() };
         events::emit(Some(name), &event);
     }
     print_line(&format!("{name} failed: {error}"));
-    (name.to_string(), error)
 }
