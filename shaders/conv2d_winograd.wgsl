@@ -17,6 +17,7 @@
 alias X = vec4<f32>;
 alias Y = vec4<f32>;
 const TILES: u32 = 8u;
+const BLOCKS: u32 = 2u;
 
 struct Params {
     height: u32,
@@ -91,9 +92,9 @@ fn transform_input(id: Invocation) {
 fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) {
     let index = linear_group(id);
     let tile_groups = (params.tiles + TILES * 8u - 1u) / (TILES * 8u);
-    let pairs = (params.blocks + 1u) / 2u;
-    let block = (index / tile_groups % pairs) * 2u;
-    let product = index / (tile_groups * pairs);
+    let block_groups = (params.blocks + BLOCKS - 1u) / BLOCKS;
+    let block = (index / tile_groups % block_groups) * BLOCKS;
+    let product = index / (tile_groups * block_groups);
     if (product >= 36u) {
         return;
     }
@@ -103,13 +104,13 @@ fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32)
     for (var t = 0u; t < TILES; t++) {
         from_tile[t] = (product * params.tiles + min(first + t, params.tiles - 1u)) * params.v_groups;
     }
-    let second = min(block + 1u, params.blocks - 1u);
-    let weight_a = (product * params.blocks + block) * params.v_groups * 8u + subgroup_lane % 8u;
-    let weight_b = (product * params.blocks + second) * params.v_groups * 8u + subgroup_lane % 8u;
-    var sum: array<array<vec4<f32>, 4>, TILES>;
-    for (var t = 0u; t < TILES; t++) {
-        for (var k = 0u; k < 4u; k++) {
-            sum[t][k] = vec4<f32>(0.0);
+    // Blocks beyond the last one are the last one again.
+    var from_block: array<u32, BLOCKS>;
+    var sum: array<array<array<vec4<f32>, 2>, TILES>, BLOCKS>;
+    for (var b = 0u; b < BLOCKS; b++) {
+        from_block[b] = (product * params.blocks + min(block + b, params.blocks - 1u)) * params.v_groups * 8u + subgroup_lane % 8u;
+        for (var t = 0u; t < TILES; t++) {
+            sum[b][t] = array<vec4<f32>, 2>(vec4<f32>(0.0), vec4<f32>(0.0));
         }
     }
     for (var c = 0u; c < params.v_groups; c++) {
@@ -117,43 +118,29 @@ fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32)
         for (var t = 0u; t < TILES; t++) {
             value[t] = v[from_tile[t] + c];
         }
-        let mine_a = u[weight_a + c * 8u];
-        let a0 = subgroupBroadcast(mine_a, 0u);
-        let a1 = subgroupBroadcast(mine_a, 1u);
-        let a2 = subgroupBroadcast(mine_a, 2u);
-        let a3 = subgroupBroadcast(mine_a, 3u);
-        let a4 = subgroupBroadcast(mine_a, 4u);
-        let a5 = subgroupBroadcast(mine_a, 5u);
-        let a6 = subgroupBroadcast(mine_a, 6u);
-        let a7 = subgroupBroadcast(mine_a, 7u);
-        for (var t = 0u; t < TILES; t++) {
-            let d = value[t];
-            sum[t][0] = fma(vec4<f32>(d.w), a6, fma(vec4<f32>(d.z), a4, fma(vec4<f32>(d.y), a2, fma(vec4<f32>(d.x), a0, sum[t][0]))));
-            sum[t][1] = fma(vec4<f32>(d.w), a7, fma(vec4<f32>(d.z), a5, fma(vec4<f32>(d.y), a3, fma(vec4<f32>(d.x), a1, sum[t][1]))));
-        }
-        let mine_b = u[weight_b + c * 8u];
-        let b0 = subgroupBroadcast(mine_b, 0u);
-        let b1 = subgroupBroadcast(mine_b, 1u);
-        let b2 = subgroupBroadcast(mine_b, 2u);
-        let b3 = subgroupBroadcast(mine_b, 3u);
-        let b4 = subgroupBroadcast(mine_b, 4u);
-        let b5 = subgroupBroadcast(mine_b, 5u);
-        let b6 = subgroupBroadcast(mine_b, 6u);
-        let b7 = subgroupBroadcast(mine_b, 7u);
-        for (var t = 0u; t < TILES; t++) {
-            let d = value[t];
-            sum[t][2] = fma(vec4<f32>(d.w), b6, fma(vec4<f32>(d.z), b4, fma(vec4<f32>(d.y), b2, fma(vec4<f32>(d.x), b0, sum[t][2]))));
-            sum[t][3] = fma(vec4<f32>(d.w), b7, fma(vec4<f32>(d.z), b5, fma(vec4<f32>(d.y), b3, fma(vec4<f32>(d.x), b1, sum[t][3]))));
+        for (var b = 0u; b < BLOCKS; b++) {
+            let mine = u[from_block[b] + c * 8u];
+            let w0 = subgroupBroadcast(mine, 0u);
+            let w1 = subgroupBroadcast(mine, 1u);
+            let w2 = subgroupBroadcast(mine, 2u);
+            let w3 = subgroupBroadcast(mine, 3u);
+            let w4 = subgroupBroadcast(mine, 4u);
+            let w5 = subgroupBroadcast(mine, 5u);
+            let w6 = subgroupBroadcast(mine, 6u);
+            let w7 = subgroupBroadcast(mine, 7u);
+            for (var t = 0u; t < TILES; t++) {
+                let d = value[t];
+                sum[b][t][0] = fma(vec4<f32>(d.w), w6, fma(vec4<f32>(d.z), w4, fma(vec4<f32>(d.y), w2, fma(vec4<f32>(d.x), w0, sum[b][t][0]))));
+                sum[b][t][1] = fma(vec4<f32>(d.w), w7, fma(vec4<f32>(d.z), w5, fma(vec4<f32>(d.y), w3, fma(vec4<f32>(d.x), w1, sum[b][t][1]))));
+            }
         }
     }
     for (var t = 0u; t < TILES; t++) {
-        if (first + t < params.tiles) {
-            let to = ((product * params.tiles + first + t) * params.blocks + block) * 2u;
-            m_out[to] = sum[t][0];
-            m_out[to + 1u] = sum[t][1];
-            if (block + 1u < params.blocks) {
-                m_out[to + 2u] = sum[t][2];
-                m_out[to + 3u] = sum[t][3];
+        for (var b = 0u; b < BLOCKS; b++) {
+            if (first + t < params.tiles && block + b < params.blocks) {
+                let to = ((product * params.tiles + first + t) * params.blocks + block + b) * 2u;
+                m_out[to] = sum[b][t][0];
+                m_out[to + 1u] = sum[b][t][1];
             }
         }
     }

@@ -170,6 +170,8 @@ pub fn cases() -> Vec<Case> {
         ([1, 9, 2], &[20], 4, 1),
         ([1, 4, 4], &[64], 72, 3),
         ([2, 9, 13], &[8], 24, 3),
+        ([1, 6, 5], &[40, 32], 40, 3),
+        ([1, 3, 2], &[72], 64, 1),
     ];
     let mut cases = Vec::new();
     for form in [Form::Direct, Form::Winograd, Form::Tiled] {

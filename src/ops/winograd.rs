@@ -23,13 +23,18 @@ const GRADIENT: ShaderSource = ShaderSource {
     text: include_str!("../../shaders/conv2d_winograd_gradient.wgsl"),
 };
 
+const PRODUCT: ShaderSource = ShaderSource {
+    name: "conv2d_gradient_product",
+    text: include_str!("../../shaders/conv2d_gradient_product.wgsl"),
+};
+
 const WEIGHT: ShaderSource = ShaderSource {
     name: "conv2d_winograd_weight",
     text: include_str!("../../shaders/conv2d_winograd_weight.wgsl"),
 };
 
 /// The shaders of Winograd's passes.
-pub(super) const SOURCES: &[ShaderSource] = &[SHADER, GRADIENT, WEIGHT];
+pub(super) const SOURCES: &[ShaderSource] = &[SHADER, GRADIENT, PRODUCT, WEIGHT];
 
 params! {
     struct WeightParams {
@@ -39,9 +44,13 @@ params! {
 
 params! {
     struct GradientParams {
-        height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, groups: u32,
-        blocks: u32, out_groups: u32, splits: u32, add_to: u32,
+        height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, blocks: u32,
+        out_groups: u32,
     }
+}
+
+params! {
+    struct ProductParams { width: u32, tiles: u32, groups: u32, blocks: u32, splits: u32, add_to: u32 }
 }
 
 params! {
@@ -141,10 +150,13 @@ fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
     transform_input(tape, &call.sources, work.v, *params, images);
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = [8, 4, 2].into_iter().find(|each| tiles >= each * 8).unwrap_or(1);
-    let groups = tiles.div_ceil(each * 8) * (params.blocks as usize).div_ceil(2) * PRODUCTS;
+    // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
+    let blocks_each = block_of(params.blocks as usize, 4);
+    let groups = tiles.div_ceil(each * 8) * (params.blocks as usize).div_ceil(blocks_each) * PRODUCTS;
     // Counted as the convolution that it stands for, so that forms compare.
     let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * params.out_groups as usize * 4;
-    let multiply = Kernel::new(SHADER, "multiply", Variant::new().with("TILES", u(each)));
+    let multiply =
+        Kernel::new(SHADER, "multiply", Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each)));
     let dispatch = tape.dispatch(multiply).tensor(work.v).tensor(work.u).tensor(work.m);
     dispatch.params(params).flops(flops).groups(groups);
     let output = Kernel::new(SHADER, "transform_output", stored(Variant::new(), "Y", tape, call.y));
@@ -167,8 +179,8 @@ pub(super) fn weight_gradient(
     let touched: Vec<TensorId> = sources.iter().map(|(x, _)| *x).chain([dy]).collect();
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
-    let lanes = PRODUCTS * groups.div_ceil(block_of(groups, 4)) * blocks.div_ceil(block_of(blocks, 2));
-    let splits = splits_for(tape, range, lanes, 8, PRODUCTS * blocks * groups * 32);
+    let product = Product::new(tape, groups, blocks);
+    let splits = splits_for(tape, range, PRODUCTS * product.lanes, 8, PRODUCTS * blocks * groups * 32);
     let v = tape.transient("winograd v", Shape::new([PRODUCTS, range, groups, 4]));
     let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
     let part = tape.transient("winograd part", Shape::new([splits, PRODUCTS, blocks, groups, 4, 8]));
@@ -179,12 +191,18 @@ pub(super) fn weight_gradient(
         tile_cols: tile_cols as u32,
         tile_first: 0,
         tiles: 0,
-        groups: groups as u32,
         blocks: blocks as u32,
         out_groups: (co / 4) as u32,
+    };
+    let mut factors = ProductParams {
+        width: w as u32,
+        tiles: 0,
+        groups: groups as u32,
+        blocks: blocks as u32,
         splits: splits as u32,
         add_to: 0,
     };
+    let kernel = product.kernel(Variant::new());
     for images in slices {
         let tiles = images.len() * tile_rows * tile_cols;
         for first in (0..tiles).step_by(range) {
@@ -197,12 +215,17 @@ pub(super) fn weight_gradient(
                 tile_cols: params.tile_cols,
                 tile_first: params.tile_first,
                 tiles: params.tiles,
-                v_groups: params.groups,
+                v_groups: factors.groups,
                 ..bytemuck::Zeroable::zeroed()
             };
             transform_input(tape, sources, v, input, &images);
-            record_gradient_range(tape, [dy, v, m, part], params, &images);
-            params.add_to = 1;
+            transform_gradient(tape, (dy, m), params, &images);
+            factors.tiles = params.tiles;
+            let dispatch = tape.dispatch(kernel.clone()).tensor(v).tensor(m).tensor(part).params(&factors);
+            dispatch
+                .flops(2 * params.tiles as usize * TILE * TILE * 9 * groups * 4 * co)
+                .invocations(PRODUCTS * splits * product.lanes);
+            factors.add_to = 1;
         }
     }
     finish(tape, part, weight);
@@ -223,33 +246,55 @@ fn finish(tape: &mut Tape, part: TensorId, weight: TensorId) {
     tape.dispatch(kernel).tensor(part).tensor(dw).params(&params).invocations(count);
 }
 
+/// How the product of a weight gradient is shared out.
+struct Product {
+    entry: &'static str,
+    /// What one invocation owns, or a workgroup loads.
+    sizes: [(&'static str, usize); 2],
+    /// Invocations for each split of each matrix.
+    lanes: usize,
+}
+
+impl Product {
+    fn new(tape: &Tape, groups: usize, blocks: usize) -> Self {
+        // Eight lanes together, where each finds work: four channels of outputs, and inputs to pass round.
+        let limits = tape.limits();
+        if limits.software && limits.subgroup_lanes >= 8 && groups >= 8 && blocks >= 4 {
+            let [v_loads, m_loads] = [block_of(groups / 8, 2), block_of(blocks / 4, 2)];
+            return Self {
+                entry: "multiply_wide",
+                sizes: [("V_LOADS", v_loads), ("M_LOADS", m_loads)],
+                lanes: 8 * groups.div_ceil(8 * v_loads) * blocks.div_ceil(4 * m_loads),
+            };
+        }
+        let (group_block, block_block) = (block_of(groups, 4), block_of(blocks, 2));
+        Self {
+            entry: "multiply",
+            sizes: [("GROUPS", group_block), ("BLOCKS", block_block)],
+            lanes: groups.div_ceil(group_block) * blocks.div_ceil(block_block),
+        }
+    }
+
+    fn kernel(&self, stored: Variant) -> Kernel {
+        let variant = self.sizes.iter().fold(stored, |variant, (name, size)| variant.with(name, u(*size)));
+        Kernel::new(PRODUCT, self.entry, variant)
+    }
+}
+
 /// A power of two of at most `most` that does not leave half of it idle.
 fn block_of(count: usize, most: usize) -> usize {
     [4, 2, 1].into_iter().find(|block| *block <= most && *block <= count).unwrap_or(1)
 }
 
-fn record_gradient_range(
+fn transform_gradient(
     tape: &mut Tape,
-    [dy, v, m, part]: [TensorId; 4],
+    (dy, m): (TensorId, TensorId),
     params: GradientParams,
     images: &Range<usize>,
 ) {
-    let (tiles, blocks, groups) = (params.tiles as usize, params.blocks as usize, params.groups as usize);
-    let transform = Kernel::new(GRADIENT, "transform_gradient", stored(Variant::new(), "Y", tape, dy));
-    let dispatch = tape.dispatch(transform).images(dy, images).tensor(m).params(&params);
-    dispatch.invocations(tiles * blocks * 2);
-    let (group_block, block_block) = (block_of(groups, 4), block_of(blocks, 2));
-    let variant = Variant::new().with("GROUPS", u(group_block)).with("BLOCKS", u(block_block));
-    let lanes =
-        PRODUCTS * params.splits as usize * groups.div_ceil(group_block) * blocks.div_ceil(block_block);
-    let flops = 2 * tiles * TILE * TILE * 9 * groups * 4 * params.out_groups as usize * 4;
-    tape.dispatch(Kernel::new(GRADIENT, "multiply", variant))
-        .tensor(v)
-        .tensor(m)
-        .tensor(part)
-        .params(&params)
-        .flops(flops)
-        .invocations(lanes);
+    let kernel = Kernel::new(GRADIENT, "transform_gradient", stored(Variant::new(), "Y", tape, dy));
+    let dispatch = tape.dispatch(kernel).images(dy, images).tensor(m).params(&params);
+    dispatch.invocations(params.tiles as usize * params.blocks as usize * 2);
 }
 
 /// Records the weight gradient of a 1x1 convolution for one source, as the same product over pixels; `squares` where
@@ -264,27 +309,21 @@ pub(super) fn pixel_weight_gradient(
     let [_, h, w, cx] = tape.shape(x).as_nhwc();
     let [blocks, row_groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
     let groups = cx / 4;
-    let (group_block, block_block) = (block_of(groups, 4), block_of(blocks, 2));
-    let lanes = groups.div_ceil(group_block) * blocks.div_ceil(block_block);
+    let product = Product::new(tape, groups, blocks);
     let slices = tape.image_slices(&[x, dy]);
-    let splits = splits_for(tape, slices[0].len() * h * w, lanes, 32, blocks * groups * 32);
+    let splits = splits_for(tape, slices[0].len() * h * w, product.lanes, 32, blocks * groups * 32);
     let part = tape.transient("weight part", Shape::new([splits, blocks, groups, 4, 8]));
-    let variant = stored(stored(Variant::new(), "V", tape, x), "M", tape, dy)
-        .with("GROUPS", u(group_block))
-        .with("BLOCKS", u(block_block))
-        .with("PRODUCTS", u(1))
-        .with("M_SQUARES", squares);
-    let kernel = Kernel::new(GRADIENT, "multiply", variant);
+    let variant = stored(stored(Variant::new(), "V", tape, x), "M", tape, dy);
+    let kernel = product.kernel(variant.with("PRODUCTS", u(1)).with("M_SQUARES", squares));
     for images in slices {
         let pixels = images.len() * h * w;
-        let params = GradientParams {
+        let params = ProductParams {
             width: w as u32,
             tiles: pixels as u32,
             groups: groups as u32,
             blocks: blocks as u32,
             splits: splits as u32,
             add_to: u32::from(images.start > 0),
-            ..bytemuck::Zeroable::zeroed()
         };
         tape.dispatch(kernel.clone())
             .images(x, &images)
@@ -292,7 +331,7 @@ pub(super) fn pixel_weight_gradient(
             .tensor(part)
             .params(&params)
             .flops(2 * pixels * cx * blocks * 8)
-            .invocations(lanes * splits);
+            .invocations(product.lanes * splits);
     }
     let target = tape.weight_gradient(weight);
     let scatter = Scatter { unit: 32, from_groups: groups, to_groups: row_groups, first };

@@ -1,0 +1,194 @@
+// The product of a weight gradient: of each of PRODUCTS matrices,  part = V' M  over tiles or pixels.
+//
+//   v      [PRODUCTS][tiles][CG][4]              V: transformed inputs (conv2d_winograd), or x of a 1x1 convolution
+//   m      [PRODUCTS][tiles][blocks][8]          M: transformed dy (conv2d_winograd_gradient), or dy
+//   part   [splits][PRODUCTS][blocks][CG][4][8]  f32, partial sums over the tiles of a split, over all ranges
+//
+// `multiply`: an invocation owns GROUPS x 4 inputs by BLOCKS x 8 outputs of one product and one split. `multiply_wide`, for
+// many channels: the 8 lanes of a subgroup load the channels of a tile once and pass the inputs round, since a load costs a
+// software adapter as much as two dozen multiply-adds. Ranges follow one another and splits are added in order: the same
+// bits on every run.
+#import grid
+#import depth_to_space
+
+// How four channels of v and m are stored. Arithmetic is in f32.
+alias V = vec4<f32>;
+alias M = vec4<f32>;
+// Of `multiply`: what an invocation owns.
+const GROUPS: u32 = 4u;
+const BLOCKS: u32 = 2u;
+// Of `multiply_wide`: loads of 8 x 4 inputs and of 8 x 4 outputs.
+const V_LOADS: u32 = 1u;
+const M_LOADS: u32 = 1u;
+// 36, or 1 for a 1x1 convolution, whose dy's pixels may be squares of a transposed one.
+const PRODUCTS: u32 = 36u;
+const M_SQUARES: bool = false;
+
+struct Params {
+    width: u32,
+    tiles: u32,
+    groups: u32,
+    blocks: u32,
+    splits: u32,
+    add_to: u32,
+}
+
+@group(0) @binding(0) var<storage, read> v: array<V>;
+@group(0) @binding(1) var<storage, read> m: array<M>;
+@group(0) @binding(2) var<storage, read_write> part: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+fn m_index(row: u32, group: u32) -> u32 {
+    if (M_SQUARES) {
+        return depth_to_space(row / params.width, row % params.width, params.width, group, params.blocks * 2u);
+    }
+    return row * params.blocks * 2u + group;
+}
+
+@compute @workgroup_size(64)
+fn multiply(id: Invocation) {
+    let index = invocation_index(id);
+    let group_tiles = (params.groups + GROUPS - 1u) / GROUPS;
+    let block_tiles = (params.blocks + BLOCKS - 1u) / BLOCKS;
+    let group0 = (index % group_tiles) * GROUPS;
+    let block0 = (index / group_tiles % block_tiles) * BLOCKS;
+    let split = index / (group_tiles * block_tiles) % params.splits;
+    let product = index / (group_tiles * block_tiles * params.splits);
+    if (product >= PRODUCTS) {
+        return;
+    }
+    var sum: array<array<vec4<f32>, 8u * BLOCKS>, GROUPS>;
+    for (var g = 0u; g < GROUPS; g++) {
+        for (var k = 0u; k < 8u * BLOCKS; k++) {
+            sum[g][k] = vec4<f32>(0.0);
+        }
+    }
+    var group: array<u32, GROUPS>;
+    for (var g = 0u; g < GROUPS; g++) {
+        group[g] = min(group0 + g, params.groups - 1u);
+    }
+    var block: array<u32, BLOCKS>;
+    for (var b = 0u; b < BLOCKS; b++) {
+        block[b] = min(block0 + b, params.blocks - 1u) * 2u;
+    }
+    let each = (params.tiles + params.splits - 1u) / params.splits;
+    let end = min((split + 1u) * each, params.tiles);
+    for (var t = split * each; t < end; t++) {
+        let row = product * params.tiles + t;
+        var d: array<vec4<f32>, 2u * BLOCKS>;
+        for (var b = 0u; b < BLOCKS; b++) {
+            d[b * 2u] = vec4<f32>(m[m_index(row, block[b])]);
+            d[b * 2u + 1u] = vec4<f32>(m[m_index(row, block[b] + 1u)]);
+        }
+        for (var g = 0u; g < GROUPS; g++) {
+            let value = vec4<f32>(v[row * params.groups + group[g]]);
+            for (var b = 0u; b < 2u * BLOCKS; b++) {
+                sum[g][b] = fma(vec4<f32>(value.x), d[b], sum[g][b]);
+                sum[g][2u * BLOCKS + b] = fma(vec4<f32>(value.y), d[b], sum[g][2u * BLOCKS + b]);
+                sum[g][4u * BLOCKS + b] = fma(vec4<f32>(value.z), d[b], sum[g][4u * BLOCKS + b]);
+                sum[g][6u * BLOCKS + b] = fma(vec4<f32>(value.w), d[b], sum[g][6u * BLOCKS + b]);
+            }
+        }
+    }
+    for (var g = 0u; g < GROUPS; g++) {
+        for (var b = 0u; b < BLOCKS; b++) {
+            if (group0 + g < params.groups && block0 + b < params.blocks) {
+                let to = (((split * PRODUCTS + product) * params.blocks + block0 + b) * params.groups + group0 + g) * 8u;
+                for (var k = 0u; k < 4u; k++) {
+                    var first = sum[g][k * 2u * BLOCKS + b * 2u];
+                    var second = sum[g][k * 2u * BLOCKS + b * 2u + 1u];
+                    if (params.add_to != 0u) {
+                        first += part[to + k * 2u];
+                        second += part[to + k * 2u + 1u];
+                    }
+                    part[to + k * 2u] = first;
+                    part[to + k * 2u + 1u] = second;
+                }
+            }
+        }
+    }
+}
+
+// A lane owns 4 outputs of each load by all inputs.
+@compute @workgroup_size(8)
+fn multiply_wide(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) {
+    let index = linear_group(id);
+    let outs = params.blocks * 2u;
+    let group_tiles = (params.groups + 8u * V_LOADS - 1u) / (8u * V_LOADS);
+    let out_tiles = (outs + 8u * M_LOADS - 1u) / (8u * M_LOADS);
+    let group0 = (index % group_tiles) * 8u * V_LOADS;
+    let out0 = (index / group_tiles % out_tiles) * 8u * M_LOADS + subgroup_lane % 8u;
+    let split = index / (group_tiles * out_tiles) % params.splits;
+    let product = index / (group_tiles * out_tiles * params.splits);
+    if (product >= PRODUCTS) {
+        return;
+    }
+    var sum: array<array<array<array<vec4<f32>, 4>, 8>, M_LOADS>, V_LOADS>;
+    for (var a = 0u; a < V_LOADS; a++) {
+        for (var b = 0u; b < M_LOADS; b++) {
+            for (var g = 0u; g < 8u; g++) {
+                let zero = vec4<f32>(0.0);
+                sum[a][b][g] = array<vec4<f32>, 4>(zero, zero, zero, zero);
+            }
+        }
+    }
+    // Channels beyond the last one are the last one again.
+    var group: array<u32, V_LOADS>;
+    for (var a = 0u; a < V_LOADS; a++) {
+        group[a] = min(group0 + a * 8u + subgroup_lane % 8u, params.groups - 1u);
+    }
+    var out: array<u32, M_LOADS>;
+    for (var b = 0u; b < M_LOADS; b++) {
+        out[b] = min(out0 + b * 8u, outs - 1u);
+    }
+    let each = (params.tiles + params.splits - 1u) / params.splits;
+    let end = min((split + 1u) * each, params.tiles);
+    for (var t = split * each; t < end; t++) {
+        let row = product * params.tiles + t;
+        var d: array<vec4<f32>, M_LOADS>;
+        for (var b = 0u; b < M_LOADS; b++) {
+            d[b] = vec4<f32>(m[m_index(row, out[b])]);
+        }
+        var mine: array<vec4<f32>, V_LOADS>;
+        for (var a = 0u; a < V_LOADS; a++) {
+            mine[a] = vec4<f32>(v[row * params.groups + group[a]]);
+        }
+        for (var a = 0u; a < V_LOADS; a++) {
+            let v0 = subgroupBroadcast(mine[a], 0u);
+            let v1 = subgroupBroadcast(mine[a], 1u);
+            let v2 = subgroupBroadcast(mine[a], 2u);
+            let v3 = subgroupBroadcast(mine[a], 3u);
+            let v4 = subgroupBroadcast(mine[a], 4u);
+            let v5 = subgroupBroadcast(mine[a], 5u);
+            let v6 = subgroupBroadcast(mine[a], 6u);
+            let v7 = subgroupBroadcast(mine[a], 7u);
+            let value = array<vec4<f32>, 8>(v0, v1, v2, v3, v4, v5, v6, v7);
+            for (var g = 0u; g < 8u; g++) {
+                for (var b = 0u; b < M_LOADS; b++) {
+                    sum[a][b][g][0] = fma(vec4<f32>(value[g].x), d[b], sum[a][b][g][0]);
+                    sum[a][b][g][1] = fma(vec4<f32>(value[g].y), d[b], sum[a][b][g][1]);
+                    sum[a][b][g][2] = fma(vec4<f32>(value[g].z), d[b], sum[a][b][g][2]);
+                    sum[a][b][g][3] = fma(vec4<f32>(value[g].w), d[b], sum[a][b][g][3]);
+                }
+            }
+        }
+    }
+    for (var a = 0u; a < V_LOADS; a++) {
+        for (var b = 0u; b < M_LOADS; b++) {
+            for (var g = 0u; g < 8u; g++) {
+                let o = out0 + b * 8u;
+                let group = group0 + a * 8u + g;
+                if (group < params.groups && o < outs) {
+                    let first = (((split * PRODUCTS + product) * params.blocks + o / 2u) * params.groups + group) * 8u + o % 2u;
+                    for (var k = 0u; k < 4u; k++) {
+                        var total = sum[a][b][g][k];
+                        if (params.add_to != 0u) {
+                            total += part[first + k * 2u];
+                        }
+                        part[first + k * 2u] = total;
+                    }
+                }
+            }
+        }
+    }
+}
