@@ -436,6 +436,12 @@ impl Experiment {
             let expected = format!("at most the learning_rate, {rate}");
             return mistake("min_learning_rate", expected, least.to_string(), "lower it, or set it to 0");
         }
+        let (warmup, epochs) = (training.warmup_epochs, training.num_epochs);
+        if warmup > epochs as f64 {
+            let expected = format!("at most num_epochs, {epochs}");
+            let remedy = "lower it, or raise num_epochs: the learning rate would never reach its full size";
+            return mistake("warmup_epochs", expected, warmup.to_string(), remedy);
+        }
         if training.loss == Loss::Tversky && training.tversky_alpha + training.tversky_beta == 0.0 {
             let expected = "tversky_alpha and tversky_beta of which one is above 0".to_string();
             return mistake("loss", expected, "0 and 0".into(), "0.3 and 0.7 are the published ones");
