@@ -102,6 +102,7 @@ const CASES: &[Case] = &[
     Case("Configuration", "a seed twice", Config("seed: 7", "seeds: [7, 8, 7]"), "SHOW"),
     Case("Configuration", "a decay of one", Config("seed: 7", "ema_decay: 1"), "SHOW"),
     Case("Configuration", "a floor above the start", Config("seed: 7", "min_learning_rate: 0.1"), "SHOW"),
+    Case("Configuration", "a warm-up without an end", Config("seed: 7", "warmup_epochs: 5.0"), "SHOW"),
     Case("Configuration", "a schedule that there is not", Config("seed: 7", "scheduler: cosin"), "SHOW"),
     Case("Configuration", "a value is missing", Config("seed: 7", "seed:"), "SHOW"),
     Case("Configuration", "a key twice", Config("seed: 7", "num_epochs: 3"), "SHOW"),

@@ -283,6 +283,40 @@ fn each_loss_trains_and_validates_by_its_own_formula() {
 }
 
 #[test]
+fn settings_without_effect_are_told_where_somebody_set_them() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    // `tversky_alpha` stands there with its default: nothing is lost by it.
+    let shared = "  seed: 7\n  focal_gamma: 3.0\n  tversky_alpha: 0.3\n  weight_decay: 0.1\n";
+    workshop.write("config.yaml", workshop::CONFIG.replace("  seed: 7\n", shared));
+    let told = |settings: &[&str]| {
+        let overrides: Vec<&str> = settings.iter().flat_map(|setting| ["--override", *setting]).collect();
+        let done =
+            workshop.train(&[&["--no-timestamp", "--restart"], &overrides[..]].concat()).assert().success();
+        let said = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
+        let lines = |text: &str| -> Vec<String> {
+            let found = text.lines().filter_map(|line| Some(line.split_once("has no effect here")?.0.trim()));
+            found.map(|line| line.rsplit("WARN ").next().unwrap_or(line).to_string()).collect()
+        };
+        let log = std::fs::read_to_string(workshop.path("out/training.log")).expect("a log");
+        let from = log.rfind("INFO kernels of").expect("a start");
+        let (terminal, file) = (lines(&said), lines(&log[from..]));
+        assert_eq!(terminal.len(), file.len(), "{said}{log}");
+        file
+    };
+    assert_eq!(told(&[]), ["focal_gamma: 3.0 (default_training, line 9)"]);
+    let focal = told(&["loss=focal", "pos_weight=4", "poly_power=2", "augmentation.intensity_gain=0.5"]);
+    let expected = [
+        "poly_power: 2.0 (--override poly_power=2)",
+        "pos_weight: 4.0 (--override pos_weight=4)",
+        "augmentation.intensity_gain: 0.5 (--override augmentation.intensity_gain=0.5)",
+    ];
+    assert_eq!(focal, expected);
+}
+
+#[test]
 fn settings_that_contradict_each_other_are_refused() {
     let workshop = Workshop::new();
     let cases = [
@@ -290,6 +324,8 @@ fn settings_that_contradict_each_other_are_refused() {
             "min_learning_rate=0.01",
             "min_learning_rate: expected at most the learning_rate, 0.001, found 0.01",
         ),
+        // Two epochs of rising in a training of one.
+        ("warmup_epochs=2", "warmup_epochs: expected at most num_epochs, 1, found 2"),
         ("seeds=[3,4,3]", "seeds: expected every seed once, found 3 twice"),
         ("seeds=[1,-2]", "seeds[2]: expected an integer from 0 to 4294967295"),
         ("seeds=7", "expected a list of integers, found the integer 7"),

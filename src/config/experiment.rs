@@ -3,12 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::reads::{self, Read};
 use crate::config::schema::{choice_schema, described, joined, section_schema};
 use crate::config::setting::{Place, Rule, Section, Setting, choose};
 use crate::config::yaml::{Key, Node};
 use crate::error::{Error, Result};
 
-/// Declares a section of settings: `name: type = default, rule;`.
+/// Declares a section of settings: `name: type = default, rule;`. The rule says which values a setting may take and, where
+/// it is not read always, when it is ([`Rule::read`]).
 macro_rules! section {
     ($(#[$meta:meta])* $section:ident {
         $($(#[doc = $doc:literal])* $name:ident: $type:ty = $default:expr, $rule:expr;)*
@@ -33,9 +35,9 @@ macro_rules! section {
                 }
             }
 
-            fn names(&self) -> Vec<String> {
+            fn rules(&self) -> Vec<(String, Rule)> {
                 let mut out = Vec::new();
-                $(self.$name.list(stringify!($name), &mut out);)*
+                $(self.$name.list(stringify!($name), $rule, &mut out);)*
                 out
             }
 
@@ -54,8 +56,8 @@ macro_rules! section {
                 self.merge(node, at)
             }
 
-            fn list(&self, name: &str, out: &mut Vec<String>) {
-                out.extend(self.names().iter().map(|inner| format!("{name}.{inner}")));
+            fn list(&self, name: &str, _: Rule, out: &mut Vec<(String, Rule)>) {
+                out.extend(self.rules().into_iter().map(|(inner, rule)| (format!("{name}.{inner}"), rule)));
             }
 
             fn schema(&self, _: &Rule) -> serde_json::Value {
@@ -203,9 +205,9 @@ section! {
         /// Epochs, or parts of one, in which the learning rate rises to its full size, step by step.
         warmup_epochs: f64 = 0.0, Rule::within(0.0, 1e6);
         /// No schedule goes below this.
-        min_learning_rate: f64 = 0.0, Rule::within(0.0, 1.0);
+        min_learning_rate: f64 = 0.0, Rule::within(0.0, 1.0).read(reads::FALLING);
         /// The exponent of the schedule `poly`.
-        poly_power: f64 = 0.9, Rule::within(0.0, 100.0).above();
+        poly_power: f64 = 0.9, Rule::within(0.0, 100.0).above().read(reads::POLY);
         /// Gradients are scaled down to this norm where theirs, over all weights, is larger; 0 for never.
         clip_norm: f64 = 0.0, Rule::within(0.0, 1e6);
         /// Batches per optimiser step: their gradients are averaged.
@@ -214,15 +216,15 @@ section! {
         ema_decay: f64 = 0.0, Rule::within(0.0, 1.0).below()
             .because("0.99 averages over about 100 steps, 0.999 over about 1000; 0 switches it off");
         /// What a batch does that the device's memory does not hold.
-        batch_fit: BatchFit = BatchFit::Auto, Rule::any();
+        batch_fit: BatchFit = BatchFit::Auto, Rule::any().read(Read::Placement);
         /// GiB of device memory that a training may plan for; 0 for what the device gives.
-        memory_limit: f64 = 0.0, Rule::within(0.0, 4096.0);
+        memory_limit: f64 = 0.0, Rule::within(0.0, 4096.0).read(Read::Placement);
         /// Parts of cross-validation, each of which validates once; 1 for the plain split.
         folds: usize = 1, Rule::within(1.0, 1000.0);
         /// Seeds that are each trained on the same split, in place of `seed`.
         seeds: Vec<u32> = Vec::new(), Rule::within(0.0, u32::MAX as f64);
         /// Share of the samples that validate.
-        val_split: f64 = 0.2, Rule::within(0.0, 1.0).above().below();
+        val_split: f64 = 0.2, Rule::within(0.0, 1.0).above().below().read(Read::Split);
         /// Seed of the split, the initial weights, the patches and their augmentation.
         seed: u32 = 42, Rule::within(0.0, u32::MAX as f64);
         /// Epochs without a new lowest validation loss after which training stops; half of it halves the step size.
@@ -234,23 +236,23 @@ section! {
         /// What training makes small.
         loss: Loss = Loss::BceDice, Rule::any();
         /// Factor of the cross-entropy on rosettes, with the loss `bce_dice`.
-        pos_weight: f64 = 1.0, Rule::within(0.0, 1e6).above();
+        pos_weight: f64 = 1.0, Rule::within(0.0, 1e6).above().read(reads::CROSS_ENTROPY);
         /// Exponent of the focal loss: how much pixels that are right already count less.
-        focal_gamma: f64 = 2.0, Rule::within(0.0, 20.0);
+        focal_gamma: f64 = 2.0, Rule::within(0.0, 20.0).read(reads::FOCAL);
         /// Factor of the focal loss on rosettes; 1 minus that elsewhere.
-        focal_alpha: f64 = 0.25, Rule::within(0.0, 1.0);
+        focal_alpha: f64 = 0.25, Rule::within(0.0, 1.0).read(reads::FOCAL);
         /// Weight of false positives in Tversky's index.
-        tversky_alpha: f64 = 0.3, Rule::within(0.0, 100.0);
+        tversky_alpha: f64 = 0.3, Rule::within(0.0, 100.0).read(reads::TVERSKY);
         /// Weight of false negatives in Tversky's index.
-        tversky_beta: f64 = 0.7, Rule::within(0.0, 100.0);
+        tversky_beta: f64 = 0.7, Rule::within(0.0, 100.0).read(reads::TVERSKY);
         /// Share of the Dice loss in the loss `bce_dice`; binary cross-entropy has the rest.
-        dice_weight: f64 = 0.5, Rule::within(0.0, 1.0);
+        dice_weight: f64 = 0.5, Rule::within(0.0, 1.0).read(reads::BCE_DICE);
         /// Share of the training patches that are centred on a rosette, in samples that have one.
         foreground_share: f64 = 0.7, Rule::within(0.0, 1.0);
         /// Winograd's fast 3x3 convolutions where the device gains by them; they round ten times as much (to 1e-5).
         winograd: bool = true, Rule::any();
         /// Computes cheap tensors again instead of keeping them: a third less memory, a few percent more time.
-        recompute: Recompute = Recompute::Auto, Rule::any();
+        recompute: Recompute = Recompute::Auto, Rule::any().read(Read::Placement);
         /// How activations are stored.
         precision: Precision = Precision::F32, Rule::any();
         /// Kernels by the device's limits alone, whatever `rosette tune` has measured: the same bytes after tuning too.
@@ -281,7 +283,8 @@ section! {
     DataConfig {
         /// GiB of device memory for training samples: where they all fit, they stay there; else they are streamed.
         memory_budget: f64 = 2.0, Rule::within(0.0, 1024.0)
-            .because("it is in GiB: a byte a pixel, and four more with use_intensity; 0 streams every sample");
+            .because("it is in GiB: a byte a pixel, and four more with use_intensity; 0 streams every sample")
+            .read(Read::Placement);
     }
 }
 
@@ -308,13 +311,13 @@ section! {
         /// Enlarges or shrinks more than the affine transform does.
         random_scale: f64 = 0.0, PROBABILITY;
         /// Multiplies the intensity channel.
-        intensity_gain: f64 = 0.0, PROBABILITY;
+        intensity_gain: f64 = 0.0, PROBABILITY.read(reads::INTENSITY);
         /// Raises the intensity channel to a power.
-        intensity_gamma: f64 = 0.0, PROBABILITY;
+        intensity_gamma: f64 = 0.0, PROBABILITY.read(reads::INTENSITY);
         /// Adds Gaussian noise to the intensity channel.
-        intensity_noise: f64 = 0.0, PROBABILITY;
+        intensity_noise: f64 = 0.0, PROBABILITY.read(reads::INTENSITY);
         /// Blurs the intensity channel.
-        intensity_blur: f64 = 0.0, PROBABILITY;
+        intensity_blur: f64 = 0.0, PROBABILITY.read(reads::INTENSITY);
         /// How strong the transforms are.
         magnitudes: MagnitudeConfig = MagnitudeConfig::default(), Rule::any();
     }
@@ -325,33 +328,33 @@ section! {
     #[serde(default)]
     MagnitudeConfig {
         /// Factor of the smoothed noise that displaces a patch, in px.
-        elastic_alpha: f64 = 120.0, Rule::within(0.0, 10_000.0);
+        elastic_alpha: f64 = 120.0, Rule::within(0.0, 10_000.0).read(reads::ELASTIC);
         /// Deviation of the Gaussian that smooths that noise, in px.
-        elastic_sigma: f64 = 6.0, Rule::within(1.0, 32.0);
+        elastic_sigma: f64 = 6.0, Rule::within(1.0, 32.0).read(reads::ELASTIC);
         /// How far the elastic transform's affine moves its control points, in px.
-        elastic_affine: f64 = 3.6, Rule::within(0.0, 64.0);
+        elastic_affine: f64 = 3.6, Rule::within(0.0, 64.0).read(reads::ELASTIC);
         /// The affine transform scales by 1 minus to 1 plus this.
-        affine_scale: f64 = 0.1, Rule::within(0.0, 0.9);
+        affine_scale: f64 = 0.1, Rule::within(0.0, 0.9).read(reads::AFFINE);
         /// Shifts by up to this share of the side.
-        affine_shift: f64 = 0.1, Rule::within(0.0, 1.0);
+        affine_shift: f64 = 0.1, Rule::within(0.0, 1.0).read(reads::AFFINE);
         /// Rotates by up to so many degrees either way.
-        affine_rotation: f64 = 15.0, Rule::within(0.0, 180.0);
+        affine_rotation: f64 = 15.0, Rule::within(0.0, 180.0).read(reads::AFFINE);
         /// Rectangles blanked, at most.
-        dropout_holes: usize = 5, Rule::within(1.0, 5.0);
+        dropout_holes: usize = 5, Rule::within(1.0, 5.0).read(reads::DROPOUT);
         /// Their shortest side, in px.
-        dropout_least: f64 = 10.0, Rule::within(1.0, 512.0);
+        dropout_least: f64 = 10.0, Rule::within(1.0, 512.0).read(reads::DROPOUT);
         /// Their longest side, in px.
-        dropout_most: f64 = 40.0, Rule::within(1.0, 512.0);
+        dropout_most: f64 = 40.0, Rule::within(1.0, 512.0).read(reads::DROPOUT);
         /// The random scale is from 1 minus to 1 plus this.
-        scale: f64 = 0.25, Rule::within(0.0, 0.9);
+        scale: f64 = 0.25, Rule::within(0.0, 0.9).read(reads::SCALE);
         /// The intensity's gain is from 1 minus to 1 plus this.
-        gain: f64 = 0.2, Rule::within(0.0, 1.0);
+        gain: f64 = 0.2, Rule::within(0.0, 1.0).read(reads::GAIN);
         /// Its exponent is from 1 minus to 1 plus this.
-        gamma: f64 = 0.3, Rule::within(0.0, 0.9);
+        gamma: f64 = 0.3, Rule::within(0.0, 0.9).read(reads::GAMMA);
         /// Largest deviation of the noise; intensities are at most 1.
-        noise: f64 = 0.05, Rule::within(0.0, 1.0);
+        noise: f64 = 0.05, Rule::within(0.0, 1.0).read(reads::NOISE);
         /// Largest deviation of the blur, in px of the image.
-        blur: f64 = 1.5, Rule::within(0.0, 8.0);
+        blur: f64 = 1.5, Rule::within(0.0, 8.0).read(reads::BLUR);
     }
 }
 
@@ -432,6 +435,12 @@ impl Experiment {
         if least > rate {
             let expected = format!("at most the learning_rate, {rate}");
             return mistake("min_learning_rate", expected, least.to_string(), "lower it, or set it to 0");
+        }
+        let (warmup, epochs) = (training.warmup_epochs, training.num_epochs);
+        if warmup > epochs as f64 {
+            let expected = format!("at most num_epochs, {epochs}");
+            let remedy = "lower it, or raise num_epochs: the learning rate would never reach its full size";
+            return mistake("warmup_epochs", expected, warmup.to_string(), remedy);
         }
         if training.loss == Loss::Tversky && training.tversky_alpha + training.tversky_beta == 0.0 {
             let expected = "tversky_alpha and tversky_beta of which one is above 0".to_string();

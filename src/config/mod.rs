@@ -8,6 +8,7 @@ pub mod experiment;
 mod file;
 mod origin;
 mod overrides;
+mod reads;
 mod schema;
 mod setting;
 mod yaml;

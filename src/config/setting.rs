@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use crate::config::reads::Read;
 use crate::config::yaml::{Key, Node, Value};
 use crate::error::{Error, Result};
 
@@ -117,7 +118,7 @@ pub fn nearest<S: AsRef<str>>(given: &str, known: &[S]) -> String {
     }
 }
 
-/// The values that a number may take.
+/// The values that a setting may take, and when it is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
     min: f64,
@@ -126,6 +127,8 @@ pub struct Rule {
     max_excluded: bool,
     multiple_of: u32,
     why: &'static str,
+    /// When the setting is read.
+    pub(super) read: Read,
 }
 
 impl Rule {
@@ -136,7 +139,8 @@ impl Rule {
 
     /// Both ends included.
     pub const fn within(min: f64, max: f64) -> Self {
-        Self { min, max, min_excluded: false, max_excluded: false, multiple_of: 1, why: "" }
+        let (min_excluded, max_excluded) = (false, false);
+        Self { min, max, min_excluded, max_excluded, multiple_of: 1, why: "", read: Read::Always }
     }
 
     /// The lower end is excluded.
@@ -160,6 +164,12 @@ impl Rule {
     /// What a user should know who breaks the rule.
     pub const fn because(mut self, why: &'static str) -> Self {
         self.why = why;
+        self
+    }
+
+    /// The setting is not read always.
+    pub const fn read(mut self, read: Read) -> Self {
+        self.read = read;
         self
     }
 
@@ -220,9 +230,9 @@ pub trait Setting {
     /// Takes `node`, or says what is wrong with it. A mapping merges into what is there; all else replaces it.
     fn update(&mut self, node: &Node, rule: &Rule, at: &Place) -> Result<()>;
 
-    /// Appends the dotted names of the settings in here; `name` is this one's own.
-    fn list(&self, name: &str, out: &mut Vec<String>) {
-        out.push(name.to_string());
+    /// Appends the dotted names of the settings in here with their rules; `name` and `rule` are this one's own.
+    fn list(&self, name: &str, rule: Rule, out: &mut Vec<(String, Rule)>) {
+        out.push((name.to_string(), rule));
     }
 
     /// The JSON schema of the values that it takes, with the value that it has as the default.
@@ -338,8 +348,13 @@ pub trait Section {
     /// The setting of that name, with the values it may take.
     fn field(&mut self, name: &str) -> Option<(&mut dyn Setting, Rule)>;
 
+    /// The dotted names of every setting in here, with their rules.
+    fn rules(&self) -> Vec<(String, Rule)>;
+
     /// The dotted names of every setting in here.
-    fn names(&self) -> Vec<String>;
+    fn names(&self) -> Vec<String> {
+        self.rules().into_iter().map(|(name, _)| name).collect()
+    }
 
     /// The JSON schemas of its keys.
     fn properties(&self) -> serde_json::Map<String, serde_json::Value>;

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::config::Experiment;
 use crate::files;
 use crate::report::RunRecord;
-use crate::train::{is_unfinished, setting_differences};
+use crate::train::{is_unfinished, setting_differences, split_difference};
 
 /// What to do about an experiment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,14 +43,18 @@ fn reason(experiment: &Experiment, dir: &Path, inputs: &Inputs, force: bool) -> 
     let Ok(record) = RunRecord::read(&record_path) else {
         return Some("its config.json cannot be read".into());
     };
-    let differences = setting_differences(&record.experiment(), experiment);
+    let differences = setting_differences(&record, experiment);
     if !differences.is_empty() {
         return Some(format!("changed: {}", differences.join(", ")));
     }
     if let Some(known) = &record.data_sha256 {
         for (set, (old, new)) in ["training", "validation"].iter().zip(known.iter().zip(&inputs.data)) {
             if old != new {
-                return Some(format!("the {set} samples changed"));
+                let split = split_difference(&record, experiment);
+                return Some(match split {
+                    Some(split) => format!("changed: {split}"),
+                    None => format!("the {set} samples changed"),
+                });
             }
         }
     }
@@ -110,6 +114,63 @@ mod tests {
             let decision = decide(&experiment, dir.path(), &inputs, false);
             assert_eq!(decision, Decision::Train("changed: --init-weights".into()));
         }
+    }
+
+    /// Why an experiment with a change is trained, where the record is that of another.
+    fn reason_for(old: impl Fn(&mut Experiment), new: impl Fn(&mut Experiment)) -> Option<String> {
+        let (dir, mut experiment, inputs) = done();
+        let path = dir.path().join("config.json");
+        let mut record = RunRecord::read(&path).expect("a record");
+        old(&mut experiment);
+        record.training = experiment.training.clone();
+        record.device_memory_bytes = Some(3 << 30);
+        record.write(&path).expect("a record");
+        new(&mut experiment);
+        reason(&experiment, dir.path(), &inputs, false)
+    }
+
+    #[test]
+    fn settings_that_a_training_does_not_read_are_no_reason_to_train() {
+        let plain = |_: &mut Experiment| {};
+        let unread: [fn(&mut Experiment); 9] = [
+            |e| (e.training.focal_gamma, e.training.focal_alpha) = (3.0, 0.5),
+            |e| (e.training.tversky_alpha, e.training.tversky_beta) = (0.5, 0.5),
+            |e| e.training.poly_power = 2.0,
+            |e| e.training.augmentation.magnitudes.blur = 3.0,
+            |e| e.training.augmentation.intensity_gain = 0.5,
+            |e| e.training.val_split = 0.21,
+            |e| e.training.memory_limit = 3.5,
+            |e| e.training.batch_fit = crate::config::BatchFit::Error,
+            |e| e.training.data.memory_budget = 0.5,
+        ];
+        for (number, change) in unread.iter().enumerate() {
+            assert_eq!(reason_for(plain, change), None, "change {number}");
+        }
+        let focal = |e: &mut Experiment| e.training.loss = crate::config::Loss::Focal;
+        assert_eq!(reason_for(focal, |e| e.training.pos_weight = 4.0), None);
+        let constant = |e: &mut Experiment| e.training.scheduler = crate::config::Scheduler::Constant;
+        assert_eq!(reason_for(constant, |e| e.training.min_learning_rate = 1e-5), None);
+    }
+
+    #[test]
+    fn settings_that_a_training_reads_are_a_reason_wherever_they_stand() {
+        let plain = |_: &mut Experiment| {};
+        let said = reason_for(plain, |e| e.training.pos_weight = 4.0);
+        assert_eq!(said.as_deref(), Some("changed: pos_weight (1.0, now 4.0)"));
+        let said = reason_for(plain, |e| e.training.memory_limit = 2.5);
+        assert_eq!(said.as_deref(), Some("changed: memory_limit (0.0, now 2.5)"));
+        // What the new loss reads is told with it.
+        let said = reason_for(plain, |e| {
+            (e.training.loss, e.training.focal_gamma) = (crate::config::Loss::Focal, 3.0);
+        });
+        assert_eq!(
+            said.as_deref(),
+            Some("changed: focal_gamma (2.0, now 3.0), loss (\"bce_dice\", now \"focal\")")
+        );
+        let said = reason_for(plain, |e| e.training.augmentation.magnitudes.elastic_sigma = 3.0);
+        assert!(
+            said.is_some_and(|said| said.contains("augmentation.magnitudes.elastic_sigma (6.0, now 3.0)"))
+        );
     }
 
     #[cfg(target_os = "linux")]

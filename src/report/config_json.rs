@@ -158,6 +158,12 @@ pub struct MicroBatch {
     pub planned_bytes: u64,
     /// Why, with the whole batch's numbers.
     pub reason: String,
+    /// Settings with a `memory_limit` of so many bytes or more come to the same plan, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_from_bytes: Option<u64>,
+    /// ... unless it is this or more; absent where no limit is too much for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_below_bytes: Option<u64>,
 }
 
 /// The weights that a training was given, with what they achieved on its validation images before the first step.

@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::epoch::Trained;
+use super::fit::is_cut_alike;
 use super::schedule::{EarlyStopping, Plateau, Schedule};
 use super::session::Buffers;
 use crate::config::Experiment;
 use crate::error::{Error, Result};
 use crate::interop::{TensorData, Values, read_safetensors_with, write_safetensors_with};
-use crate::report::BestEpoch;
+use crate::report::{BestEpoch, RunRecord};
 
 /// The newest checkpoint.
 pub const LAST: &str = "last.safetensors";
@@ -34,13 +35,19 @@ pub struct Identity {
     pub data: [String; 2],
     /// SHA-256 of the weights it started from, where it was given some.
     pub initial: Option<String>,
+    /// Patches on the device at once by the settings alone; none in checkpoints of older versions.
+    #[serde(default)]
+    pub patches: Option<usize>,
 }
 
 impl Identity {
     /// What tells two trainings apart, in words.
     pub fn differences(&self, other: &Self) -> Vec<String> {
-        let mut found = Vec::new();
-        compare("", &self.settings, &other.settings, &mut found);
+        let is_cut_alike = self.patches.is_some() && self.patches == other.patches;
+        let mut found = match (experiment_of(&self.settings), experiment_of(&other.settings)) {
+            (Some(old), Some(new)) => differences(&old, &new, is_cut_alike),
+            _ => vec!["settings of another version".into()],
+        };
         for (set, (a, b)) in ["training", "validation"].iter().zip(self.data.iter().zip(&other.data)) {
             if a != b {
                 found.push(format!("the {set} samples"));
@@ -53,11 +60,35 @@ impl Identity {
     }
 }
 
-/// What differs between the settings of two experiments, in words.
-pub fn setting_differences(old: &Experiment, new: &Experiment) -> Vec<String> {
+/// What an experiment would be trained otherwise for than it was for a record, in words: settings that either reads, and
+/// those of memory where they cut the batch otherwise. What only the split reads is told by the samples.
+pub fn setting_differences(record: &RunRecord, experiment: &Experiment) -> Vec<String> {
+    let (old, new) = (record.experiment(), experiment);
+    let mut found = differences(&old, new, is_cut_alike(record, &new.training));
+    if record.data_sha256.is_none() {
+        found.extend(split_difference(record, experiment));
+    }
+    found
+}
+
+/// What differs in how the samples are split, in words.
+pub fn split_difference(record: &RunRecord, experiment: &Experiment) -> Option<String> {
+    let (old, new) = (record.training.val_split, experiment.training.val_split);
+    (old != new).then(|| format!("val_split ({old}, now {new})"))
+}
+
+fn differences(old: &Experiment, new: &Experiment, is_cut_alike: bool) -> Vec<String> {
     let mut found = Vec::new();
     compare("", &settings_json(old), &settings_json(new), &mut found);
-    found
+    found.retain(|(name, _)| old.reads(name) || new.reads(name) || !is_cut_alike && new.is_placement(name));
+    found.into_iter().map(|(name, values)| format!("{name} {values}")).collect()
+}
+
+/// The experiment of which [`settings_json`] made this, without its name.
+fn experiment_of(settings: &serde_json::Value) -> Option<Experiment> {
+    let model = serde_json::from_value(settings.clone()).ok()?;
+    let training = serde_json::from_value(settings.clone()).ok()?;
+    Some(Experiment { model, training, ..Experiment::defaults("") })
 }
 
 /// What decides how a training goes, of an experiment: not its name, its description, nor what it shows of itself.
@@ -85,7 +116,8 @@ pub fn give_up_unfinished(dir: &Path) {
     super::kept::forget(dir);
 }
 
-fn compare(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<String>) {
+/// Finds what differs: the dotted name, and both values in words.
+fn compare(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<(String, String)>) {
     use serde_json::Value::{Null, Object};
     match (a, b) {
         (Object(a), Object(b)) => {
@@ -95,7 +127,7 @@ fn compare(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut
                 compare(&path, a.get(key).unwrap_or(&Null), b.get(key).unwrap_or(&Null), found);
             }
         }
-        _ if a != b => found.push(format!("{path} ({a}, now {b})")),
+        _ if a != b => found.push((path.to_string(), format!("({a}, now {b})"))),
         _ => {}
     }
 }
@@ -335,5 +367,34 @@ pub mod exact {
     /// See the module.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The identity of a training of the defaults but for a change, with so many patches on the device.
+    fn identity(patches: Option<usize>, change: impl Fn(&mut Experiment)) -> Identity {
+        let mut experiment = Experiment::defaults("x");
+        change(&mut experiment);
+        let data = ["a".to_string(), "b".to_string()];
+        Identity { settings: settings_json(&experiment), data, initial: None, patches }
+    }
+
+    #[test]
+    fn an_unfinished_training_is_not_given_up_for_a_setting_that_it_does_not_read() {
+        let plain = identity(Some(4), |_| {});
+        let unread = identity(Some(4), |e| (e.training.focal_gamma, e.training.poly_power) = (3.0, 2.0));
+        assert!(plain.differences(&unread).is_empty(), "{:?}", plain.differences(&unread));
+        let read = identity(Some(4), |e| e.training.dice_weight = 0.25);
+        assert_eq!(plain.differences(&read), ["dice_weight (0.5, now 0.25)"]);
+        let limited = |patches| plain.differences(&identity(patches, |e| e.training.memory_limit = 8.0));
+        assert!(limited(Some(4)).is_empty());
+        // Cut otherwise, or of an older version, which does not say.
+        assert_eq!(limited(Some(2)), ["memory_limit (0.0, now 8.0)"]);
+        assert_eq!(limited(None), ["memory_limit (0.0, now 8.0)"]);
+        // Another device is the same training.
+        assert!(plain.differences(&identity(Some(2), |_| {})).is_empty());
     }
 }

@@ -33,6 +33,7 @@ pub fn log_start(run: &TrainRun, record: &RunRecord, sets: &Sets) -> String {
     for (set, samples) in [("training", &sets.train), ("validation", &sets.val)] {
         samples.warnings().iter().for_each(|warning| tracing::warn!("{set} samples: {warning}"));
     }
+    run.experiment.without_effect(&run.origins).iter().for_each(|line| tracing::warn!("{line}"));
     warn_of_other_skip(run);
     let how = if sets.residency.is_resident() { "stay on the device" } else { "are streamed to the device" };
     let mib = sets.residency.bytes() as f64 / f64::from(1 << 20);

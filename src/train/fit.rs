@@ -4,10 +4,10 @@ use std::fmt;
 
 use super::accumulation::parts;
 use super::plan::estimate_batch;
-use crate::config::{BatchFit, Experiment};
+use crate::config::{BatchFit, Experiment, TrainingConfig};
 use crate::error::{Error, Result};
 use crate::gpu::Limits;
-use crate::report::MicroBatch;
+use crate::report::{MicroBatch, RunRecord};
 
 /// Where a device refuses a plan that should fit, the next one takes at most this share of it.
 const NEXT_SHARE: f64 = 0.8;
@@ -22,6 +22,18 @@ pub struct Fit {
     /// Why the batch is cut, with its plan's numbers; none where it is whole.
     pub reason: Option<String>,
     batch_size: usize,
+    planned: Planned,
+}
+
+/// What the settings alone come to, before the device refused anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Planned {
+    /// Patches on the device at once.
+    patches: usize,
+    /// The least limit that leads to as many, ...
+    from_bytes: u64,
+    /// ... and the least that leads to more, where one does.
+    below_bytes: Option<u64>,
 }
 
 impl Fit {
@@ -35,7 +47,7 @@ impl Fit {
         let planned = |patches| planned_bytes(experiment, limits, patches, sample_bytes);
         let reason = match planned(batch_size) {
             Ok(bytes) if fits(experiment, bytes) => {
-                return Ok(Self { most_patches: batch_size, planned_bytes: bytes, reason: None, batch_size });
+                return Ok(Self::whole(batch_size, bytes));
             }
             Ok(bytes) => format!(
                 "a batch of {batch_size} takes {:.2} GiB, memory_limit is {} GiB",
@@ -56,8 +68,22 @@ impl Fit {
         }
         let does_fit = |patches| planned(patches).is_ok_and(|bytes| fits(experiment, bytes));
         let most = largest(batch_size, does_fit);
-        let whole = Self { most_patches: batch_size, planned_bytes: one, reason: None, batch_size };
-        whole.cut(experiment, most, planned, reason)
+        let fit = Self::whole(batch_size, one).cut(experiment, most, planned, reason)?;
+        // The fewest patches that make a part less.
+        let more = batch_size.div_ceil(parts(batch_size, fit.most_patches).len() - 1);
+        let below_bytes = [more, batch_size].into_iter().filter_map(|patches| planned(patches).ok()).min();
+        let (patches, from_bytes) = (fit.most_patches, fit.planned_bytes);
+        Ok(Self { planned: Planned { patches, from_bytes, below_bytes }, ..fit })
+    }
+
+    fn whole(batch_size: usize, planned_bytes: u64) -> Self {
+        let planned = Planned { patches: batch_size, from_bytes: planned_bytes, below_bytes: None };
+        Self { most_patches: batch_size, planned_bytes, reason: None, batch_size, planned }
+    }
+
+    /// Patches on the device at once by the settings alone: more than [`Fit::most_patches`] where the device refused them.
+    pub fn planned_patches(&self) -> usize {
+        self.planned.patches
     }
 
     /// The next smaller plan, after the device refused this one.
@@ -110,7 +136,13 @@ impl Fit {
     /// For the record of the run, where the batch is cut.
     pub fn record(&self) -> Option<MicroBatch> {
         let reason = self.reason.clone()?;
-        Some(MicroBatch { patches: self.most_patches, planned_bytes: self.planned_bytes, reason })
+        Some(MicroBatch {
+            patches: self.most_patches,
+            planned_bytes: self.planned_bytes,
+            reason,
+            same_from_bytes: Some(self.planned.from_bytes),
+            same_below_bytes: self.planned.below_bytes,
+        })
     }
 
     /// Whether the batch is cut.
@@ -134,6 +166,23 @@ impl fmt::Display for Fit {
             ),
         }
     }
+}
+
+/// Whether settings that differ from those of a record in where things lie, and in nothing else, cut a batch as it was
+/// cut. A device that refused a plan will do so again: what it left stays.
+pub fn is_cut_alike(record: &RunRecord, training: &TrainingConfig) -> bool {
+    let (old, limit) = (&record.training, training.memory_limit);
+    let plans_alike =
+        old.recompute == training.recompute && old.data.memory_budget == training.data.memory_budget;
+    let keeps = |bytes: u64| limit == 0.0 || gib(bytes) <= limit;
+    let Some(cut) = &record.micro_batch else {
+        return limit == 0.0 || plans_alike && record.device_memory_bytes.is_some_and(keeps);
+    };
+    if training.batch_fit == BatchFit::Error || !plans_alike {
+        return false;
+    }
+    let is_between = |from| keeps(from) && cut.same_below_bytes.is_none_or(|below| !keeps(below));
+    old.memory_limit == limit || cut.same_from_bytes.is_some_and(is_between)
 }
 
 fn gib(bytes: u64) -> f64 {
@@ -190,6 +239,61 @@ mod tests {
         }
         let said = plan(&experiment(8, gib(bytes(1)) * 0.9)).expect_err("not one patch").to_string();
         assert!(said.contains("memory_limit: expected at least"), "{said}");
+    }
+
+    /// The record of a training whose batch was planned so; `fit` as the device left it.
+    fn record(experiment: &Experiment, fit: &Fit) -> RunRecord {
+        let mut record = RunRecord::new(experiment, 1, "a device");
+        (record.micro_batch, record.device_memory_bytes) = (fit.record(), Some(fit.planned_bytes));
+        record
+    }
+
+    /// Every limit on either side of every plan: where the record says that the batch is cut alike, it is, and vice versa.
+    #[test]
+    fn another_memory_limit_counts_where_it_cuts_the_batch_otherwise() {
+        let bytes = |patches| planned_bytes(&experiment(8, 0.0), Limits::WEBGPU, patches, 0).expect("a plan");
+        let limits: Vec<f64> = (1..=8).flat_map(|n| [gib(bytes(n)), gib(bytes(n)) * 1.001]).collect();
+        let (mut alike, mut other) = (0, 0);
+        for old in limits.iter().chain(&[0.0]) {
+            let before = plan(&experiment(8, *old)).expect("a plan");
+            let record = record(&experiment(8, *old), &before);
+            for new in limits.iter().chain(&[0.0]) {
+                let after = plan(&experiment(8, *new)).expect("a plan");
+                let is_same = before.most_patches == after.most_patches;
+                assert_eq!(is_cut_alike(&record, &experiment(8, *new).training), is_same, "{old} {new}");
+                *(if is_same { &mut alike } else { &mut other }) += 1;
+            }
+        }
+        assert!(alike > 17 && other > 17, "{alike} {other}");
+    }
+
+    #[test]
+    fn a_batch_that_the_device_refused_is_not_trained_anew_each_time() {
+        let asked = experiment(8, 0.0);
+        let refused = plan(&asked).expect("no limit").smaller(&asked, Limits::WEBGPU, 0, "refused");
+        let fit = refused.expect("a smaller one");
+        assert!(fit.is_cut() && fit.planned_patches() == 8);
+        let record = record(&asked, &fit);
+        assert!(is_cut_alike(&record, &asked.training));
+        // A limit that would have kept the whole batch changes nothing; one below it, or a refusal, does.
+        let whole = gib(planned_bytes(&asked, Limits::WEBGPU, 8, 0).expect("a plan"));
+        for (limit, is_alike) in [(whole * 1.1, true), (whole * 0.99, false)] {
+            assert_eq!(is_cut_alike(&record, &experiment(8, limit).training), is_alike, "{limit}");
+        }
+        let strict = TrainingConfig { batch_fit: BatchFit::Error, ..asked.training.clone() };
+        assert!(!is_cut_alike(&record, &strict));
+    }
+
+    #[test]
+    fn where_samples_lie_is_no_reason_to_train_until_a_limit_makes_it_one() {
+        let asked = experiment(8, 0.0);
+        let streamed = |limit: f64| {
+            let mut streamed = experiment(8, limit).training;
+            streamed.data.memory_budget = 0.0;
+            streamed
+        };
+        let record = record(&asked, &plan(&asked).expect("no limit"));
+        assert!(is_cut_alike(&record, &streamed(0.0)) && !is_cut_alike(&record, &streamed(4000.0)));
     }
 
     #[test]

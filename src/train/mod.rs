@@ -28,7 +28,7 @@ mod weights;
 
 pub use accumulation::Accumulation;
 pub use bench::{KernelTime, StepBench, StepTimes, bench_step};
-pub use checkpoint::{give_up_unfinished, is_unfinished, setting_differences};
+pub use checkpoint::{give_up_unfinished, is_unfinished, setting_differences, split_difference};
 pub use demo::{DemoPlan, demo};
 pub use doctor::{Examined, examine, examine_operation};
 pub use fit::Fit;

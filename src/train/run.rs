@@ -190,7 +190,7 @@ impl<'a> Training<'a> {
             ),
         };
         let schedule = Schedule::new(training, accumulation.steps_per_epoch());
-        let identity = identity(run, &sets)?;
+        let identity = identity(run, &sets, &fit)?;
         let mut keeper = Keeper::new(&run.output_dir, identity.clone(), run.checkpoint_every);
         let found = going_on(run, &mut keeper)?;
         let metrics_path = run.output_dir.join("metrics.csv");

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::checkpoint::{Identity, settings_json};
 use super::epoch::validate;
+use super::fit::Fit;
 use super::run::{Sets, TrainRun, WEIGHTS};
 use super::session::Session;
 use super::weights::{load_weights, weights_file};
@@ -46,11 +47,12 @@ pub(super) fn given_weights(
 }
 
 /// What tells this training from others.
-pub(super) fn identity(run: &TrainRun, sets: &Sets) -> Result<Identity> {
+pub(super) fn identity(run: &TrainRun, sets: &Sets, fit: &Fit) -> Result<Identity> {
     let settings = settings_json(&run.experiment);
     let hash = |path: &PathBuf| Ok(files::hex(&Sha256::digest(files::read_bytes(&weights_file(path))?)));
     let initial = run.init_weights.as_ref().map(hash).transpose()?;
-    Ok(Identity { settings, data: [sets.train.digest(), sets.val.digest()], initial })
+    let patches = Some(fit.planned_patches());
+    Ok(Identity { settings, data: [sets.train.digest(), sets.val.digest()], initial, patches })
 }
 
 /// Weights of an older training must not be taken for this one's, nor be lost.
