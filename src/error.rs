@@ -19,6 +19,14 @@ pub enum Error {
     /// A mistake in a YAML file, with its line and a snippet.
     #[error("{0:?}")]
     Config(miette::Report),
+    /// What a training in another process ended with.
+    #[error("{message}")]
+    Relayed {
+        /// Its words.
+        message: String,
+        /// Its exit code.
+        exit_code: u8,
+    },
     /// A signal ended a training, which has been saved.
     #[error("{0}")]
     Stopped(String),
@@ -89,6 +97,7 @@ impl Error {
         match self {
             Self::User(_) | Self::Config(_) => 2,
             Self::Failure(_) | Self::OutOfMemory(_) => 1,
+            Self::Relayed { exit_code, .. } => *exit_code,
             Self::Stopped(_) => STOPPED_EXIT_CODE,
         }
     }

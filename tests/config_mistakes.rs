@@ -79,7 +79,7 @@ const CASES: &[Case] = &[
     Case(9, "experiment:", ["config.yaml:9:1", "a key that is known here", "the unknown key `experiment`", "did you mean `experiments`?"]),
     Case(9, "experiments: 3", ["config.yaml:10:9", "valid YAML", "mapping values are not allowed in this context", "check the indentation (spaces, no tabs), colons and quotes there"]),
     Case(10, "  - description: nameless", ["config.yaml:10:5: experiments[item 1]", "an experiment with a key `name`", "a mapping of 2 keys", "add `name: ...`: it names the results"]),
-    Case(10, "  - name: second", ["config.yaml:12:11: experiments[second].name", "a name of its own for every experiment", "the text \"second\"", "rename one of the two"]),
+    Case(10, "  - name: second", ["config.yaml:12:11: experiments[second].name", "a name of its own for every experiment, upper and lower case aside", "the text \"second\"", "rename one of the two"]),
     Case(10, "  - name: 1", ["config.yaml:10:11: experiments[item 1].name", "text", "the integer 1", "put it in quotes"]),
     Case(10, "  - name: ../up", ["config.yaml:10:11: experiments[item 1].name", "letters, digits, `_`, `-` and `.`, with a letter, a digit or `_` first", "the text \"../up\"", "choose a plain name: the results go into a directory of that name"]),
     Case(10, "  - name: \"\"", ["config.yaml:10:11: experiments[item 1].name", "letters, digits, `_`, `-` and `.`, with a letter, a digit or `_` first", "the text \"\"", "choose a plain name: the results go into a directory of that name"]),

@@ -5,40 +5,14 @@ mod common;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod workshop;
 
-use std::process::Command;
+#[path = "common/matrix.rs"]
+mod matrix;
 
+use matrix::{config, rosette, run};
+use rosette::config::is_reserved;
 use rosette::data::split::Manifest;
 use rosette::report::RunRecord;
 use workshop::{CONFIG, Workshop};
-
-/// Two experiments that train and, at the end of the list, one that cannot.
-fn config(third: &str) -> String {
-    CONFIG.replace(
-        "  - name: \"tiny_intensity\"\n    use_intensity: true\n",
-        &format!("  - name: \"faster\"\n    learning_rate: 0.01\n{third}"),
-    )
-}
-
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-fn rosette(workshop: &Workshop, arguments: &[&str]) -> Said {
-    let output = Command::new(env!("CARGO_BIN_EXE_rosette"))
-        .args(arguments)
-        .current_dir(workshop.path(""))
-        .output()
-        .expect("the binary runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Said { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
-}
-
-fn run(workshop: &Workshop, more: &[&str]) -> Said {
-    let usual = ["run", "--config", "config.yaml", "--data-dir", "data", "--output-dir", "results"];
-    rosette(workshop, &[&usual[..], more].concat())
-}
 
 #[test]
 fn the_whole_tree_is_written_and_left_alone_while_nothing_changes() {
@@ -74,6 +48,11 @@ fn the_whole_tree_is_written_and_left_alone_while_nothing_changes() {
     ];
     for name in expected {
         assert!(written.contains_key(&workshop.path(name)), "{name}");
+    }
+    let results = workshop.path("results");
+    for path in written.keys().filter(|path| path.parent() == Some(&results)) {
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name");
+        assert!(is_reserved(name), "an experiment could be called {name}");
     }
     let summary =
         String::from_utf8_lossy(&written[&workshop.path("results/experiment_summary.csv")]).into_owned();
@@ -142,22 +121,6 @@ fn one_that_fails_does_not_stop_the_others() {
     assert_eq!(mended.code, Some(0), "{}", mended.err);
     assert!(mended.err.contains("[1/1] blocked"), "{}", mended.err);
     assert!(workshop.path("results/model_training.flag").exists());
-}
-
-#[test]
-fn several_adapters_train_to_the_same_bytes_as_one() {
-    let Some(_) = common::device() else { return };
-    let workshop = Workshop::new();
-    workshop.write("config.yaml", config(""));
-    run(&workshop, &[]);
-    let weights = |name: &str| std::fs::read(workshop.path(name)).expect(name);
-    let alone = [weights("results/tiny/best_model.pth"), weights("results/faster/best_model.pth")];
-    std::fs::rename(workshop.path("results"), workshop.path("alone")).expect("a directory");
-    // The same adapter twice is two workers.
-    let said = run(&workshop, &["--adapters", "0,0"]);
-    assert_eq!(said.code, Some(0), "{}", said.err);
-    assert!(said.err.contains("tiny: epoch 1/1") && said.err.contains("faster: epoch 1/1"), "{}", said.err);
-    assert!([weights("results/tiny/best_model.pth"), weights("results/faster/best_model.pth")] == alone);
 }
 
 /// One experiment with two folds and two seeds, one with two seeds.

@@ -116,6 +116,8 @@ const CASES: &[Case] = &[
     ),
     Case("Configuration", "an experiment without a name", Config("- name: \"tiny\"\n    ", "- "), "SHOW"),
     Case("Configuration", "two experiments of one name", Config("tiny_intensity", "tiny"), "SHOW"),
+    Case("Configuration", "two names that differ in case alone", Config("tiny_intensity", "TINY"), "SHOW"),
+    Case("Configuration", "the name of a file of the run", Config("\"tiny\"", "\"Report.html\""), "SHOW"),
     Case("Configuration", "a name that would leave the directory", Config("\"tiny\"", "\"../tiny\""), "SHOW"),
     Case("Configuration", "a number for a name", Config("\"tiny\"", "2"), "SHOW"),
     Case("Configuration", "no experiments", File("config.yaml", b"model: {patch_size: 32}\n"), "SHOW"),

@@ -217,7 +217,7 @@ fn a_training_shows_itself_and_is_not_changed_by_it() {
         .collect();
     let of = |kind: &str| lines.iter().filter(|line| line["event"] == kind).collect::<Vec<&Value>>();
     assert!(lines.iter().all(|line| line["experiment"] == "tiny" && line["time"].is_string()));
-    assert_eq!((lines[0]["event"].as_str(), lines[0]["version"].as_u64()), (Some("started"), Some(1)));
+    assert_eq!((lines[0]["event"].as_str(), lines[0]["version"].as_u64()), (Some("started"), Some(2)));
     assert_eq!((&lines[0]["train_samples"], &lines[0]["num_epochs"]), (&Value::from(2), &Value::from(4)));
     let rows = read_metrics(&workshop.path("out/metrics.csv")).unwrap();
     assert_eq!(of("epoch").len(), 4);

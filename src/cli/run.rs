@@ -85,6 +85,7 @@ fn train_all(args: &RunArgs) -> Result<()> {
         adapters: args.adapters.clone(),
         mode: Mode::choose(args.quiet, args.json),
     };
+    let held = if args.dry_run { None } else { matrix.hold_existing()? };
     let plan = plan_matrix(&matrix)?;
     if args.dry_run {
         say(plan_table(&matrix, &plan)?)?;
@@ -98,7 +99,7 @@ fn train_all(args: &RunArgs) -> Result<()> {
         say(format!("{which} done and unchanged: nothing to train (--force trains again)"))?;
     }
     let count = asked_count(&matrix, &plan);
-    let trained = run_matrix(&matrix, plan)?;
+    let trained = run_matrix(&matrix, plan, held)?;
     if !args.json {
         say(summary_table(&trained.rows))?;
     }

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Limits};
 use crate::matrix::{has_members, train_members};
 use crate::report::{Event, Mode, config_json, events};
-use crate::train::{CHECKPOINT_EVERY, TrainRun, describe_plan, train};
+use crate::train::{CHECKPOINT_EVERY, TrainRun, describe_plan, listen_to_stdin, train};
 
 /// Train one experiment of a configuration.
 #[derive(Debug, Clone, clap::Args)]
@@ -44,6 +44,12 @@ pub struct TrainArgs {
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
     pub adapter: Option<String>,
+    /// Which of the experiment's trainings this is, for events.
+    #[arg(long, hide = true)]
+    pub member: Option<String>,
+    /// Stop and save, as after a signal, when standard input ends: how `rosette run` stops its trainings.
+    #[arg(long, hide = true)]
+    pub until_stdin_ends: bool,
     /// Start anew even where --output-dir holds an unfinished training of the same kind, which would go on.
     #[arg(long)]
     pub restart: bool,
@@ -70,7 +76,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let outcome = train_or_plan(args);
     if let (Err(error), true) = (&outcome, args.json) {
         let event = Event::Error { message: error.to_string(), exit_code: error.exit_code() };
-        events::emit(Some(&args.experiment_name), &event);
+        let label = events::label(&args.experiment_name, args.member.as_deref());
+        events::emit(Some(&label), &event);
     }
     outcome
 }
@@ -87,6 +94,9 @@ fn train_or_plan(args: &TrainArgs) -> Result<()> {
         true => output_dir.clone(),
         false => output_dir.join(run_name(&experiment)),
     };
+    if args.until_stdin_ends {
+        listen_to_stdin();
+    }
     let train = if has_members(&experiment) { train_members } else { train };
     let outcome = train(&TrainRun {
         experiment,
@@ -98,6 +108,7 @@ fn train_or_plan(args: &TrainArgs) -> Result<()> {
         log_file: args.log_file.clone(),
         init_weights: args.init_weights.clone(),
         adapter: args.adapter.clone(),
+        member: args.member.clone(),
         mode: Mode::choose(args.quiet, args.json),
         restart: args.restart,
         checkpoint_every: Duration::from_secs(args.checkpoint_every),

@@ -136,13 +136,12 @@ impl<'a> Sections<'a> {
         let mut experiments: Vec<(Experiment, Origins)> = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             let (experiment, origins, name_node) = resolve_item(&base, item, index, &at)?;
-            if experiments.iter().any(|(e, _)| e.name == experiment.name) {
+            // `A` and `a` are one directory on macOS and Windows.
+            let is_same = |other: &str| other.to_lowercase() == experiment.name.to_lowercase();
+            if experiments.iter().any(|(other, _)| is_same(&other.name)) {
                 let at = at.element(&experiment.name).below("name");
-                return Err(at.mistake(
-                    name_node,
-                    "a name of its own for every experiment",
-                    "rename one of the two",
-                ));
+                let expected = "a name of its own for every experiment, upper and lower case aside";
+                return Err(at.mistake(name_node, expected, "rename one of the two"));
             }
             experiments.push((experiment, origins));
         }
@@ -200,5 +199,20 @@ fn checked_name(node: &Node, at: &Place) -> Result<String> {
             "choose a plain name: the results go into a directory of that name",
         ));
     }
+    if is_reserved(&name) {
+        let expected = "a name that no file beside the experiments' directories has";
+        return Err(at.mistake(
+            node,
+            expected,
+            "choose another name: the results go into a directory of that name",
+        ));
+    }
     Ok(name)
+}
+
+/// Whether `rosette run` writes a file of that name, upper and lower case aside, where the experiments' directories are.
+pub fn is_reserved(name: &str) -> bool {
+    let name = name.to_lowercase();
+    matches!(name.as_str(), "experiment_summary.csv" | "model_training.flag" | "report.html")
+        || (name.starts_with("split_manifest_") && name.ends_with(".json"))
 }

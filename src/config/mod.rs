@@ -17,6 +17,6 @@ pub use experiment::{
     Architecture, AugmentationConfig, BatchFit, DataConfig, Experiment, Loss, MagnitudeConfig, ModelConfig,
     Precision, Recompute, ReportConfig, Scheduler, Skip, TrainingConfig,
 };
-pub use file::Config;
+pub use file::{Config, is_reserved};
 pub use origin::{Origin, Origins};
 pub use schema::schema;

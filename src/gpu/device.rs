@@ -181,6 +181,19 @@ fn matrix_units(adapter: &wgpu::Adapter) -> MatrixUnits {
     }
 }
 
+const LOST: &str = "the device was lost";
+const REFUSED: &str = "the driver refused a device";
+
+/// The failure of a device that answers no more.
+pub fn device_lost(why: impl fmt::Display) -> Error {
+    Error::failure(format!("{LOST}: {why}"))
+}
+
+/// Whether an error, of another process too, says that a device was lost or cannot be had.
+pub fn is_device_gone(message: &str) -> bool {
+    message.contains(LOST) || message.contains(REFUSED)
+}
+
 impl Gpu {
     /// Opens the adapter that `choice` names: its number in [`list_adapters`], or a part of its name, any case; the
     /// first (a real GPU before the software one) where it is `None`.
@@ -213,7 +226,7 @@ impl Gpu {
         let matrix = adapter.features() & wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let (device, queue) = request(adapter, features | matrix)
             .or_else(|e| if matrix.is_empty() { Err(e) } else { request(adapter, features) })
-            .map_err(|e| Error::failure(format!("{summary}: the driver refused a device: {e}")))?;
+            .map_err(|e| Error::failure(format!("{summary}: {REFUSED}: {e}")))?;
         let limits = summary.limits;
         // Tests compile everything, so that a cache hides nothing from them.
         let cache = if checked { None } else { PipelineCache::open(&device, &adapter.get_info()) };

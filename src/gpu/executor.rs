@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::mpsc;
 
-use super::device::Gpu;
+use super::device::{Gpu, device_lost};
 use super::kernel::Kernel;
 use crate::error::{Error, Result};
 
@@ -178,7 +178,7 @@ impl Gpu {
         self.device
             .poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None })
             .map(|_| ())
-            .map_err(|e| Error::failure(format!("the device was lost: {e}")))
+            .map_err(device_lost)
     }
 
     /// Makes the pipelines and bind groups of a recording, on two threads where it helps.

@@ -3,34 +3,75 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::run::{MatrixRun, Planned, announce, failed};
 use crate::error::{Error, Result, STOPPED_EXIT_CODE};
+use crate::gpu::is_device_gone;
 use crate::report::Mode;
 use crate::report::progress::print_line;
 use crate::train::{listen_for_signals, stop_is_requested};
 
+/// How often a worker looks for a signal, or whether its training has ended.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// A training to be done.
+#[derive(Clone)]
+struct Job<'a> {
+    /// From 1, of all.
+    number: usize,
+    planned: &'a Planned,
+    /// The adapter that was lost, or whose driver crashed, when it was trained there.
+    broke: Option<&'a str>,
+}
+
+/// What the workers share.
+struct State<'a> {
+    queue: VecDeque<Job<'a>>,
+    /// Trainings that are under way, and may come back to the queue.
+    running: usize,
+    /// Workers whose adapter has not been lost.
+    workers: usize,
+    failures: Vec<(String, Error)>,
+}
+
+struct Workshop<'a> {
+    state: Mutex<State<'a>>,
+    changed: Condvar,
+}
+
+/// How a training's process ended that did not finish its work.
+enum End {
+    /// The training failed, and said why.
+    Failed(Error),
+    /// The device was lost, or the process was killed: another adapter may do it.
+    Broken(Error),
+}
+
 /// Trains with one worker for each adapter; the failures.
+///
+/// An experiment whose device is lost, or whose process crashes, goes back to the queue, and that adapter is used no more,
+/// while there is another one. At the second time it is the experiment that fails.
+///
+/// # Errors
+/// [`Error::Stopped`] where a signal came.
 pub fn train_on_adapters(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(String, Error)>> {
     listen_for_signals();
-    let queue: Mutex<VecDeque<(usize, &Planned)>> = Mutex::new(todo.iter().copied().enumerate().collect());
-    let failures = Mutex::new(Vec::new());
+    let jobs = (1..).zip(todo).map(|(number, planned)| Job { number, planned, broke: None });
+    let state =
+        State { queue: jobs.collect(), running: 0, workers: run.adapters.len(), failures: Vec::new() };
+    let workshop = Workshop { state: Mutex::new(state), changed: Condvar::new() };
     std::thread::scope(|scope| {
         for adapter in &run.adapters {
-            let (queue, failures) = (&queue, &failures);
+            let workshop = &workshop;
             scope.spawn(move || {
-                while !stop_is_requested() {
-                    let Some((at, planned)) = queue.lock().expect("no panic while it is held").pop_front()
-                    else {
+                while let Some(job) = workshop.take() {
+                    announce(run, job.planned, job.number, todo.len());
+                    let outcome = train_child(run, job.planned, adapter);
+                    if !workshop.settle(run, job, adapter, outcome) {
                         return;
-                    };
-                    announce(run, planned, at + 1, todo.len());
-                    if let Err(error) = train_child(run, planned, adapter) {
-                        let failure = failed(run, &planned.label(), error);
-                        failures.lock().expect("no panic while it is held").push(failure);
                     }
                 }
             });
@@ -41,10 +82,84 @@ pub fn train_on_adapters(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(Stri
             "stopped by a signal and saved: the same command goes on from there".into(),
         ));
     }
-    Ok(failures.into_inner().expect("every worker has ended"))
+    Ok(workshop.state.into_inner().unwrap_or_else(PoisonError::into_inner).failures)
 }
 
-fn train_child(run: &MatrixRun, planned: &Planned, adapter: &str) -> Result<()> {
+impl<'a> Workshop<'a> {
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next training; none where a signal came, or nothing is left that could come back.
+    fn take(&self) -> Option<Job<'a>> {
+        let mut state = self.lock();
+        loop {
+            if stop_is_requested() {
+                return None;
+            }
+            if let Some(job) = state.queue.pop_front() {
+                state.running += 1;
+                return Some(job);
+            }
+            if state.running == 0 {
+                return None;
+            }
+            let waited = self.changed.wait_timeout(state, GLANCE);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Takes note of how a training ended; whether its adapter may go on.
+    fn settle(
+        &self,
+        run: &MatrixRun,
+        job: Job<'a>,
+        adapter: &'a str,
+        outcome: std::result::Result<(), End>,
+    ) -> bool {
+        let mut state = self.lock();
+        state.running -= 1;
+        self.changed.notify_all();
+        let label = job.planned.label();
+        match outcome {
+            Ok(()) => true,
+            Err(End::Broken(error)) if job.broke.is_none() && state.workers > 1 => {
+                state.workers -= 1;
+                state.queue.push_front(Job { broke: Some(adapter), ..job });
+                print_line(&format!(
+                    "{label}: {error}: it goes on elsewhere, and adapter {adapter} is used no more in this run"
+                ));
+                false
+            }
+            Err(End::Failed(error) | End::Broken(error)) => {
+                let error = match job.broke {
+                    Some(first) => {
+                        Error::failure(format!("after adapter {first}, on {adapter} too: {error}"))
+                    }
+                    None => error,
+                };
+                state.failures.push(failed(run, &label, error));
+                true
+            }
+        }
+    }
+}
+
+fn train_child(run: &MatrixRun, planned: &Planned, adapter: &str) -> std::result::Result<(), End> {
+    let failure = |what: String| End::Failed(Error::failure(what));
+    let mut command = command(run, planned, adapter).map_err(End::Failed)?;
+    let mut child = command.spawn().map_err(|e| failure(format!("starting a training: {e}")))?;
+    let said = std::thread::scope(|scope| {
+        let stderr = child.stderr.take().expect("it is piped");
+        let reader = scope.spawn(|| relay(&planned.label(), stderr));
+        wait(&mut child);
+        reader.join().expect("reading lines does not panic")
+    });
+    let status = child.wait().map_err(|e| failure(format!("waiting for a training: {e}")))?;
+    end_of(status, said)
+}
+
+fn command(run: &MatrixRun, planned: &Planned, adapter: &str) -> Result<Command> {
     let experiment = &planned.experiment;
     let program =
         std::env::current_exe().map_err(|e| Error::failure(format!("this program's own path: {e}")))?;
@@ -52,72 +167,88 @@ fn train_child(run: &MatrixRun, planned: &Planned, adapter: &str) -> Result<()> 
     command.arg("train").arg("--config").arg(&run.config).args(["--experiment-name", &experiment.name]);
     command.arg("--split-manifest").arg(run.manifest_path(planned)).arg("--data-dir").arg(&run.data_dir);
     command.arg("--output-dir").arg(run.dir(planned)).arg("--log-file").arg(run.log_path(planned));
-    command.args(["--no-timestamp", "--adapter", adapter]);
+    command.args(["--no-timestamp", "--until-stdin-ends", "--adapter", adapter]);
     command.args(run.overrides.iter().flat_map(|setting| ["--override", setting]));
-    if planned.member.is_some() {
+    if let Some(member) = &planned.member {
         let seed = format!("seed={}", experiment.training.seed);
         command.args(["folds=1", "seeds=[]", &seed].iter().flat_map(|setting| ["--override", setting]));
+        command.args(["--member", member]);
     }
     // Events pass through: each line of them is written at once.
-    let stdout = match run.mode {
-        Mode::Json => {
-            command.arg("--json");
-            Stdio::inherit()
-        }
-        _ => Stdio::null(),
-    };
-    command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|e| Error::failure(format!("starting a training: {e}")))?;
-    let last = std::thread::scope(|scope| {
-        let stderr = child.stderr.take().expect("it is piped");
-        let reader = scope.spawn(|| relay(&planned.label(), stderr));
-        wait(&mut child);
-        reader.join().expect("reading lines does not panic")
-    });
-    let status = child.wait().map_err(|e| Error::failure(format!("waiting for a training: {e}")))?;
+    let stdout = if run.mode == Mode::Json { Stdio::inherit() } else { Stdio::null() };
+    match run.mode {
+        Mode::Json => drop(command.arg("--json")),
+        Mode::Quiet => drop(command.arg("--quiet")),
+        Mode::Bar | Mode::Plain => {}
+    }
+    command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
+    Ok(command)
+}
+
+/// What a process's end means; `said` is its error, where it said one.
+fn end_of(status: ExitStatus, said: Option<String>) -> std::result::Result<(), End> {
+    let message = said.unwrap_or_else(|| format!("its process ended without a word ({status})"));
     match status.code() {
         Some(0) => Ok(()),
         Some(code) if code == i32::from(STOPPED_EXIT_CODE) && stop_is_requested() => Ok(()),
-        Some(2) => {
-            Err(Error::user(planned.label(), "a training that can start", last, "mend it and run again"))
-        }
-        _ => Err(Error::failure(format!("{last} ({status})"))),
+        Some(2) => Err(End::Failed(Error::Relayed { message, exit_code: 2 })),
+        Some(_) if !is_device_gone(&message) => Err(End::Failed(Error::failure(message))),
+        _ => Err(End::Broken(Error::failure(message))),
     }
 }
 
-/// Prints a training's lines after its name; the last of its error.
-fn relay(name: &str, lines: impl Read) -> String {
-    let mut error = String::from("it ended without a word");
+/// Prints a training's lines after its name; returns its error, which the caller tells.
+fn relay(name: &str, lines: impl Read) -> Option<String> {
+    let mut error: Option<String> = None;
     for line in BufReader::new(lines).lines().map_while(std::result::Result::ok) {
-        print_line(&format!("{name}: {line}"));
-        if let Some(text) = line.strip_prefix("error: ") {
-            error = text.to_string();
+        match (&mut error, line.strip_prefix("error: ")) {
+            (None, Some(text)) => error = Some(text.to_string()),
+            // It is the last thing that a process says.
+            (Some(error), _) => {
+                error.push('\n');
+                error.push_str(&line);
+            }
+            (None, None) => print_line(&format!("{name}: {line}")),
         }
     }
     error
 }
 
-/// Waits for the process, and hands a signal on that only this one was sent.
+/// Waits for the process. A signal is handed on by the end of its standard input, as is this process's own end, which
+/// all systems know; a second Ctrl-C, which the whole group hears, ends it at once.
 fn wait(child: &mut Child) {
-    let mut told = false;
     while matches!(child.try_wait(), Ok(None)) {
-        if stop_is_requested() && !told {
-            told = true;
-            hand_on(child);
+        if stop_is_requested() {
+            drop(child.stdin.take());
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(GLANCE);
     }
 }
 
-#[cfg(unix)]
-fn hand_on(child: &Child) {
-    use nix::sys::signal::{Signal, kill};
-    // Ctrl-C went to the whole group: a second signal would end the child without saving. It has a moment to leave.
-    std::thread::sleep(Duration::from_millis(500));
-    if let Ok(id) = i32::try_from(child.id()) {
-        let _ = kill(nix::unistd::Pid::from_raw(id), Signal::SIGTERM);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_a_training_is_told_whole_and_once() {
+        let lines =
+            "epoch 1/2: step 1\nerror: a.yaml: expected a number, found text\n  help: give a number\n";
+        let said = relay("tiny", lines.as_bytes());
+        assert_eq!(said.as_deref(), Some("a.yaml: expected a number, found text\n  help: give a number"));
+        assert_eq!(relay("tiny", "epoch 1/2\n".as_bytes()), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lost_device_and_a_crash_are_told_from_a_training_that_failed() {
+        use std::os::unix::process::ExitStatusExt;
+        let exited = |code: i32| ExitStatus::from_raw(code << 8);
+        let end = |status, said: &str| end_of(status, Some(said.to_string()));
+        assert!(end(exited(0), "").is_ok());
+        assert!(matches!(end(exited(2), "a key"), Err(End::Failed(error)) if error.exit_code() == 2));
+        assert!(matches!(end(exited(1), "the loss is no number"), Err(End::Failed(_))));
+        let lost = crate::gpu::device_lost("a fault");
+        assert!(matches!(end(exited(1), &lost.to_string()), Err(End::Broken(_))));
+        assert!(matches!(end_of(ExitStatus::from_raw(9), None), Err(End::Broken(_))));
     }
 }
-
-#[cfg(not(unix))]
-fn hand_on(_: &Child) {}

@@ -231,6 +231,7 @@ pub fn train_members(run: &TrainRun) -> Result<Outcome> {
                 split_manifest: path,
                 output_dir,
                 in_new_dir: false,
+                member: Some(plan.name.clone()),
                 ..run.clone()
             })?;
         }

@@ -15,6 +15,7 @@ use crate::data::sample::discover;
 use crate::data::split::Manifest;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::gpu::Gpu;
 use crate::report::progress::print_line;
 use crate::report::{Event, Mode, events, logging};
 use crate::train::{CHECKPOINT_EVERY, DirLock, Outcome, TrainRun, train};
@@ -116,14 +117,19 @@ impl Planned {
 
     /// `experiment` or `experiment/member`.
     pub fn label(&self) -> String {
-        match &self.member {
-            Some(member) => format!("{}/{member}", self.experiment.name),
-            None => self.experiment.name.clone(),
-        }
+        events::label(&self.experiment.name, self.member.as_deref())
     }
 }
 
 impl MatrixRun {
+    /// Takes the output directory, for [`run_matrix`], where it is there already: what another run is at is not planned.
+    ///
+    /// # Errors
+    /// A user error that names the process that holds it.
+    pub fn hold_existing(&self) -> Result<Option<DirLock>> {
+        self.output_dir.is_dir().then(|| DirLock::take(&self.output_dir)).transpose()
+    }
+
     fn is_asked(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
@@ -162,6 +168,7 @@ impl MatrixRun {
             log_file: Some(self.log_path(planned)),
             init_weights: None,
             adapter: self.adapters.first().cloned(),
+            member: planned.member.clone(),
             mode: self.mode,
             restart: false,
             checkpoint_every: CHECKPOINT_EVERY,
@@ -257,12 +264,22 @@ impl Digests<'_> {
     }
 }
 
-/// Trains what [`plan_matrix`] found to be trained. One that fails does not stop the others; a signal stops all, and the
+/// Trains what [`plan_matrix`] found to be trained, in a directory that is `held` already or taken now. One that fails does not stop the others; a signal stops all, and the
 /// same command goes on later.
 ///
 /// # Errors
-/// A user error where an output cannot be written; [`Error::Stopped`] where a signal came.
-pub fn run_matrix(run: &MatrixRun, plan: Plan) -> Result<MatrixOutcome> {
+/// A user error where an adapter is not there, another process holds the directory, or an output cannot be written;
+/// [`Error::Stopped`] where a signal came.
+pub fn run_matrix(run: &MatrixRun, plan: Plan, held: Option<DirLock>) -> Result<MatrixOutcome> {
+    if plan.asked().any(|part| part.decision != Decision::Keep) {
+        for adapter in &run.adapters {
+            Gpu::open(Some(adapter))?;
+        }
+    }
+    let _held = match held {
+        Some(lock) => lock,
+        None => DirLock::take(&run.output_dir)?,
+    };
     let Plan { parts, failures: unplanned } = plan;
     for (name, error) in unplanned.iter().filter(|(name, _)| run.is_asked(name)) {
         tell_failure(run, name, error);

@@ -10,7 +10,7 @@ use crate::report::config_json::BestEpoch;
 use crate::report::metrics::EpochRow;
 
 /// Of the events' form.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Something that happened. Numbers that are not finite are `null`.
 #[derive(Debug, Clone, Serialize)]
@@ -116,19 +116,33 @@ struct Line<'a> {
     time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     experiment: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<&'a str>,
     #[serde(flatten)]
     event: &'a Event<'a>,
 }
 
-/// The event's line: the time, the experiment where there is one, and its own fields.
-pub fn line(experiment: Option<&str>, event: &Event) -> String {
+/// What events, and lines for people, are about: `experiment` or `experiment/member`.
+pub fn label(experiment: &str, member: Option<&str>) -> String {
+    match member {
+        Some(member) => format!("{experiment}/{member}"),
+        None => experiment.to_string(),
+    }
+}
+
+/// The event's line: the time, the experiment and its member (of a [`label`]) where there are such, and its own fields.
+pub fn line(label: Option<&str>, event: &Event) -> String {
+    let (experiment, member) = match label.and_then(|label| label.split_once('/')) {
+        Some((experiment, member)) => (Some(experiment), Some(member)),
+        None => (label, None),
+    };
     let time = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
-    serde_json::to_string(&Line { time, experiment, event }).expect("an event is numbers and text")
+    serde_json::to_string(&Line { time, experiment, member, event }).expect("an event is numbers and text")
 }
 
 /// Writes an event to standard output.
-pub fn emit(experiment: Option<&str>, event: &Event) {
-    print(&line(experiment, event));
+pub fn emit(label: Option<&str>, event: &Event) {
+    print(&line(label, event));
 }
 
 /// Writes a line to standard output, at once and whole.

@@ -68,7 +68,7 @@ type Sink = Box<dyn FnMut(&str) + Send>;
 /// The progress of one training.
 pub struct Progress {
     mode: Mode,
-    experiment: String,
+    label: String,
     total_epochs: usize,
     sink: Mutex<Sink>,
     bar: Option<ProgressBar>,
@@ -91,7 +91,7 @@ impl Progress {
     pub fn with_sink(mode: Mode, total_epochs: usize, sink: Sink) -> Self {
         Self {
             mode,
-            experiment: String::new(),
+            label: String::new(),
             total_epochs,
             sink: Mutex::new(sink),
             bar: None,
@@ -104,16 +104,16 @@ impl Progress {
         }
     }
 
-    /// Events are of this experiment.
-    pub fn of(mut self, experiment: &str) -> Self {
-        self.experiment = experiment.to_string();
+    /// Events are of this experiment, or member of one ([`events::label`]).
+    pub fn of(mut self, label: &str) -> Self {
+        self.label = label.to_string();
         self
     }
 
     /// Tells programs what happened; people are told by the other functions.
     pub fn event(&self, event: &Event) {
         if self.mode == Mode::Json {
-            self.line(&events::line(Some(&self.experiment), event));
+            self.line(&events::line(Some(&self.label), event));
         }
     }
 

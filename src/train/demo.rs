@@ -74,6 +74,7 @@ pub fn demo(plan: &DemoPlan, say: impl Fn(&str)) -> Result<Outcome> {
         log_file: None,
         init_weights: None,
         adapter: plan.adapter.clone(),
+        member: None,
         mode: plan.mode,
         restart: false,
         checkpoint_every: CHECKPOINT_EVERY,

@@ -43,6 +43,6 @@ pub use run::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
 pub use schedule::{EarlyStopping, Plateau, Schedule};
 pub use session::{Buffers, PendingStep, Place, Session, StepResult};
 pub use step::{Recorded, StepSettings, record_evaluation, record_training};
-pub use stop::{is_requested as stop_is_requested, listen as listen_for_signals};
+pub use stop::{is_requested as stop_is_requested, listen as listen_for_signals, listen_to_stdin};
 pub use tuning::{TuningCache, choose as choose_form};
 pub use weights::{find_record, load_weights, save_weights, state_dict, weights_file};

@@ -63,12 +63,21 @@ pub struct TrainRun {
     pub init_weights: Option<PathBuf>,
     /// Number or name of the adapter.
     pub adapter: Option<String>,
+    /// Which of the experiment's trainings it is, where there are several.
+    pub member: Option<String>,
     /// How progress is shown.
     pub mode: Mode,
     /// Start anew even where an unfinished training could go on.
     pub restart: bool,
     /// Time between checkpoints within an epoch; zero for one after every step.
     pub checkpoint_every: Duration,
+}
+
+impl TrainRun {
+    /// `experiment` or `experiment/member`.
+    pub fn label(&self) -> String {
+        events::label(&self.experiment.name, self.member.as_deref())
+    }
 }
 
 /// What a training came to.
@@ -175,7 +184,7 @@ impl<'a> Training<'a> {
             (session.net().parameter_count() as u64, session.gpu().summary().to_string());
         let mut record = RunRecord::new(&run.experiment, parameters, &device);
         describe(&mut record, run, &fit, &sets);
-        let progress = Progress::new(run.mode, training.num_epochs).of(&run.experiment.name);
+        let progress = Progress::new(run.mode, training.num_epochs).of(&run.label());
         progress.message(&log_start(run, &record, &sets));
         if fit.is_cut() {
             tracing::warn!("{fit}");

@@ -22,6 +22,17 @@ pub fn listen() {
     });
 }
 
+/// Takes the end of standard input for a signal to stop: a parent process's way to ask on any system, and the parent's own
+/// end, however it came.
+pub fn listen_to_stdin() {
+    std::thread::spawn(|| {
+        // What is written there says nothing; an input that cannot be read is no reason to stop.
+        if std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).is_ok() {
+            REQUESTED.store(true, Ordering::SeqCst);
+        }
+    });
+}
+
 /// A signal has come.
 pub fn is_requested() -> bool {
     REQUESTED.load(Ordering::SeqCst)
