@@ -439,7 +439,7 @@ impl<'a> Training<'a> {
             // The next loss will tell, and the epoch starts again from the checkpoint that is there.
             return Ok(());
         }
-        self.keeper.write(&Checkpoint { state: self.state.clone(), buffers }, started)?;
+        self.keeper.write(Checkpoint { state: self.state.clone(), buffers }, started)?;
         self.progress.event(&Event::Checkpoint { epoch: self.state.epoch, step: self.state.batch });
         Ok(())
     }
