@@ -250,7 +250,9 @@ fn a_batch_that_does_not_fit_is_cut_or_refused_and_both_are_told() {
     assert!(said.contains("a batch of 2 takes 0.") && said.contains("set batch_size to 1 (0."), "{said}");
     assert!(!workshop.path("out").exists());
 
-    workshop.train(&["--no-timestamp", "--override", &short]).assert().success();
+    let done = workshop.train(&["--json", "--no-timestamp", "--override", &short]).assert().success();
+    let events = String::from_utf8_lossy(&done.get_output().stdout).into_owned();
+    assert!(events.contains("\"event\":\"micro_batch\",\"patches\":1,\"planned_bytes\":"), "{events}");
     let log = std::fs::read_to_string(workshop.path("out/training.log")).expect("a log");
     assert!(log.contains(told), "{log}");
     let cut =

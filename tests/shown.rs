@@ -355,6 +355,30 @@ fn timeless(workshop: &Workshop, out: &str) -> Vec<(u64, String, Entry)> {
     events.entries.into_iter().filter(|(_, tag, _)| tag != "Misc/patches_per_second").collect()
 }
 
+/// Batches were told as steps, of which there were six an epoch.
+#[test]
+fn events_count_steps_of_the_optimiser() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let settings = ["accumulation=4", "patches_per_sample=6", "report.tensorboard=false"];
+    let overrides: Vec<&str> = settings.iter().flat_map(|setting| ["--override", setting]).collect();
+    let output = train(&workshop, &[&overrides[..], &["--json", "--checkpoint-every", "0"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let of = |kind: &str| -> Vec<(u64, Value)> {
+        let all = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let found = all.filter(|event| event["event"] == kind);
+        found.map(|event| (event["step"].as_u64().unwrap(), event["steps"].clone())).collect()
+    };
+    assert_eq!(of("step").last(), Some(&(2, Value::from(2))), "{lines}");
+    assert!(of("step").iter().all(|(_, steps)| *steps == 2), "{lines}");
+    // At the start and after each batch.
+    let steps: Vec<u64> = of("checkpoint").iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [0, 0, 0, 0, 1, 1, 2], "{lines}");
+}
+
 #[test]
 fn a_training_that_was_killed_shows_what_an_undisturbed_one_shows() {
     if common::device().is_none() {

@@ -53,7 +53,8 @@ pub struct TrainArgs {
     /// Start anew even where --output-dir holds an unfinished training of the same kind, which would go on.
     #[arg(long)]
     pub restart: bool,
-    /// Seconds between checkpoints within an epoch; 0 for one after every step.
+    /// Seconds between checkpoints within an epoch, or 50 times what one costs, where that is more; 0 for one after every
+    /// step, whatever that costs.
     #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_EVERY.as_secs(),
         value_parser = super::whole_number)]
     pub checkpoint_every: u64,

@@ -101,7 +101,13 @@ impl View for &TensorData {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.values.to_le_bytes())
+        match &self.values {
+            // As it lies in memory: a checkpoint has hundreds of megabytes.
+            Values::F32(values) if cfg!(target_endian = "little") => {
+                Cow::Borrowed(bytemuck::cast_slice(values))
+            }
+            values => Cow::Owned(values.to_le_bytes()),
+        }
     }
 
     fn data_len(&self) -> usize {

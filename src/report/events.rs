@@ -44,20 +44,41 @@ pub enum Event<'a> {
         /// Where everything is written.
         output_dir: &'a Path,
     },
+    /// The device's memory does not hold a batch, which is trained in parts.
+    MicroBatch {
+        /// On the device at once, at most.
+        patches: usize,
+        /// Device memory that was planned for it, with the training samples.
+        planned_bytes: u64,
+        /// Why.
+        reason: &'a str,
+    },
     /// It goes on from a checkpoint.
     Resumed {
         /// In which it goes on.
         epoch: usize,
-        /// Steps of it that are done.
+        /// Optimiser steps of it that are done.
         step: usize,
+    },
+    /// It diverged, and went back to a checkpoint; from the epoch that diverged on, the learning rate is half of what it
+    /// was.
+    RolledBack {
+        /// That diverged.
+        epoch: usize,
+        /// So often the learning rate has been halved.
+        halvings: usize,
+        /// Of that epoch's next attempt, at its start.
+        learning_rate: f64,
+        /// What was wrong, with the batch and its samples.
+        reason: &'a str,
     },
     /// Now and then within an epoch, and after its last step.
     Step {
         /// Counted from 1.
         epoch: usize,
-        /// Steps of the epoch that are done.
+        /// Optimiser steps of the epoch that are done.
         step: usize,
-        /// Steps that it has.
+        /// Optimiser steps that it has.
         steps: usize,
         /// Their mean loss so far.
         loss: f64,
@@ -76,7 +97,7 @@ pub enum Event<'a> {
     Checkpoint {
         /// In progress.
         epoch: usize,
-        /// Steps of it that are done.
+        /// Optimiser steps of it that are done.
         step: usize,
     },
     /// Validation images have been drawn.

@@ -34,6 +34,25 @@ impl Accumulation {
         batch / self.batches_per_step
     }
 
+    /// Whether a batch, from 0, of an epoch is the first of its step.
+    pub fn opens(&self, batch: usize) -> bool {
+        batch.is_multiple_of(self.batches_per_step)
+    }
+
+    /// Steps of an epoch that are done after its first `batches`; the last may have fewer batches.
+    pub fn steps_done(&self, batches: usize) -> usize {
+        if batches == self.batches { self.steps_per_epoch() } else { self.step_of(batches) }
+    }
+
+    /// The same in words, with the batches that a step in progress has had.
+    pub fn done_in_words(&self, batches: usize) -> String {
+        let steps = self.steps_done(batches);
+        match batches.saturating_sub(steps * self.batches_per_step) {
+            0 => format!("{steps} steps"),
+            more => format!("{steps} steps and {more} of {} batches", self.batches_per_step),
+        }
+    }
+
     /// A batch's place in its step.
     fn place(&self, batch: usize) -> Place {
         let first = self.step_of(batch) * self.batches_per_step;
@@ -123,6 +142,19 @@ mod tests {
         let marks = |of: fn(&Place) -> bool| places.iter().map(of).collect::<Vec<_>>();
         assert_eq!(marks(|p| p.opens), [true, false, false, true, false, false, true, false]);
         assert_eq!(marks(|p| p.closes), [false, false, true, false, false, true, false, true]);
+    }
+
+    /// Batches were told as steps.
+    #[test]
+    fn steps_are_those_of_the_optimiser() {
+        let accumulation = Accumulation { batches_per_step: 3, most_patches: 4, batches: 8 };
+        let done: Vec<usize> = (0..=8).map(|batches| accumulation.steps_done(batches)).collect();
+        assert_eq!(done, [0, 0, 0, 1, 1, 1, 2, 2, 3]);
+        assert_eq!(accumulation.done_in_words(6), "2 steps");
+        assert_eq!(accumulation.done_in_words(7), "2 steps and 1 of 3 batches");
+        assert_eq!(accumulation.done_in_words(8), "3 steps");
+        let single = Accumulation { batches_per_step: 1, ..accumulation };
+        assert_eq!((single.steps_done(5), single.done_in_words(8)), (5, "8 steps".into()));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub const LAST: &str = "last.safetensors";
 pub const PREVIOUS: &str = "previous.safetensors";
 /// The one that is being written.
 const NEXT: &str = "next.safetensors";
+/// The next checkpoint is due after so many times what the last one cost: they take at most 2 % of the time.
+const LEAST_TIMES_COST: u32 = 50;
 /// Changes with what a checkpoint holds.
 const FORMAT: u32 = 2;
 
@@ -284,12 +286,12 @@ impl Keeper {
 
     /// Within an epoch.
     pub fn is_due(&self) -> bool {
-        self.every.is_zero() || self.written.elapsed() >= self.every.max(self.cost * 50)
+        is_due(self.written.elapsed(), self.cost, self.every, false)
     }
 
     /// At the end of an epoch.
     pub fn is_due_after_epoch(&self) -> bool {
-        self.every.is_zero() || self.written.elapsed() >= self.cost * 50
+        is_due(self.written.elapsed(), self.cost, self.every, true)
     }
 
     /// Writes a checkpoint; `started` is when its making began. The file that it replaces becomes the previous one,
@@ -297,14 +299,14 @@ impl Keeper {
     ///
     /// # Errors
     /// A user error where the disk takes no more; the older ones are whole then.
-    pub fn write(&mut self, checkpoint: &Checkpoint, started: Instant) -> Result<()> {
-        let header =
-            Header { format: FORMAT, identity: self.identity.clone(), state: checkpoint.state.clone() };
+    pub fn write(&mut self, checkpoint: Checkpoint, started: Instant) -> Result<()> {
+        let Checkpoint { state, buffers } = checkpoint;
+        let (epoch, batch) = (state.epoch, state.batch);
+        let header = Header { format: FORMAT, identity: self.identity.clone(), state };
         let header = serde_json::to_string(&header).expect("a state is numbers and text");
-        let tensors: Vec<TensorData> = checkpoint
-            .buffers
-            .iter()
-            .map(|(name, values)| TensorData::f32(name, &[values.len()], values.clone()))
+        let tensors: Vec<TensorData> = buffers
+            .into_iter()
+            .map(|(name, values)| TensorData::f32(name, &[values.len()], values))
             .collect();
         let metadata = [("sha256", digest(&header, &tensors)), ("state", header)];
         let (last, next) = (self.dir.join(LAST), self.dir.join(NEXT));
@@ -312,7 +314,6 @@ impl Keeper {
         let rename = |from: &Path, to: &Path| {
             std::fs::rename(from, to).map_err(|e| Error::io(to, "a file to replace", &e))
         };
-        let (epoch, batch) = (checkpoint.state.epoch, checkpoint.state.batch);
         if self.newest.is_some_and(|(old, done)| old != epoch || done == 0) {
             rename(&last, &self.dir.join(PREVIOUS))?;
         }
@@ -330,6 +331,13 @@ impl Keeper {
         }
         self.newest = None;
     }
+}
+
+/// Whether a checkpoint is due so long after the last one, which cost so much. A crash loses what was trained since the
+/// last one: at most `every` or [`LEAST_TIMES_COST`] times the cost, whichever is more, and a step or a validation.
+fn is_due(since: Duration, cost: Duration, every: Duration, at_epochs_end: bool) -> bool {
+    let affordable = cost * LEAST_TIMES_COST;
+    every.is_zero() || since >= if at_epochs_end { affordable } else { every.max(affordable) }
 }
 
 fn load(path: &Path) -> Result<(Identity, Checkpoint)> {
@@ -380,6 +388,19 @@ mod tests {
         change(&mut experiment);
         let data = ["a".to_string(), "b".to_string()];
         Identity { settings: settings_json(&experiment), data, initial: None, patches }
+    }
+
+    /// What README says of a crash.
+    #[test]
+    fn checkpoints_come_with_every_epoch_unless_they_cost_a_fiftieth_of_the_time() {
+        let due = |since: u64, cost: u64, at_epochs_end| {
+            let (every, seconds) = (Duration::from_secs(300), Duration::from_secs);
+            is_due(seconds(since), seconds(cost), every, at_epochs_end)
+        };
+        assert!(due(100, 2, true) && !due(99, 2, true), "an epoch's end, 50 times 2 s after the last");
+        assert!(due(300, 2, false) && !due(299, 2, false), "within an epoch, every five minutes");
+        assert!(due(500, 10, false) && !due(499, 10, false), "a slow disk");
+        assert!(is_due(Duration::ZERO, Duration::from_secs(9), Duration::ZERO, false), "after every step");
     }
 
     #[test]

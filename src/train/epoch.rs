@@ -32,7 +32,7 @@ pub struct Trained {
     pub pixels: f64,
     /// Steps that loss scaling skipped.
     pub skipped: u64,
-    /// Steps whose gradients were measured, to be clipped.
+    /// Steps whose gradients were measured.
     pub measured: u64,
     /// Their mean norm.
     #[serde(with = "exact")]
@@ -60,17 +60,27 @@ impl Trained {
     }
 }
 
-/// What is wrong with a step, where something is; `skipped_before` steps were skipped before it.
-pub fn diagnose(step: &StepResult, skipped_before: f32) -> Option<String> {
+/// What is wrong with a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// In words.
+    pub what: String,
+    /// It is one of the gradients, to which every batch of the step has added.
+    pub is_of_step: bool,
+}
+
+/// What is wrong with a batch, where something is; `skipped_before` steps were skipped before it.
+pub fn diagnose(step: &StepResult, skipped_before: f32) -> Option<Fault> {
     if !step.loss.is_finite() {
-        return Some(format!("the loss is {}", step.loss));
+        return Some(Fault { what: format!("the loss is {}", step.loss), is_of_step: false });
     }
+    let of_step = |what| Some(Fault { what, is_of_step: true });
     // With loss scaling an overflow is no more than a step to skip.
     if let Some(norm) = step.norm.filter(|norm| step.scaling.is_none() && !norm.is_finite()) {
-        return Some(format!("the norm of the gradients is {norm}"));
+        return of_step(format!("the norm of the gradients is {norm}"));
     }
     let scaling = step.scaling.filter(|s| s.scale <= LEAST && s.skipped_steps > skipped_before)?;
-    Some(format!("gradients overflow f16 even where the loss is scaled by {}", scaling.scale))
+    of_step(format!("gradients overflow f16 even where the loss is scaled by {}", scaling.scale))
 }
 
 /// What the patches of an epoch are made of.
@@ -121,8 +131,10 @@ mod tests {
         };
         assert_eq!(diagnose(&step(0.5, Some(2.0)), 0.0), None);
         assert_eq!(diagnose(&step(0.5, None), 0.0), None);
-        assert!(diagnose(&step(f32::NAN, None), 0.0).is_some());
-        assert!(diagnose(&step(0.5, Some(f32::NAN)), 0.0).is_some_and(|said| said.contains("gradients")));
-        assert!(diagnose(&step(0.5, Some(f32::INFINITY)), 0.0).is_some());
+        assert!(diagnose(&step(f32::NAN, Some(f32::NAN)), 0.0).is_some_and(|fault| !fault.is_of_step));
+        for norm in [f32::NAN, f32::INFINITY] {
+            let fault = diagnose(&step(0.5, Some(norm)), 0.0).expect("a fault");
+            assert!(fault.what.contains("gradients") && fault.is_of_step, "{fault:?}");
+        }
     }
 }

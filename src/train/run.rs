@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::accumulation::{Accumulation, PendingBatch};
 use super::checkpoint::{Checkpoint, Keeper, State};
 use super::diary::{log_costs, log_epoch, log_start};
-use super::epoch::{diagnose, patch_plan, validate};
+use super::epoch::{Fault, diagnose, patch_plan, validate};
 use super::fit::Fit;
 use super::kept;
 use super::loaded::{self, Loaded};
@@ -33,7 +33,7 @@ use crate::data::split::Manifest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::Gpu;
-use crate::report::{BestEpoch, EpochRow, Event, MetricsLog, Mode, Progress, RunRecord};
+use crate::report::{BestEpoch, EpochRow, Event, MetricsLog, MicroBatch, Mode, Progress, RunRecord};
 use crate::report::{events, logging};
 
 /// Within an epoch, checkpoints are this far apart unless told otherwise.
@@ -163,6 +163,8 @@ struct Training<'a> {
     shown: Shown,
     /// Steps that loss scaling has skipped.
     skipped: f32,
+    /// The samples of the step in progress.
+    step_samples: Vec<usize>,
 }
 
 /// How an epoch's training patches ended.
@@ -190,6 +192,10 @@ impl<'a> Training<'a> {
             tracing::warn!("{fit}");
         }
         progress.event(&started(run, &record));
+        if let Some(MicroBatch { patches, planned_bytes, reason, .. }) = &record.micro_batch {
+            let (patches, planned_bytes) = (*patches, *planned_bytes);
+            progress.event(&Event::MicroBatch { patches, planned_bytes, reason });
+        }
         let accumulation = Accumulation {
             batches_per_step: training.accumulation,
             most_patches: fit.most_patches,
@@ -239,6 +245,7 @@ impl<'a> Training<'a> {
             accumulation,
             shown,
             skipped,
+            step_samples: Vec::new(),
         };
         match found {
             Some(found) => this.resume(found)?,
@@ -265,10 +272,12 @@ impl<'a> Training<'a> {
     }
 
     fn resume(&mut self, found: Checkpoint) -> Result<()> {
-        let said = format!("going on in epoch {} after {} steps of it", found.state.epoch, found.state.batch);
+        let State { epoch, batch, .. } = found.state;
+        let said =
+            format!("going on in epoch {epoch} after {} of it", self.accumulation.done_in_words(batch));
         tracing::info!("{said}");
         self.progress.message(&said);
-        self.progress.event(&Event::Resumed { epoch: found.state.epoch, step: found.state.batch });
+        self.progress.event(&Event::Resumed { epoch, step: self.accumulation.steps_done(batch) });
         self.restore(found)
     }
 
@@ -332,7 +341,7 @@ impl<'a> Training<'a> {
     fn train_epoch(&mut self) -> Result<Ended> {
         let plan = patch_plan(&self.run.experiment, self.state.epoch);
         let accumulation = self.accumulation;
-        self.progress.epoch_started(self.state.epoch, accumulation.batches);
+        self.progress.epoch_started(self.state.epoch, accumulation.steps_per_epoch());
         let mut next = self.state.batch;
         let mut clock = Instant::now();
         let mut before: Option<Started> = None;
@@ -367,12 +376,13 @@ impl<'a> Training<'a> {
     fn settle(&mut self, step: Option<Started>, clock: &mut Instant) -> Result<Option<String>> {
         let Some((pending, samples)) = step else { return Ok(None) };
         let result = pending.finish(&self.session)?;
+        if self.accumulation.opens(self.state.batch) {
+            self.step_samples.clear();
+        }
         self.state.batch += 1;
-        if let Some(wrong) = diagnose(&result, self.skipped) {
-            let all = self.sets.train.samples();
-            let names: Vec<&str> = samples.iter().map(|sample| all[*sample].name.as_str()).collect();
-            let (epoch, batch) = (self.state.epoch, self.state.batch);
-            return Ok(Some(format!("epoch {epoch}, batch {batch} ({}): {wrong}", names.join(", "))));
+        self.step_samples.extend(&samples);
+        if let Some(fault) = diagnose(&result, self.skipped) {
+            return Ok(Some(self.told(&fault, &samples)));
         }
         let skipped = result.scaling.map_or(self.skipped, |scaling| scaling.skipped_steps);
         self.state.trained.add(&result, skipped > self.skipped);
@@ -380,8 +390,22 @@ impl<'a> Training<'a> {
         self.state.seconds += clock.elapsed().as_secs_f64();
         *clock = Instant::now();
         let trained = &self.state.trained;
-        self.progress.step(self.state.batch, trained.loss, trained.patches as f64 / self.state.seconds);
+        let done = self.accumulation.steps_done(self.state.batch);
+        self.progress.step(done, trained.loss, trained.patches as f64 / self.state.seconds);
         Ok(None)
+    }
+
+    /// What is wrong, with the last batch and its samples, or with all of its step.
+    fn told(&self, fault: &Fault, samples: &[usize]) -> String {
+        let (epoch, batch) = (self.state.epoch, self.state.batch);
+        let first = self.accumulation.step_of(batch - 1) * self.accumulation.batches_per_step + 1;
+        let (batches, samples) = match fault.is_of_step && first < batch {
+            true => (format!("batches {first} to {batch}"), self.step_samples.as_slice()),
+            false => (format!("batch {batch}"), samples),
+        };
+        let all = self.sets.train.samples();
+        let names: Vec<&str> = samples.iter().map(|sample| all[*sample].name.as_str()).collect();
+        format!("epoch {epoch}, {batches} ({}): {}", names.join(", "), fault.what)
     }
 
     /// Validates, keeps the weights where they are the best, and writes the epoch down; what is wrong, where the
@@ -448,8 +472,9 @@ impl<'a> Training<'a> {
             // The next loss will tell, and the epoch starts again from the checkpoint that is there.
             return Ok(());
         }
-        self.keeper.write(&Checkpoint { state: self.state.clone(), buffers }, started)?;
-        self.progress.event(&Event::Checkpoint { epoch: self.state.epoch, step: self.state.batch });
+        self.keeper.write(Checkpoint { state: self.state.clone(), buffers }, started)?;
+        let step = self.accumulation.steps_done(self.state.batch);
+        self.progress.event(&Event::Checkpoint { epoch: self.state.epoch, step });
         Ok(())
     }
 
@@ -480,6 +505,14 @@ impl<'a> Training<'a> {
         self.restore(checkpoint)?;
         self.shown.rewind(self.state.epoch)?;
         self.state.halvings = halvings;
+        // It may go on in an epoch before, at the rate of that one.
+        let next = State { epoch, ..self.state.clone() };
+        self.progress.event(&Event::RolledBack {
+            epoch,
+            halvings: self.state.halvings.len(),
+            learning_rate: next.learning_rate(&self.schedule, 0),
+            reason: what,
+        });
         self.save()
     }
 }

@@ -83,7 +83,7 @@ pub struct StepResult {
     pub logits: Option<Vec<f32>>,
     /// The state of loss scaling after the step, with f16.
     pub scaling: Option<Scaling>,
-    /// The norm of all gradients before clipping, where they are clipped.
+    /// The norm of all gradients before clipping: in f32, and where they are clipped, of a step's last batch.
     pub norm: Option<f32>,
 }
 

@@ -152,7 +152,7 @@ pub struct Scalars {
     pub rates: Option<TensorId>,
     /// In f16: the state of the scaling after the step `[4]`, read back.
     pub report: Option<TensorId>,
-    /// Where gradients are clipped: their norm before `[1]`, read back.
+    /// In f32, and where gradients are clipped: their norm before `[1]`, read back.
     pub norm: Option<TensorId>,
 }
 
@@ -246,7 +246,9 @@ fn record_optimiser(tape: &mut Tape, net: &AttentionUNet, settings: &StepSetting
         let clipped = tape.transient("clipped sizes", Shape::new([4]));
         let op = ClipNorm { most: settings.clip_norm };
         tape.apply_into("clip norm", op, &[gradients, sizes], &[clipped, norm]);
-        sizes = clipped;
+        if settings.clip_norm > 0.0 {
+            sizes = clipped;
+        }
     }
     inputs.push(sizes);
     tape.apply("adamw", AdamW { weight_decay: settings.weight_decay }, &inputs);
@@ -341,6 +343,8 @@ fn optimiser_scalars(tape: &mut Tape, settings: &StepSettings) -> Scalars {
         }
     }
     scalars.rates = (settings.ema_decay > 0.0).then(|| tape.input("rates", four()));
-    scalars.norm = (settings.clip_norm > 0.0).then(|| tape.output("gradient norm", Shape::new([1])));
+    // Without clipping it tells whether all gradients are numbers; loss scaling looks at them itself.
+    let is_measured = settings.clip_norm > 0.0 || settings.element == Element::F32;
+    scalars.norm = is_measured.then(|| tape.output("gradient norm", Shape::new([1])));
     scalars
 }
