@@ -24,7 +24,7 @@ fn the_whole_tree_is_written_and_left_alone_while_nothing_changes() {
     let planned = run(&workshop, &["--dry-run"]);
     assert_eq!(planned.code, Some(0), "{}", planned.err);
     assert!(
-        planned.out.matches("not trained yet").count() == 2 && planned.out.contains("GiB"),
+        planned.out.matches("not trained yet").count() == 2 && planned.out.contains("MiB"),
         "{}",
         planned.out
     );
@@ -149,6 +149,11 @@ fn folds_and_seeds_are_trained_each_and_summed_up() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(said.err.contains("[6/6] seeds/seed_7: not trained yet"), "{}", said.err);
     assert!(workshop.path("results/seeds/best_model.old.pth").is_file());
+    assert!(!workshop.path("results/seeds/tensorboard").exists(), "curves of the older training");
+    let page = std::fs::read_to_string(workshop.path("results/seeds/report.html")).expect("a page");
+    assert!(page.contains("seed_7/report.html") && page.contains(" ± "), "members on the page");
+    let table = std::fs::read_to_string(workshop.path("results/report.html")).expect("a page");
+    assert!(table.contains(" ± "), "deviations on the matrix's page");
 
     let members = ["fold_1_seed_1", "fold_1_seed_2", "fold_2_seed_1", "fold_2_seed_2"];
     let top = record(&workshop, "results/cv");
@@ -265,6 +270,12 @@ fn members_go_into_a_directory_of_the_time_as_well() {
     assert_eq!(dirs.len(), 1);
     let dir = dirs[0].as_ref().expect("an entry").path();
     assert!(dir.join("best_model.pth").is_file() && dir.join("seed_7/best_model.pth").is_file(), "{dir:?}");
+    // Of one training there is no deviation.
+    let page = std::fs::read_to_string(dir.join("report.html")).expect("a page");
+    assert!(page.contains("one training") && !page.contains(" ± "));
+    rosette(&workshop, &["summary", "--output-dir", "out"]);
+    let table = std::fs::read_to_string(workshop.path("out/report.html")).expect("a page");
+    assert!(!table.contains(" ± "));
 }
 
 /// Name, status and reason of every row of the summary.
@@ -311,6 +322,18 @@ fn failed_and_outdated_experiments_are_not_told_as_finished() {
     assert!(page.contains("outdated (changed: seed"));
     let again = run(&workshop, &["--only", "faster"]);
     assert!(again.out.contains("nothing to train") && !again.out.contains("every experiment is done"));
+
+    // The table made again, which knows no configuration: nothing is forgotten or put into another order.
+    let summary = rosette(&workshop, &["summary", "--output-dir", "results"]);
+    assert_eq!(summary.code, Some(0), "{}", summary.err);
+    assert_eq!(statuses(&workshop), rows);
+    let trained = std::fs::read_to_string(workshop.path("results/faster/config.json")).expect("a record");
+    workshop.write("results/another/config.json", trained.replace("\"faster\"", "\"another\""));
+    std::fs::remove_dir_all(workshop.path("results/faster")).expect("a directory");
+    rosette(&workshop, &["summary", "--output-dir", "results"]);
+    let names: Vec<String> = statuses(&workshop).into_iter().map(|row| row.0).collect();
+    assert_eq!(names, ["tiny", "late", "another"], "what is gone goes, what is new comes last");
+    std::fs::remove_dir_all(workshop.path("results/another")).expect("a directory");
 
     // A mistake in one of them: it is named, the others are trained, and what it left is not passed off as new.
     let text = config("  - name: \"late\"\n").replace("name: \"tiny\"", "name: \"tiny\"\n    folds: 9");

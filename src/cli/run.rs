@@ -9,11 +9,11 @@ use super::say;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::matrix::{
-    Decision, MatrixRun, Plan, Planned, collect, experiment_of, plan_matrix, run_matrix, summary_table,
+    Decision, MatrixRun, Plan, Planned, experiment_of, plan_matrix, rebuild, run_matrix, summary_table,
     trainings, write_page, write_summary,
 };
 use crate::report::{Event, Mode, events, experiment_page};
-use crate::train::estimate_memory;
+use crate::train::planned_fit;
 
 /// Train every experiment of a configuration that is not done yet, and compare them.
 #[derive(Debug, Clone, clap::Args)]
@@ -142,8 +142,11 @@ fn plan_table(matrix: &MatrixRun, plan: &Plan) -> Result<Table> {
             Decision::Keep => ("keep", "done and unchanged"),
             Decision::Train(reason) => ("train", reason.as_str()),
         };
-        let memory = match estimate_memory(experiment, limits) {
-            Ok(memory) => format!("{:.2} GiB", memory.total_bytes() as f64 / f64::from(1 << 30)),
+        let memory = match planned_fit(experiment, limits, &planned.sample_words) {
+            Ok(fit) if fit.is_cut() => {
+                format!("{}, {} patches at once", gib(fit.planned_bytes), fit.most_patches)
+            }
+            Ok(fit) => gib(fit.planned_bytes),
             Err(error) => error.to_string(),
         };
         table.add_row([
@@ -161,18 +164,24 @@ fn plan_table(matrix: &MatrixRun, plan: &Plan) -> Result<Table> {
     Ok(table)
 }
 
+/// Bytes in GiB; in MiB where these say more.
+fn gib(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib < 100.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
+}
+
 /// Reads, prints and writes the table.
 ///
 /// # Errors
 /// A user error where the directory or a record in it cannot be read, or holds no experiment.
 pub fn summary(args: &SummaryArgs) -> Result<()> {
-    let rows = collect(&args.output_dir, None)?;
+    let path = args.output_dir.join("experiment_summary.csv");
+    let rows = rebuild(&args.output_dir, &path)?;
     if rows.is_empty() {
         let expected = "directories of experiments, with a config.json each";
         let remedy = "give the --output-dir of `rosette run`";
         return Err(Error::user(args.output_dir.display(), expected, "none", remedy));
     }
-    let path = args.output_dir.join("experiment_summary.csv");
     write_summary(&path, &rows)?;
     for row in &rows {
         for dir in trainings(&args.output_dir.join(&row.experiment_name)) {

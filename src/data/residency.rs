@@ -50,7 +50,8 @@ pub fn pack(image: &Prepared) -> Vec<u32> {
     planes.chain(image.intensity.iter().flatten().map(|v| v.to_bits())).collect()
 }
 
-fn words_of(image: &Prepared) -> usize {
+/// Words of device memory that a sample takes.
+pub fn words_of(image: &Prepared) -> usize {
     plane_words(image) + image.intensity.as_ref().map_or(0, Vec::len)
 }
 
@@ -79,25 +80,37 @@ impl Residency {
                 "cut the image into parts, or take another adapter",
             ));
         }
-        let total: usize = samples.iter().map(words_of).sum();
-        let needed = batch_size.min(samples.len());
-        if total <= budget_words || samples.len() <= needed {
-            return Ok(Self::resident(samples, most_chunk_words.min(total)));
+        let words: Vec<usize> = samples.iter().map(words_of).collect();
+        Ok(Self::of_words(&words, budget_words, most_chunk_words, batch_size))
+    }
+
+    /// The same for samples of so many words, each of which fits a buffer.
+    pub fn of_words(
+        words: &[usize],
+        budget_words: usize,
+        most_chunk_words: usize,
+        batch_size: usize,
+    ) -> Self {
+        let largest_words = words.iter().copied().max().unwrap_or(0).max(1);
+        let total: usize = words.iter().sum();
+        let needed = batch_size.min(words.len());
+        if total <= budget_words || words.len() <= needed {
+            return Self::resident(words, most_chunk_words.min(total));
         }
         let per_chunk = most_chunk_words / largest_words;
-        let slots = (budget_words / largest_words).clamp(needed, samples.len());
+        let slots = (budget_words / largest_words).clamp(needed, words.len());
         let place =
             |slot: usize| Place { chunk: slot / per_chunk, first_word: slot % per_chunk * largest_words };
-        Ok(Self {
+        Self {
             chunks: slots.div_ceil(per_chunk),
             chunk_words: slots.min(per_chunk) * largest_words,
             layout: Layout::Slots((0..slots).map(place).collect()),
-        })
+        }
     }
 
-    fn resident(samples: &[Prepared], most_chunk_words: usize) -> Self {
+    fn resident(words: &[usize], most_chunk_words: usize) -> Self {
         let (mut places, mut next, mut chunk_words) = (Vec::new(), Place { chunk: 0, first_word: 0 }, 1);
-        for words in samples.iter().map(words_of) {
+        for words in words.iter().copied() {
             if next.first_word + words > most_chunk_words {
                 next = Place { chunk: next.chunk + 1, first_word: 0 };
             }

@@ -7,7 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::run::{MatrixRun, Planned, announce, failed};
+use super::plan::Planned;
+use super::run::{MatrixRun, announce, failed};
 use crate::error::{Error, Result, STOPPED_EXIT_CODE};
 use crate::gpu::is_device_gone;
 use crate::report::Mode;

@@ -15,7 +15,9 @@ use crate::files;
 use crate::report::metrics::read_metrics;
 use crate::report::progress::print_line;
 use crate::report::{Member, Members, RunRecord, Scores, experiment_page};
-use crate::train::{DirLock, Outcome, TrainRun, give_up_unfinished, is_unfinished, train, weights_file};
+use crate::train::{
+    DirLock, Outcome, TrainRun, forget_shown, give_up_unfinished, is_unfinished, train, weights_file,
+};
 
 /// A member's split, in its directory; the best member's, in the experiment's.
 pub const MANIFEST: &str = "split_manifest.json";
@@ -98,7 +100,7 @@ pub fn make_way(dir: &Path) -> Result<()> {
         ));
     }
     let record = dir.join("config.json");
-    if !record.exists() || RunRecord::read(&record).is_ok_and(|record| record.members.is_some()) {
+    if record.exists() && RunRecord::read(&record).is_ok_and(|record| record.members.is_some()) {
         return Ok(());
     }
     for (name, kept) in [("config.json", "config.old.json"), ("best_model.pth", "best_model.old.pth")] {
@@ -107,7 +109,7 @@ pub fn make_way(dir: &Path) -> Result<()> {
             std::fs::rename(&path, &kept).map_err(|e| Error::io(&kept, "a file to replace", &e))?;
         }
     }
-    Ok(())
+    forget_shown(dir)
 }
 
 /// Puts the best member's files, and a record of all members, into the experiment's directory, where they are not there
@@ -188,8 +190,12 @@ pub fn rebuild_page(dir: &Path) -> Result<()> {
 fn show(record: &RunRecord, dir: &Path, best: &str) -> Result<()> {
     for name in SHOWN {
         let from = dir.join(best).join(name);
+        let to = dir.join(name);
         if from.is_file() {
-            files::write_atomic(&dir.join(name), &files::read_bytes(&from)?)?;
+            files::write_atomic(&to, &files::read_bytes(&from)?)?;
+        } else if to.is_file() {
+            // Of an earlier training, or another member.
+            std::fs::remove_file(&to).map_err(|e| Error::io(&to, "a file to remove", &e))?;
         }
     }
     experiment_page::write(dir, record, &read_metrics(&dir.join("metrics.csv"))?)?;

@@ -5,11 +5,13 @@ mod children;
 mod decide;
 mod members;
 mod page;
+mod plan;
 mod run;
 mod summary;
 
 pub use decide::{Decision, Inputs, decide};
 pub use members::{MemberPlan, has_members, members, train_members, trainings};
 pub use page::write_page;
-pub use run::{MatrixOutcome, MatrixRun, Plan, Planned, experiment_of, plan_matrix, run_matrix};
-pub use summary::{SummaryRow, collect, summary_table, write_summary};
+pub use plan::{Plan, Planned, plan_matrix};
+pub use run::{MatrixOutcome, MatrixRun, experiment_of, run_matrix};
+pub use summary::{SummaryRow, rebuild, summary_table, write_summary};

@@ -70,7 +70,10 @@ fn results(output_dir: &Path, rows: &[SummaryRow]) -> Html {
             false => Cell::Text(row.experiment_name.clone()),
         };
         // What is stale is shown, and not compared.
-        let score = |value: Option<f64>| match (Cell::decimals(value, 4), is_stale(row)) {
+        let score = |value: Option<f64>, deviation: Option<f64>| match (
+            Cell::mean(value, deviation),
+            is_stale(row),
+        ) {
             (Cell::Number(text, _), true) => Cell::Text(text),
             (cell, _) => cell,
         };
@@ -81,11 +84,11 @@ fn results(output_dir: &Path, rows: &[SummaryRow]) -> Html {
                 true => row.status.clone(),
                 false => format!("{} ({})", row.status, row.reason),
             }),
-            score(row.val_f1),
-            score(row.val_iou),
-            score(row.val_precision),
-            score(row.val_recall),
-            score(row.val_loss),
+            score(row.val_f1, row.val_f1_sd),
+            score(row.val_iou, row.val_iou_sd),
+            score(row.val_precision, row.val_precision_sd),
+            score(row.val_recall, row.val_recall_sd),
+            score(row.val_loss, row.val_loss_sd),
             row.best_epoch.map_or(Cell::Empty, Cell::count),
             Cell::count(row.epochs_trained),
             Cell::Number(duration(row.seconds), row.seconds),

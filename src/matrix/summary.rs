@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::members::found_members;
 use crate::config::Experiment;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::metrics::read_metrics;
-use crate::report::{RunRecord, Scores};
+use crate::report::{Members, RunRecord, Scores};
 use crate::train::is_unfinished;
 
 /// A row; the fields are the columns, the pipeline's first.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SummaryRow {
     /// The experiment.
     pub experiment_name: String,
@@ -73,6 +73,12 @@ pub struct SummaryRow {
 }
 
 impl SummaryRow {
+    /// Whether both are of the same training, whatever their status.
+    fn has_results_of(&self, other: &Self) -> bool {
+        let with_status = Self { status: other.status.clone(), reason: other.reason.clone(), ..self.clone() };
+        with_status == *other
+    }
+
     /// That of an experiment that has left nothing.
     pub fn untrained(experiment: &Experiment) -> Self {
         let training = &experiment.training;
@@ -120,6 +126,35 @@ pub fn collect(output_dir: &Path, names: Option<&[String]>) -> Result<Vec<Summar
         false => partial_row(&dir),
     });
     rows.filter_map(Result::transpose).collect()
+}
+
+/// The rows again, in the order of the table that is there, which also tells what only `rosette run` finds out: that an
+/// experiment failed, has become outdated, or is yet to be trained. What has been trained since is told as it is.
+///
+/// # Errors
+/// As [`collect`].
+pub fn rebuild(output_dir: &Path, table: &Path) -> Result<Vec<SummaryRow>> {
+    let mut found = collect(output_dir, None)?;
+    let mut rows = Vec::new();
+    for known in read_summary(table) {
+        let at = found.iter().position(|row| row.experiment_name == known.experiment_name);
+        let tells_more = is_stale(&known) || known.status == "not trained";
+        match at.map(|at| found.remove(at)) {
+            Some(row) if tells_more && row.has_results_of(&known) => rows.push(known),
+            Some(row) => rows.push(row),
+            // Without anything left, a failure and what is yet to come stand in no other place.
+            None if tells_more && known.best_epoch.is_none() => rows.push(known),
+            None => {}
+        }
+    }
+    rows.append(&mut found);
+    Ok(rows)
+}
+
+/// The rows of a table; none where it is not there or of another version.
+fn read_summary(path: &Path) -> Vec<SummaryRow> {
+    let reader = csv::Reader::from_path(path);
+    reader.and_then(|mut reader| reader.deserialize().collect()).unwrap_or_default()
 }
 
 /// An experiment of which only some members have been trained.
@@ -172,7 +207,7 @@ fn row(dir: &Path) -> Result<SummaryRow> {
         Some(members) => Some(members.mean),
         None => best.map(Scores::of),
     };
-    let deviation = record.members.as_ref().map(|members| members.deviation);
+    let deviation = record.members.as_ref().and_then(Members::spread);
     Ok(SummaryRow {
         experiment_name: record.experiment_name.clone(),
         description: record.description.clone(),
@@ -259,7 +294,7 @@ pub fn summary_table(rows: &[SummaryRow]) -> String {
             (Some(value), None) => format!("{value:.4}"),
             (Some(value), Some(deviation)) => format!("{value:.4} ± {deviation:.4}"),
         };
-        let of_all = if row.val_f1_sd.is_some() { " in all" } else { "" };
+        let of_all = if row.members > 1 { " in all" } else { "" };
         table.add_row([
             if best == Some(at) { "best".into() } else { String::new() },
             row.experiment_name.clone(),

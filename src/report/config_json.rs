@@ -92,6 +92,13 @@ pub struct Members {
     pub all: Vec<Member>,
 }
 
+impl Members {
+    /// The deviations, where there is more than one training.
+    pub fn spread(&self) -> Option<Scores> {
+        (self.all.len() > 1).then_some(self.deviation)
+    }
+}
+
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {

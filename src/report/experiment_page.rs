@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
-use crate::report::config_json::RunRecord;
+use crate::report::config_json::{BestEpoch, Member, Members, RunRecord, Scores};
 use crate::report::html::{
     Best, Cell, Html, Page, charts, details, figure, heading, names, paragraph, table, tiles,
 };
@@ -38,6 +38,7 @@ pub fn write(dir: &Path, record: &RunRecord, rows: &[EpochRow]) -> Result<()> {
     };
     Page::new(&record.experiment_name, format!("{}{state}", record.description))
         .section("Result", result(record, rows))
+        .section("Trainings", trainings(record))
         .section("Curves", curves(rows))
         .section("Predictions", pictures(dir))
         .section("Epochs", epochs(rows))
@@ -49,21 +50,60 @@ pub fn write(dir: &Path, record: &RunRecord, rows: &[EpochRow]) -> Result<()> {
 
 fn result(record: &RunRecord, rows: &[EpochRow]) -> Html {
     let Some(best) = best_epoch(rows) else { return paragraph("No epoch has been validated yet.") };
-    let number = |value: f64| format!("{value:.4}");
+    let members = record.members.as_ref();
+    let scores = members.map_or_else(|| Scores::of(&BestEpoch::from(best)), |members| members.mean);
+    let spread = members.and_then(Members::spread);
+    let number = |of: fn(&Scores) -> f64| match &spread {
+        Some(spread) => format!("{:.4} ± {:.4}", of(&scores), of(spread)),
+        None => format!("{:.4}", of(&scores)),
+    };
     let seconds: f64 = rows.iter().map(|row| row.seconds).sum();
     let mut figures = vec![
-        ("F1", number(best.val_f1)),
-        ("IoU", number(best.val_iou)),
-        ("precision", number(best.val_precision)),
-        ("recall", number(best.val_recall)),
-        ("validation loss", number(best.val_loss)),
+        ("F1", number(|s| s.val_f1)),
+        ("IoU", number(|s| s.val_iou)),
+        ("precision", number(|s| s.val_precision)),
+        ("recall", number(|s| s.val_recall)),
+        ("validation loss", number(|s| s.val_loss)),
         ("best epoch", format!("{} of {}", best.epoch, rows.len())),
         ("training time", duration(seconds)),
     ];
     figures.extend(record.threshold.map(|threshold| ("threshold of the highest F1", format!("{threshold}"))));
     let what = "Scores are means over the validation images in full, at threshold 0.5, of the epoch with the lowest \
                 validation loss: its weights are the ones that are kept.";
-    [tiles(&figures), paragraph(what)].into_iter().collect()
+    let of_members = members.map(|members| {
+        let count = match members.all.len() {
+            1 => "one training".into(),
+            count => format!("{count} trainings, mean ± standard deviation"),
+        };
+        paragraph(&format!(
+            "Scores are of {count}; all else on this page, and the weights in this directory, are of {}, which has the \
+             highest F1.",
+            members.best
+        ))
+    });
+    [tiles(&figures), paragraph(what)].into_iter().chain(of_members).collect()
+}
+
+/// The trainings of an experiment with folds or several seeds, each with a link to its page.
+fn trainings(record: &RunRecord) -> Html {
+    let Some(members) = &record.members else { return Html::default() };
+    let columns = [
+        ("training", Best::None),
+        ("F1", Best::Highest),
+        ("IoU", Best::Highest),
+        ("precision", Best::Highest),
+        ("recall", Best::Highest),
+        ("validation loss", Best::Lowest),
+        ("best epoch", Best::None),
+    ];
+    let cells = |member: &Member| {
+        let best = &member.best;
+        let scores = [best.val_f1, best.val_iou, best.val_precision, best.val_recall, best.val_loss];
+        let link = Cell::Link(member.name.clone(), format!("{}/{PAGE}", member.name));
+        let scores = scores.map(|score| Cell::decimals(Some(score), 4));
+        std::iter::once(link).chain(scores).chain([Cell::count(best.epoch)]).collect::<Vec<_>>()
+    };
+    table(&columns, &members.all.iter().map(cells).collect::<Vec<_>>())
 }
 
 /// A name for the legend, a colour, and the value of an epoch.

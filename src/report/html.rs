@@ -128,6 +128,16 @@ impl Cell {
             .map_or(Self::Empty, |value| Self::Number(format!("{value:.decimals$}"), value))
     }
 
+    /// A mean, which it sorts by, with the deviation where there is one.
+    pub fn mean(value: Option<f64>, deviation: Option<f64>) -> Self {
+        match (Self::decimals(value, 4), deviation) {
+            (Self::Number(text, value), Some(deviation)) => {
+                Self::Number(format!("{text} ± {deviation:.4}"), value)
+            }
+            (cell, _) => cell,
+        }
+    }
+
     /// A count.
     pub fn count(value: usize) -> Self {
         Self::Number(value.to_string(), value as f64)

@@ -8,6 +8,7 @@ use super::plan::network;
 use super::run::{Sets, TrainRun};
 use super::session::Session;
 use super::step::StepSettings;
+use crate::config::Experiment;
 use crate::data::augment::smoothing_weights;
 use crate::data::loader::Dataset;
 use crate::data::residency::Residency;
@@ -62,8 +63,22 @@ pub(super) fn load(
 /// Plans where the training samples lie on a device with these limits.
 fn plan_samples(run: &TrainRun, limits: Limits, train_set: &Dataset) -> Result<Residency> {
     let training = &run.experiment.training;
-    let budget_words = (training.data.memory_budget * f64::from(1 << 28)) as usize;
-    Residency::plan(train_set.samples(), budget_words, most_chunk_words(limits), training.batch_size)
+    let budget = budget_words(&run.experiment);
+    Residency::plan(train_set.samples(), budget, most_chunk_words(limits), training.batch_size)
+}
+
+fn budget_words(experiment: &Experiment) -> usize {
+    (experiment.training.data.memory_budget * f64::from(1 << 28)) as usize
+}
+
+/// How an experiment's batch will fit a device, beside training samples of so many words.
+///
+/// # Errors
+/// Those of [`Fit::plan`].
+pub fn planned_fit(experiment: &Experiment, limits: Limits, sample_words: &[usize]) -> Result<Fit> {
+    let (budget, batch_size) = (budget_words(experiment), experiment.training.batch_size);
+    let residency = Residency::of_words(sample_words, budget, most_chunk_words(limits), batch_size);
+    Fit::plan(experiment, limits, residency.bytes())
 }
 
 /// Makes room for them, and puts those there that stay.

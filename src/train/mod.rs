@@ -32,6 +32,7 @@ pub use checkpoint::{give_up_unfinished, is_unfinished, setting_differences, spl
 pub use demo::{DemoPlan, demo};
 pub use doctor::{Examined, examine, examine_operation};
 pub use fit::Fit;
+pub use loaded::planned_fit;
 pub use lock::DirLock;
 pub use metrics::{Metrics, Tally};
 pub use plan::{
@@ -42,6 +43,7 @@ pub use preview::{Preview, preview};
 pub use run::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
 pub use schedule::{EarlyStopping, Plateau, Schedule};
 pub use session::{Buffers, PendingStep, Place, Session, StepResult};
+pub use shown::forget_shown;
 pub use step::{Recorded, StepSettings, record_evaluation, record_training};
 pub use stop::{is_requested as stop_is_requested, listen as listen_for_signals, listen_to_stdin};
 pub use tuning::{TuningCache, choose as choose_form};

@@ -58,6 +58,9 @@ impl Shown {
             std::fs::remove_file(&path).map_err(|e| Error::io(&path, "a file to remove", &e))?;
         }
         self.events = None;
+        if from <= 1 && !self.settings.tensorboard {
+            remove_dir(&self.dir.join("tensorboard"))?;
+        }
         if self.settings.tensorboard {
             // Steps count from 1: below it is nothing to keep.
             let keep_below = if from > 1 { from } else { 0 };
@@ -161,4 +164,20 @@ fn write_pictures(
         })
         .collect();
     overlay::write_predictions(path, &pictures, most)
+}
+
+/// Removes what a training that has been moved out of the way showed of itself on the way.
+///
+/// # Errors
+/// A user error where it cannot be removed.
+pub fn forget_shown(dir: &Path) -> Result<()> {
+    remove_dir(&dir.join("overlays"))?;
+    remove_dir(&dir.join("tensorboard"))
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    match dir.is_dir() {
+        true => std::fs::remove_dir_all(dir).map_err(|e| Error::io(dir, "a directory to remove", &e)),
+        false => Ok(()),
+    }
 }
