@@ -4,6 +4,7 @@
 //   dy     [N, H, W, CO]                         Y
 //   m      [36][tiles][blocks][8]                f32, transformed dy of a range of tiles
 //   v      [36][tiles][CG][4]                    f32, transformed inputs of the same tiles (conv2d_winograd)
+//   coefficients [3 or more][CX]       f32: mean, scale, beta, where x of a 1x1 convolution is normalised as it is read
 //   part   [splits][36][blocks][CG][4][8]        f32, partial sums over the tiles of a split, over all ranges
 //
 // `transform_gradient`: an invocation owns 4 channels of a tile. `multiply`: GROUPS x 4 inputs by BLOCKS x 8 outputs of
@@ -12,9 +13,9 @@
 #import grid
 #import depth_to_space
 
-// How four channels are stored: dy, and v and m, which are x and dy of a 1x1 convolution. Arithmetic is in f32.
+// How four channels are stored: dy, and v (X) and m, which are x and dy of a 1x1 convolution. Arithmetic is in f32.
 alias Y = vec4<f32>;
-alias V = vec4<f32>;
+alias X = vec4<f32>;
 alias M = vec4<f32>;
 const GROUPS: u32 = 4u;
 const BLOCKS: u32 = 2u;
@@ -39,10 +40,13 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> dy: array<Y>;
 @group(0) @binding(1) var<storage, read_write> m_out: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<V>;
+@group(0) @binding(2) var<storage, read> v: array<X>;
 @group(0) @binding(3) var<storage, read> m: array<M>;
 @group(0) @binding(4) var<storage, read_write> part_out: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
 @group(0) @binding(7) var<uniform> params: Params;
+
+#import normalised_read
 
 // A d: four to six.
 fn unfold(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> array<vec4<f32>, 6> {
@@ -112,8 +116,10 @@ fn multiply(id: Invocation) {
         }
     }
     var group: array<u32, GROUPS>;
+    var norm: array<Norm, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {
         group[g] = min(group0 + g, params.groups - 1u);
+        norm[g] = norm_of(group[g], params.groups);
     }
     var block: array<u32, BLOCKS>;
     for (var b = 0u; b < BLOCKS; b++) {
@@ -129,7 +135,7 @@ fn multiply(id: Invocation) {
             d[b * 2u + 1u] = vec4<f32>(m[m_index(row, block[b] + 1u)]);
         }
         for (var g = 0u; g < GROUPS; g++) {
-            let value = vec4<f32>(v[row * params.groups + group[g]]);
+            let value = vec4<f32>(as_read(v[row * params.groups + group[g]], norm[g]));
             for (var b = 0u; b < 2u * BLOCKS; b++) {
                 sum[g][b] = fma(vec4<f32>(value.x), d[b], sum[g][b]);
                 sum[g][2u * BLOCKS + b] = fma(vec4<f32>(value.y), d[b], sum[g][2u * BLOCKS + b]);

@@ -74,7 +74,7 @@ impl Case {
         let state = |value| Input::constant(Shape::new([c]), Store::State, vec![value; c]);
         let affine = || weight(Shape::new([c]));
         let inputs = vec![image(h, w, c), affine(), affine(), state(0.0), state(1.0)];
-        let case = Self::new(label, || Box::new(BatchNorm { training: true, relu: true }), inputs);
+        let case = Self::new(label, || Box::new(BatchNorm::new(true, true)), inputs);
         Self { by_image: false, ..case }
     }
 

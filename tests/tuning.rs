@@ -28,6 +28,7 @@ fn question(pass: Pass) -> Question {
         out_channels: 16,
         half: false,
         exact: false,
+        normalised: false,
     }
 }
 

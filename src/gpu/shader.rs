@@ -20,6 +20,7 @@ const SHARED: &[(&str, &str)] = &[
     ("matrix8", include_str!("../../shaders/shared/matrix8.wgsl")),
     ("matrix_emulated", include_str!("../../shaders/shared/matrix_emulated.wgsl")),
     ("normalise", include_str!("../../shaders/shared/normalise.wgsl")),
+    ("normalised_read", include_str!("../../shaders/shared/normalised_read.wgsl")),
     ("patch", include_str!("../../shaders/shared/patch.wgsl")),
     ("random", include_str!("../../shaders/shared/random.wgsl")),
 ];

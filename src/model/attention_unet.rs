@@ -241,7 +241,9 @@ impl Recorder<'_> {
 
     fn block(&mut self, name: &str, sources: &[TensorId], out_channels: usize) -> TensorId {
         let y = self.conv(&format!("{name}.0"), sources, out_channels, 3);
-        let y = self.norm(&format!("{name}.1"), y, true);
+        // Read by the next convolution and nothing else.
+        let norm = BatchNorm::new(self.training, true).deferred();
+        let y = self.apply_norm(&format!("{name}.1"), y, norm);
         let y = self.conv(&format!("{name}.3"), &[y], out_channels, 3);
         self.norm(&format!("{name}.4"), y, true)
     }
@@ -281,6 +283,10 @@ impl Recorder<'_> {
     }
 
     fn norm(&mut self, name: &str, x: TensorId, relu: bool) -> TensorId {
+        self.apply_norm(name, x, BatchNorm::new(self.training, relu))
+    }
+
+    fn apply_norm(&mut self, name: &str, x: TensorId, norm: BatchNorm) -> TensorId {
         let inputs = [
             x,
             self.weight(&format!("{name}.weight")),
@@ -288,7 +294,7 @@ impl Recorder<'_> {
             self.state(&format!("{name}.running_mean")),
             self.state(&format!("{name}.running_var")),
         ];
-        self.tape.apply1(name, BatchNorm { training: self.training, relu }, &inputs)
+        self.tape.apply1(name, norm, &inputs)
     }
 
     fn weight(&mut self, name: &str) -> TensorId {

@@ -2,7 +2,7 @@
 
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Element, Shape, Tape, TensorId};
+use crate::tape::{Element, Read, Shape, Tape, TensorId};
 
 const SPLIT_SUM: ShaderSource =
     ShaderSource { name: "split_sum", text: include_str!("../../shaders/split_sum.wgsl") };
@@ -34,6 +34,14 @@ pub(super) fn stored(variant: Variant, alias: &'static str, tape: &Tape, id: Ten
     match tape.element(id) {
         Element::F32 => variant,
         Element::F16 => variant.with(alias, "vec4<f16>"),
+    }
+}
+
+/// Makes a kernel that imports `normalised_read` do with what it reads as `read` says.
+pub(super) fn reading(variant: Variant, read: Read) -> Variant {
+    match read.normalisation {
+        Some(normalisation) => variant.with("NORMALISED", true).with("NORMALISED_RELU", normalisation.relu),
+        None => variant,
     }
 }
 

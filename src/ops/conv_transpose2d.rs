@@ -68,7 +68,7 @@ impl Op for ConvTranspose2d {
 
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
         let call = Call {
-            sources: vec![(inputs[0], 0)],
+            sources: vec![(inputs[0].into(), 0)],
             weight: inputs[1],
             bias: Some(inputs[2]),
             start: Start::Bias,
@@ -92,7 +92,7 @@ impl Op for ConvTranspose2d {
         let [x, weight, bias] = node.inputs[..] else { unreachable!("three inputs") };
         if needs[1] {
             let read = tape.value(x);
-            self.kernels().weight_gradient(tape, &[(read, 0)], dy, weight);
+            self.kernels().weight_gradient(tape, &[(read.into(), 0)], dy, weight);
         }
         if needs[2] {
             bias_gradient(tape, dy, bias);

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, split_sum, splits_for, stored, u};
+use super::common::{Scatter, reading, split_sum, splits_for, stored, u};
 use super::convolution::Call;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Shape, Tape, TensorId};
+use crate::tape::{Read, Shape, Tape, TensorId};
 
 const SHADER: ShaderSource =
     ShaderSource { name: "conv2d_winograd", text: include_str!("../../shaders/conv2d_winograd.wgsl") };
@@ -76,7 +76,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call) {
         start_from: call.start as u32,
         ..bytemuck::Zeroable::zeroed()
     };
-    let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| *x).chain([call.y]).collect();
+    let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| x.tensor).chain([call.y]).collect();
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
     let u = transform_weight(tape, call);
@@ -121,16 +121,17 @@ fn transform_weight(tape: &mut Tape, call: &Call) -> TensorId {
 
 fn transform_input(
     tape: &mut Tape,
-    sources: &[(TensorId, usize)],
+    (sources, weight): (&[(Read, usize)], TensorId),
     v: TensorId,
     params: WinogradParams,
     images: &Range<usize>,
 ) {
     for (x, first) in sources {
-        let x_groups = tape.shape(*x).as_nhwc()[3] / 4;
+        let x_groups = tape.shape(x.tensor).as_nhwc()[3] / 4;
         let params = WinogradParams { x_groups: x_groups as u32, v_first: *first as u32, ..params };
-        let kernel = Kernel::new(SHADER, "transform_input", stored(Variant::new(), "X", tape, *x));
-        let dispatch = tape.dispatch(kernel).images(*x, images).tensor(v);
+        let variant = stored(reading(Variant::new(), *x), "X", tape, x.tensor);
+        let dispatch = tape.dispatch(Kernel::new(SHADER, "transform_input", variant));
+        let dispatch = dispatch.images(x.tensor, images).coefficients(*x, weight).tensor(v);
         dispatch.params(&params).invocations(params.tiles as usize * x_groups);
     }
 }
@@ -138,7 +139,7 @@ fn transform_input(
 fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
     let Work { call, params, .. } = work;
     let tiles = params.tiles as usize;
-    transform_input(tape, &call.sources, work.v, *params, images);
+    transform_input(tape, (&call.sources, call.weight), work.v, *params, images);
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = [8, 4, 2].into_iter().find(|each| tiles >= each * 8).unwrap_or(1);
     let groups = tiles.div_ceil(each * 8) * (params.blocks as usize).div_ceil(2) * PRODUCTS;
@@ -157,14 +158,14 @@ fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
 /// Records the weight's gradient, for all sources at once.
 pub(super) fn weight_gradient(
     tape: &mut Tape,
-    sources: &[(TensorId, usize)],
+    sources: &[(Read, usize)],
     dy: TensorId,
     weight: TensorId,
 ) {
     let [_, h, w, co] = tape.shape(dy).as_nhwc();
     let [blocks, groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
     let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
-    let touched: Vec<TensorId> = sources.iter().map(|(x, _)| *x).chain([dy]).collect();
+    let touched: Vec<TensorId> = sources.iter().map(|(x, _)| x.tensor).chain([dy]).collect();
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
     let lanes = PRODUCTS * groups.div_ceil(block_of(groups, 4)) * blocks.div_ceil(block_of(blocks, 2));
@@ -200,7 +201,7 @@ pub(super) fn weight_gradient(
                 v_groups: params.groups,
                 ..bytemuck::Zeroable::zeroed()
             };
-            transform_input(tape, sources, v, input, &images);
+            transform_input(tape, (sources, weight), v, input, &images);
             record_gradient_range(tape, [dy, v, m, part], params, &images);
             params.add_to = 1;
         }
@@ -247,6 +248,7 @@ fn record_gradient_range(
         .tensor(v)
         .tensor(m)
         .tensor(part)
+        .coefficients(v.into(), v)
         .params(&params)
         .flops(flops)
         .invocations(lanes);
@@ -256,11 +258,12 @@ fn record_gradient_range(
 /// dy is the large side of a transposed convolution. For whole blocks of 8 outputs.
 pub(super) fn pixel_weight_gradient(
     tape: &mut Tape,
-    (x, first): (TensorId, usize),
+    (read, first): (Read, usize),
     dy: TensorId,
     weight: TensorId,
     squares: bool,
 ) {
+    let x = read.tensor;
     let [_, h, w, cx] = tape.shape(x).as_nhwc();
     let [blocks, row_groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
     let groups = cx / 4;
@@ -269,7 +272,7 @@ pub(super) fn pixel_weight_gradient(
     let slices = tape.image_slices(&[x, dy]);
     let splits = splits_for(tape, slices[0].len() * h * w, lanes, 32, blocks * groups * 32);
     let part = tape.transient("weight part", Shape::new([splits, blocks, groups, 4, 8]));
-    let variant = stored(stored(Variant::new(), "V", tape, x), "M", tape, dy)
+    let variant = stored(stored(reading(Variant::new(), read), "X", tape, x), "M", tape, dy)
         .with("GROUPS", u(group_block))
         .with("BLOCKS", u(block_block))
         .with("PRODUCTS", u(1))
@@ -290,6 +293,7 @@ pub(super) fn pixel_weight_gradient(
             .images(x, &images)
             .images(dy, &images)
             .tensor(part)
+            .coefficients(read, weight)
             .params(&params)
             .flops(2 * pixels * cx * blocks * 8)
             .invocations(lanes * splits);

@@ -39,6 +39,16 @@ pub trait Op: Debug + Send + Sync {
         unreachable!("{} is not computed again", node.name)
     }
 
+    /// Whether the operation can normalise that input as it reads it, by [`Tape::read`], forward and backward.
+    fn normalises(&self, _input: usize) -> bool {
+        false
+    }
+
+    /// Writes the outputs of `node` that its forward pass left to their readers ([`Tape::defer`]).
+    fn write_deferred(&self, _: &mut Tape, node: &Node) {
+        unreachable!("{} was written", node.name)
+    }
+
     /// Inputs that the forward pass changes in place.
     fn mutates(&self) -> &'static [usize] {
         &[]
@@ -95,22 +105,29 @@ pub struct CaseInput {
     pub fill: Fill,
     /// Whether its gradient is checked.
     pub differentiable: bool,
+    /// It is what a batch norm left to its readers, with a ReLU or without: `fill` fills what was not normalised yet.
+    pub deferred: Option<bool>,
 }
 
 impl CaseInput {
     /// An activation, normal, with a gradient.
     pub fn activation(shape: Shape) -> Self {
-        Self { shape, store: Store::Inputs, fill: Fill::Normal(0.0, 1.0), differentiable: true }
+        Self { shape, store: Store::Inputs, fill: Fill::Normal(0.0, 1.0), differentiable: true, deferred: None }
     }
 
     /// A parameter, normal with that deviation, with a gradient.
     pub fn weight(shape: Shape, deviation: f64) -> Self {
-        Self { shape, store: Store::Weights, fill: Fill::Normal(0.0, deviation), differentiable: true }
+        Self { shape, store: Store::Weights, fill: Fill::Normal(0.0, deviation), differentiable: true, deferred: None }
     }
 
     /// Neither: no gradient is wanted.
     pub fn constant(shape: Shape, store: Store, fill: Fill) -> Self {
-        Self { shape, store, fill, differentiable: false }
+        Self { shape, store, fill, differentiable: false, deferred: None }
+    }
+
+    /// The same left to its readers by a batch norm, with a ReLU or without.
+    pub fn deferred(self, relu: bool) -> Self {
+        Self { deferred: Some(relu), ..self }
     }
 
     /// The same with another fill.
