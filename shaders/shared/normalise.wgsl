@@ -12,6 +12,8 @@ struct Params {
     accumulate: u32,
     eps: f32,
     momentum: f32,
+    // of the pooled image, where there is one
+    width: u32,
 }
 
 struct Place {

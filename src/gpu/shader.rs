@@ -14,6 +14,7 @@ pub struct ShaderSource {
 
 /// The files of `shaders/shared/`, by the name that `#import` gives.
 const SHARED: &[(&str, &str)] = &[
+    ("attention", include_str!("../../shaders/shared/attention.wgsl")),
     ("depth_to_space", include_str!("../../shaders/shared/depth_to_space.wgsl")),
     ("grid", include_str!("../../shaders/shared/grid.wgsl")),
     ("matrix16", include_str!("../../shaders/shared/matrix16.wgsl")),

@@ -31,9 +31,9 @@ pub const EPS: f32 = 1e-5;
 pub const MOMENTUM: f32 = 0.1;
 
 params! {
-    struct NormParams {
+    pub(super) struct NormParams {
         pixels: u32, groups: u32, pixels_per_split: u32, splits: u32, split_first: u32, slices: u32,
-        total_pixels: u32, training: u32, accumulate: u32, eps: f32, momentum: f32,
+        total_pixels: u32, training: u32, accumulate: u32, eps: f32, momentum: f32, width: u32,
     }
 }
 
@@ -49,16 +49,16 @@ pub struct BatchNorm {
 }
 
 /// How an activation's pixels are cut: into slices that fit a binding, each into splits that are summed side by side.
-struct Cut {
-    slices: Vec<Range<usize>>,
-    splits: usize,
-    image_pixels: usize,
-    groups: usize,
-    channels: usize,
+pub(super) struct Cut {
+    pub(super) slices: Vec<Range<usize>>,
+    pub(super) splits: usize,
+    pub(super) image_pixels: usize,
+    pub(super) groups: usize,
+    pub(super) channels: usize,
 }
 
 impl Cut {
-    fn new(tape: &Tape, tensors: &[TensorId]) -> Self {
+    pub(super) fn new(tape: &Tape, tensors: &[TensorId]) -> Self {
         let [_, h, w, channels] = tape.shape(tensors[0]).as_nhwc();
         let groups = channels / vector(channels).0;
         let slices = tape.image_slices(tensors);
@@ -83,7 +83,7 @@ impl BatchNorm {
         Kernel::new(source, entry, variant)
     }
 
-    fn params(&self, tape: &Tape, cut: &Cut, place: usize) -> NormParams {
+    pub(super) fn params(&self, tape: &Tape, cut: &Cut, place: usize) -> NormParams {
         let pixels = cut.slices[place].len() * cut.image_pixels;
         let images: usize = cut.slices.iter().map(Range::len).sum();
         NormParams {
@@ -99,7 +99,28 @@ impl BatchNorm {
             accumulate: tape.accumulate(),
             eps: EPS,
             momentum: MOMENTUM,
+            width: 0,
         }
+    }
+
+    /// `[4, C]`: mean, scale, beta and 1/sqrt(var + eps); of the batch, which moves the running statistics, or of these.
+    pub(super) fn stats(&self, tape: &mut Tape, inputs: &[TensorId]) -> TensorId {
+        let cut = Cut::new(tape, &[inputs[0]]);
+        let stats = tape.transient("stats", Shape::new([4, cut.channels]));
+        if self.training {
+            self.batch_stats(tape, inputs, stats);
+            return stats;
+        }
+        let params = self.params(tape, &cut, 0);
+        tape.dispatch(self.kernel(SHADER, "running_stats", cut.channels, Variant::new()))
+            .tensor(inputs[3])
+            .tensor(inputs[4])
+            .tensor(stats)
+            .tensor(inputs[1])
+            .tensor(inputs[2])
+            .params(&params)
+            .invocations(cut.groups);
+        stats
     }
 
     fn batch_stats(&self, tape: &mut Tape, inputs: &[TensorId], stats: TensorId) {
@@ -178,7 +199,7 @@ impl BatchNorm {
         sums
     }
 
-    fn affine_gradient(&self, tape: &mut Tape, node: &Node, sums: TensorId) {
+    pub(super) fn affine_gradient(&self, tape: &mut Tape, node: &Node, sums: TensorId) {
         let channels = tape.shape(sums).dims()[1];
         let (dgamma, dbeta) = (tape.weight_gradient(node.inputs[1]), tape.weight_gradient(node.inputs[2]));
         let groups = channels / vector(channels).0;
@@ -218,21 +239,7 @@ impl Op for BatchNorm {
 
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
         let (x, y) = (inputs[0], outputs[0]);
-        let cut = Cut::new(tape, &[x, y]);
-        let stats = tape.transient("stats", Shape::new([4, cut.channels]));
-        if self.training {
-            self.batch_stats(tape, inputs, stats);
-        } else {
-            let params = self.params(tape, &cut, 0);
-            tape.dispatch(self.kernel(SHADER, "running_stats", cut.channels, Variant::new()))
-                .tensor(inputs[3])
-                .tensor(inputs[4])
-                .tensor(stats)
-                .tensor(inputs[1])
-                .tensor(inputs[2])
-                .params(&params)
-                .invocations(cut.groups);
-        }
+        let stats = self.stats(tape, inputs);
         let normalisation = Normalisation { coefficients: stats, relu: self.relu };
         match self.deferred && tape.defers() {
             true => tape.defer(y, Read { tensor: x, normalisation: Some(normalisation) }),
@@ -257,7 +264,7 @@ impl Op for BatchNorm {
         vec![dx, None, None, None, None]
     }
 
-    fn recomputes(&self) -> bool {
+    fn recomputes(&self, _: usize) -> bool {
         true
     }
 

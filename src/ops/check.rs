@@ -37,7 +37,8 @@ pub struct Recorded {
     uploads: Vec<Upload>,
     outputs: Vec<TensorId>,
     gradients: Vec<Option<TensorId>>,
-    seed: Option<TensorId>,
+    /// Random gradients of the outputs.
+    seeds: Vec<TensorId>,
     store_bytes: Vec<(Store, u64)>,
 }
 
@@ -54,20 +55,22 @@ pub fn record(case: Case, limits: Limits, stored: Element) -> (Recorded, CaseDat
     let mut tape = Tape::new(limits, Mode::Train { accumulate: false });
     tape.set_stored_element(stored);
     let mut layouts: Vec<(Store, Layout)> = Vec::new();
-    let Case { label, op, inputs: specs, tolerance, forward_only } = case;
+    let Case { label, op, inputs: specs, tolerance, forward_only, outputs_with_gradient } = case;
     let (inputs, uploads): (Vec<TensorId>, Vec<Upload>) =
         specs.iter().enumerate().map(|(i, spec)| add_input(&mut tape, &mut layouts, i, spec)).unzip();
     let mutates = op.mutates();
     let outputs = tape.apply_boxed(&label, op, &inputs);
     outputs.iter().for_each(|id| tape.keep(*id));
     let wants_gradient = !forward_only && specs.iter().any(|spec| spec.differentiable);
-    let mut seed = None;
+    let mut seeds = Vec::new();
     if wants_gradient {
-        let shape = tape.shape(outputs[0]).clone();
-        let element = stored.of_activation(&shape);
-        let r = tape.input_as("r", shape, element);
-        tape.backward(outputs[0], r, |_, _, _| unreachable!("one node has no sums of gradients"));
-        seed = Some(r);
+        for output in &outputs[..outputs_with_gradient] {
+            let shape = tape.shape(*output).clone();
+            let element = stored.of_activation(&shape);
+            seeds.push(tape.input_as("r", shape, element));
+        }
+        let pairs: Vec<_> = outputs.iter().copied().zip(seeds.iter().copied()).collect();
+        tape.backward_from(&pairs, |_, _, _| unreachable!("one node has no sums of gradients"));
     }
     let gradients: Vec<Option<TensorId>> = inputs
         .iter()
@@ -82,7 +85,7 @@ pub fn record(case: Case, limits: Limits, stored: Element) -> (Recorded, CaseDat
     let mut store_bytes: Vec<(Store, u64)> = layouts.iter().map(|(s, l)| (*s, l.total_bytes())).collect();
     store_bytes.retain(|(store, _)| *store != Store::Gradients);
     store_bytes.push((Store::Gradients, gradient_bytes));
-    (Recorded { program: tape.finish(), inputs, uploads, outputs, gradients, seed, store_bytes }, data)
+    (Recorded { program: tape.finish(), inputs, uploads, outputs, gradients, seeds, store_bytes }, data)
 }
 
 /// A case without its operation, which the recording took.
@@ -166,12 +169,13 @@ pub fn compare(gpu: &Gpu, stored: Element, make: impl Fn() -> Case) -> Result<Re
             }
         });
     }
-    let r = recorded.seed.map(|id| {
-        let info = loaded.program.tensor(id);
+    let mut gradient_of = |id: &TensorId| {
+        let info = loaded.program.tensor(*id);
         let r = fill(&CaseInput::activation(info.shape.clone()), info.element, &mut random);
-        loaded.write(gpu, id, &r.to_f32());
+        loaded.write(gpu, *id, &r.to_f32());
         r
-    });
+    };
+    let r: Vec<Array> = recorded.seeds.iter().map(&mut gradient_of).collect();
     gpu.run(&loaded.executable);
 
     let expected = op.reference(&values);
@@ -181,11 +185,14 @@ pub fn compare(gpu: &Gpu, stored: Element, make: impl Fn() -> Case) -> Result<Re
         forward = forward.max(distance(&loaded.read(gpu, *id)?, &wanted.data));
     }
     let mut backward = None;
-    let reference = |values: &[Array]| op.reference(values)[0].data.clone();
+    let loss = |values: &[Array]| {
+        let terms = op.reference(values).into_iter().zip(&r);
+        terms.flat_map(|(y, r)| y.data.into_iter().zip(&r.data)).map(|(y, r)| y * r).sum()
+    };
     for (place, gradient) in recorded.gradients.iter().enumerate() {
-        let (Some(id), Some(r)) = (gradient, &r) else { continue };
+        let Some(id) = gradient else { continue };
         let found = loaded.read(gpu, *id)?;
-        let worst = gradient_distance(&found, &values, place, r, &reference, &mut random);
+        let worst = gradient_distance(&found, &values, place, &loss, &mut random);
         backward = Some(worst.max(backward.unwrap_or(0.0)));
     }
     Ok(Report { forward, backward })
@@ -213,8 +220,7 @@ fn gradient_distance(
     found: &[f32],
     values: &[Array],
     place: usize,
-    r: &Array,
-    reference: &impl Fn(&[Array]) -> Vec<f64>,
+    loss: &impl Fn(&[Array]) -> f64,
     random: &mut impl Rng,
 ) -> f64 {
     let scale = found.iter().fold(1e-6_f64, |most, v| most.max(f64::from(v.abs())));
@@ -228,11 +234,11 @@ fn gradient_distance(
     let mut worst = 0.0_f64;
     for at in probes {
         let middle = values[place].data[at];
-        let mut loss = |value: f64| -> f64 {
+        let mut loss_at = |value: f64| -> f64 {
             values[place].data[at] = value;
-            reference(&values).iter().zip(&r.data).map(|(y, r)| y * r).sum()
+            loss(&values)
         };
-        let slope = (loss(middle + STEP) - loss(middle - STEP)) / (2.0 * STEP);
+        let slope = (loss_at(middle + STEP) - loss_at(middle - STEP)) / (2.0 * STEP);
         values[place].data[at] = middle;
         worst = worst.max(nan_is_worst((f64::from(found[at]) - slope).abs() / scale));
     }

@@ -134,6 +134,12 @@ pub(super) fn bias_gradient(tape: &mut Tape, dy: TensorId, bias: TensorId) {
     split_sum(tape, part, target, Scatter::plain(c));
 }
 
+/// How many invocations share the channel groups of a pixel where each pixel is a sum over its channels: neighbours read
+/// neighbouring channels on a GPU; a software adapter gains nothing by it and would wait for them.
+pub(super) fn pixel_lanes(tape: &Tape, groups: usize) -> usize {
+    if tape.limits().software { 1 } else { 1 << groups.min(8).ilog2() }
+}
+
 /// Into how many parts to split a sum over `items`, when `parallel` sums go on side by side: enough to keep the device
 /// busy, with at least `least` items each. One split of every slice takes `len` elements; all fit one binding.
 pub(super) fn splits_for(tape: &Tape, items: usize, parallel: usize, least: usize, len: usize) -> usize {

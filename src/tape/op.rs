@@ -28,12 +28,13 @@ pub trait Op: Debug + Send + Sync {
         needs: &[bool],
     ) -> Vec<Option<TensorId>>;
 
-    /// Whether [`Op::recompute`] is worth it: a pass or two over memory.
-    fn recomputes(&self) -> bool {
+    /// Whether [`Op::recompute`] is worth it for that output: a pass or two over memory. The outputs for which it is come
+    /// first.
+    fn recomputes(&self, _output: usize) -> bool {
         false
     }
 
-    /// Records the outputs of `node` once more, from `inputs` (which stand in for its own) and what was saved, to the
+    /// Records those outputs of `node` once more, from `inputs` (which stand in for its own) and what was saved, to the
     /// same bits: so that they need not live until the backward pass.
     fn recompute(&self, _: &mut Tape, node: &Node, _: &[TensorId]) -> Vec<TensorId> {
         unreachable!("{} is not computed again", node.name)
@@ -149,12 +150,26 @@ pub struct Case {
     pub tolerance: f64,
     /// Too large for gradient checks by differences; forward against the reference only.
     pub forward_only: bool,
+    /// So many of the outputs, from the first on, take part in the loss that gradients are checked of.
+    pub outputs_with_gradient: usize,
 }
 
 impl Case {
     /// A case with the usual tolerance.
     pub fn new(label: impl Into<String>, op: impl Op + 'static, inputs: Vec<CaseInput>) -> Self {
-        Self { label: label.into(), op: Box::new(op), inputs, tolerance: 2e-5, forward_only: false }
+        Self {
+            label: label.into(),
+            op: Box::new(op),
+            inputs,
+            tolerance: 2e-5,
+            forward_only: false,
+            outputs_with_gradient: 1,
+        }
+    }
+
+    /// The same with gradients through so many outputs, from the first on.
+    pub fn with_gradients_of(self, outputs: usize) -> Self {
+        Self { outputs_with_gradient: outputs, ..self }
     }
 
     /// Marks a case that is only compared forward.

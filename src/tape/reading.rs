@@ -79,7 +79,7 @@ impl Tape {
             return id;
         };
         let node = self.nodes[node].clone();
-        if !node.op.recomputes() {
+        if !node.op.recomputes(output) {
             return id;
         }
         let inputs: Vec<TensorId> = node.inputs.iter().map(|input| self.value(*input)).collect();

@@ -287,8 +287,17 @@ impl Tape {
         seed: TensorId,
         add: fn(&mut Tape, TensorId, TensorId) -> TensorId,
     ) {
+        self.backward_from(&[(output, seed)], add);
+    }
+
+    /// [`Tape::backward`] from several outputs, each with its own gradient.
+    pub fn backward_from(
+        &mut self,
+        seeds: &[(TensorId, TensorId)],
+        add: fn(&mut Tape, TensorId, TensorId) -> TensorId,
+    ) {
         self.phase = Phase::Backward;
-        self.gradients.insert(output, seed);
+        self.gradients.extend(seeds.iter().copied());
         for node in self.nodes.clone().iter().rev() {
             let dy: Vec<Option<TensorId>> = node.outputs.iter().map(|id| self.gradient(*id)).collect();
             if dy.iter().all(Option::is_none) {
