@@ -10,11 +10,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use rosette::config::Skip;
-use rosette::gpu::Limits;
+use rosette::gpu::{Limits, MatrixUnits};
 use rosette::model::{AttentionUNet, Spec};
 use rosette::ops::choice::{Form, Pass, Question};
 use rosette::ops::tune::{Timing, measure};
-use rosette::tape::Tuning;
+use rosette::tape::{Dispatch, Element, Tuning};
 use rosette::train::{StepSettings, TuningCache, record_training};
 use workshop::{Workshop, rosette};
 
@@ -170,4 +170,29 @@ fn a_banned_form_is_not_recorded_even_where_it_is_the_usual_one() {
     let others = kernels(Tuning::new(BTreeMap::new(), banned));
     assert!(!any(&others, "winograd/multiply") && !any(&others, "conv2d_direct"), "{others:?}");
     assert!(any(&others, "conv2d_tiled"));
+}
+
+/// Matrix units were taken for the first layer of a training in f16, whose input is f32 all the same: it was read as halves.
+#[test]
+fn matrix_units_are_given_nothing_but_halves() {
+    let limits = Limits { f16: true, matrix: MatrixUnits::Sixteen, subgroup_lanes: 32, ..Limits::WEBGPU };
+    let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
+    let banned = ["winograd", "direct", "tiled"].map(String::from).to_vec();
+    let tuning = Tuning::new(BTreeMap::new(), banned);
+    let settings = StepSettings { tuning, element: Element::F16, ..StepSettings::new(32) };
+    let program = record_training(&net, limits, &settings, 1).program;
+    let name = |dispatch: &Dispatch| dispatch.kernel.name();
+    let products = program.dispatches.iter().filter(|d| {
+        ["conv2d_matrix16/forward", "conv2d_gradient_matrix16/multiply"].contains(&name(d).as_str())
+    });
+    let mut checked = 0;
+    for dispatch in products {
+        // x and what it is multiplied with: the packed weight, or dy.
+        for arg in &dispatch.args[..2] {
+            let info = program.tensor(arg.tensor);
+            assert_eq!(info.element, Element::F16, "{} reads {}", dispatch.node, info.name);
+        }
+        checked += 1;
+    }
+    assert!(checked > 60, "{checked} products on matrix units");
 }

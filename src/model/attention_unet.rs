@@ -217,7 +217,9 @@ impl Recorder<'_> {
         let mut skips = Vec::new();
         let mut d = x;
         for (i, width) in c[..4].iter().enumerate() {
-            let full = self.block(&format!("enc{}", i + 1), &[d], *width);
+            let name = format!("enc{}", i + 1);
+            let y = self.half_block(&name, &[d], *width);
+            let full = self.norm(&format!("{name}.4"), y, true);
             d = self.tape.apply1(&format!("enc{}.6", i + 1), MaxPool2d, &[full]);
             skips.push(if self.net.spec.skip == Skip::Full { full } else { d });
         }
@@ -239,13 +241,17 @@ impl Recorder<'_> {
         }
     }
 
+    /// A block whose result one convolution reads, which normalises it.
     fn block(&mut self, name: &str, sources: &[TensorId], out_channels: usize) -> TensorId {
+        let y = self.half_block(name, sources, out_channels);
+        self.deferred_norm(&format!("{name}.4"), y)
+    }
+
+    /// A block without its last norm.
+    fn half_block(&mut self, name: &str, sources: &[TensorId], out_channels: usize) -> TensorId {
         let y = self.conv(&format!("{name}.0"), sources, out_channels, 3);
-        // Read by the next convolution and nothing else.
-        let norm = BatchNorm::new(self.training, true).deferred();
-        let y = self.apply_norm(&format!("{name}.1"), y, norm);
-        let y = self.conv(&format!("{name}.3"), &[y], out_channels, 3);
-        self.norm(&format!("{name}.4"), y, true)
+        let y = self.deferred_norm(&format!("{name}.1"), y);
+        self.conv(&format!("{name}.3"), &[y], out_channels, 3)
     }
 
     /// `x * psi`; with pooled skips the gating signal comes down to x's size, and the result goes up to g's.
@@ -284,6 +290,11 @@ impl Recorder<'_> {
 
     fn norm(&mut self, name: &str, x: TensorId, relu: bool) -> TensorId {
         self.apply_norm(name, x, BatchNorm::new(self.training, relu))
+    }
+
+    /// A norm and its ReLU that nothing but the next convolution reads.
+    fn deferred_norm(&mut self, name: &str, x: TensorId) -> TensorId {
+        self.apply_norm(name, x, BatchNorm::new(self.training, true).deferred())
     }
 
     fn apply_norm(&mut self, name: &str, x: TensorId, norm: BatchNorm) -> TensorId {

@@ -112,22 +112,29 @@ pub struct CaseInput {
 impl CaseInput {
     /// An activation, normal, with a gradient.
     pub fn activation(shape: Shape) -> Self {
-        Self { shape, store: Store::Inputs, fill: Fill::Normal(0.0, 1.0), differentiable: true, deferred: None }
+        Self {
+            shape,
+            store: Store::Inputs,
+            fill: Fill::Normal(0.0, 1.0),
+            differentiable: true,
+            deferred: None,
+        }
     }
 
     /// A parameter, normal with that deviation, with a gradient.
     pub fn weight(shape: Shape, deviation: f64) -> Self {
-        Self { shape, store: Store::Weights, fill: Fill::Normal(0.0, deviation), differentiable: true, deferred: None }
+        Self {
+            shape,
+            store: Store::Weights,
+            fill: Fill::Normal(0.0, deviation),
+            differentiable: true,
+            deferred: None,
+        }
     }
 
     /// Neither: no gradient is wanted.
     pub fn constant(shape: Shape, store: Store, fill: Fill) -> Self {
         Self { shape, store, fill, differentiable: false, deferred: None }
-    }
-
-    /// The same left to its readers by a batch norm, with a ReLU or without.
-    pub fn deferred(self, relu: bool) -> Self {
-        Self { deferred: Some(relu), ..self }
     }
 
     /// The same with another fill.
@@ -155,6 +162,13 @@ impl Case {
     /// A case with the usual tolerance.
     pub fn new(label: impl Into<String>, op: impl Op + 'static, inputs: Vec<CaseInput>) -> Self {
         Self { label: label.into(), op: Box::new(op), inputs, tolerance: 2e-5, forward_only: false }
+    }
+
+    /// The case with some of its inputs left to the operation by batch norms, with a ReLU or without.
+    pub fn deferred(mut self, inputs: &[usize], relu: bool) -> Self {
+        self.label += if relu { " normalised, ReLU" } else { " normalised" };
+        inputs.iter().for_each(|place| self.inputs[*place].deferred = Some(relu));
+        self
     }
 
     /// Marks a case that is only compared forward.
