@@ -35,8 +35,14 @@ fn question(pass: Pass) -> Question {
 #[test]
 fn every_form_that_may_be_taken_computes_the_same() {
     let Some(gpu) = common::device() else { return };
-    for pass in [Pass::Forward, Pass::InputGradient, Pass::WeightGradient] {
-        let question = question(pass);
+    for (pass, normalised) in [
+        (Pass::Forward, false),
+        (Pass::Forward, true),
+        (Pass::InputGradient, false),
+        (Pass::WeightGradient, false),
+        (Pass::WeightGradient, true),
+    ] {
+        let question = Question { normalised, ..question(pass) };
         let timings = measure(&gpu, &question, &[]).expect("the device works");
         assert_eq!(timings.len(), question.candidates(gpu.limits(), &[]).len(), "{question}");
         for timing in &timings {
@@ -50,8 +56,13 @@ fn every_form_that_may_be_taken_computes_the_same() {
 #[test]
 fn a_question_is_its_own_key() {
     let question = question(Pass::InputGradient);
-    assert_eq!(Question::from_key(&question.key()), Some(question));
+    assert_eq!(Question::from_key(&question.key()), Some(question.clone()));
     assert_eq!(Question::from_key("[]"), None);
+    let normalised = Question { normalised: true, ..question.clone() };
+    assert_eq!(Question::from_key(&normalised.key()), Some(normalised));
+    // As caches have it from the time when nothing was normalised as it was read.
+    let key = r#"{"pass":"input_gradient","kernel":3,"squares":false,"image":[1,12,20],"sources":[8],"out_channels":16,"half":false,"exact":false}"#;
+    assert_eq!(question.key(), key);
 }
 
 /// A cache directory in the workshop, filled for its experiment by `rosette tune`; the file.
