@@ -243,24 +243,23 @@ impl Recorder<'_> {
 
     /// A block and its pooling: what it gives before, where the skip is taken there, and after.
     fn encoder(&mut self, name: &str, x: TensorId, out_channels: usize) -> Vec<TensorId> {
-        let y = self.convolutions(name, &[x], out_channels);
+        let y = self.half_block(name, &[x], out_channels);
         let whole = self.net.spec.skip == Skip::Full;
         let name = format!("{name}.4");
         let inputs = [vec![y], self.norm_parameters(&name)].concat();
         self.tape.apply(&name, BatchNormPool { training: self.training, whole }, &inputs)
     }
 
+    /// A block whose result one convolution reads, which normalises it.
     fn block(&mut self, name: &str, sources: &[TensorId], out_channels: usize) -> TensorId {
-        let y = self.convolutions(name, sources, out_channels);
-        self.norm(&format!("{name}.4"), y, true)
+        let y = self.half_block(name, sources, out_channels);
+        self.deferred_norm(&format!("{name}.4"), y)
     }
 
-    /// A block up to its last batch norm.
-    fn convolutions(&mut self, name: &str, sources: &[TensorId], out_channels: usize) -> TensorId {
+    /// A block without its last norm.
+    fn half_block(&mut self, name: &str, sources: &[TensorId], out_channels: usize) -> TensorId {
         let y = self.conv(&format!("{name}.0"), sources, out_channels, 3);
-        // Read by the next convolution and nothing else.
-        let norm = BatchNorm::new(self.training, true).deferred();
-        let y = self.apply_norm(&format!("{name}.1"), y, norm);
+        let y = self.deferred_norm(&format!("{name}.1"), y);
         self.conv(&format!("{name}.3"), &[y], out_channels, 3)
     }
 
@@ -316,6 +315,11 @@ impl Recorder<'_> {
 
     fn norm(&mut self, name: &str, x: TensorId, relu: bool) -> TensorId {
         self.apply_norm(name, x, BatchNorm::new(self.training, relu))
+    }
+
+    /// A norm and its ReLU that nothing but the next convolution reads.
+    fn deferred_norm(&mut self, name: &str, x: TensorId) -> TensorId {
+        self.apply_norm(name, x, BatchNorm::new(self.training, true).deferred())
     }
 
     fn apply_norm(&mut self, name: &str, x: TensorId, norm: BatchNorm) -> TensorId {

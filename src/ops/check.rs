@@ -7,8 +7,8 @@ use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 use crate::error::Result;
 use crate::gpu::{Gpu, Limits};
 use crate::tape::{
-    Array, Case, CaseInput, Element, Fill, Layout, Loaded, Mode, Normalisation, Program, Read, Shape, SlotPool,
-    Store, Stores, Tape, TensorId,
+    Array, Case, CaseInput, Element, Fill, Layout, Loaded, Mode, Normalisation, Program, Read, Shape,
+    SlotPool, Store, Stores, Tape, TensorId,
 };
 
 /// Step of the central differences, in f64.

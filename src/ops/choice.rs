@@ -79,7 +79,7 @@ pub struct Question {
     pub sources: Vec<usize>,
     /// Channels written (for a weight gradient: of dy).
     pub out_channels: usize,
-    /// Activations are stored as f16.
+    /// What is read and what is written are stored as f16.
     pub half: bool,
     /// Forms that round more than a plain sum are passed over.
     pub exact: bool,
@@ -192,7 +192,8 @@ pub(super) fn question(
         image: n_h_w,
         sources: sources.iter().map(|read| channels(read.tensor)).collect(),
         out_channels: channels(y),
-        half: tape.stored_element() == Element::F16,
+        // The network's input is f32 whatever activations are.
+        half: sources.iter().map(|read| read.tensor).chain([y]).all(|id| tape.element(id) == Element::F16),
         exact: tape.exact(),
         normalised: sources.iter().any(|read| read.normalisation.is_some()),
     }

@@ -84,8 +84,8 @@ impl Op for Conv2d {
         Ok(vec![Shape::nhwc(n, h, w, self.out_channels)])
     }
 
-    fn normalises(&self, _source: usize) -> bool {
-        self.kernel == 3
+    fn normalises(&self, _input: usize) -> bool {
+        true
     }
 
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
@@ -189,15 +189,16 @@ pub fn cases() -> Vec<Case> {
         // Many channels, and two sources of many.
         cases.push(case(form, [1, 4, 6], &[264], 16, 3).forward_only());
         cases.push(case(form, [1, 3, 3], &[128, 128], 8, 3).forward_only());
-        cases.push(deferred(case(form, [2, 5, 7], &[12], 20, 3), &[0], true));
-        cases.push(deferred(case(form, [1, 6, 9], &[8, 16], 8, 3), &[1], false));
+        cases.push(case(form, [2, 5, 7], &[12], 20, 3).deferred(&[0], true));
+        cases.push(case(form, [1, 6, 9], &[8, 16], 8, 3).deferred(&[1], false));
+        cases.push(case(form, [2, 5, 3], &[12], 8, 1).deferred(&[0], true));
     }
     for form in [Form::Matrix, Form::MatrixNarrow] {
         cases.push(case(form, [1, 1, 1], &[8], 8, 1));
         cases.push(case(form, [2, 9, 13], &[4], 20, 3));
         cases.push(case(form, [1, 3, 5], &[40, 136], 132, 3).forward_only());
-        cases.push(deferred(case(form, [2, 9, 13], &[12], 20, 3), &[0], true));
-        cases.push(deferred(case(form, [1, 3, 5], &[40, 136], 132, 3), &[0], false).forward_only());
+        cases.push(case(form, [2, 9, 13], &[12], 20, 3).deferred(&[0], true));
+        cases.push(case(form, [1, 3, 5], &[40, 136], 132, 3).deferred(&[0], false).forward_only());
     }
     cases
 }
@@ -212,15 +213,6 @@ fn case(form: Form, [n, h, w]: [usize; 3], sources: &[usize], out_channels: usiz
     inputs.push(CaseInput::weight(Shape::new([out_channels]), 1.0));
     let op = Conv2d { form: Some(form), ..Conv2d::new(kernel, out_channels) };
     Case::new(format!("{form:?} {kernel}x{kernel} [{n}, {h}, {w}] {sources:?} to {out_channels}"), op, inputs)
-}
-
-/// The case with some of its sources left to the convolution by batch norms.
-fn deferred(mut case: Case, sources: &[usize], relu: bool) -> Case {
-    case.label += if relu { " normalised, ReLU" } else { " normalised" };
-    for place in sources {
-        case.inputs[*place] = case.inputs[*place].clone().deferred(relu);
-    }
-    case
 }
 
 #[cfg(test)]

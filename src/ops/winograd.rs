@@ -156,12 +156,7 @@ fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
 }
 
 /// Records the weight's gradient, for all sources at once.
-pub(super) fn weight_gradient(
-    tape: &mut Tape,
-    sources: &[(Read, usize)],
-    dy: TensorId,
-    weight: TensorId,
-) {
+pub(super) fn weight_gradient(tape: &mut Tape, sources: &[(Read, usize)], dy: TensorId, weight: TensorId) {
     let [_, h, w, co] = tape.shape(dy).as_nhwc();
     let [blocks, groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
     let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));

@@ -113,22 +113,29 @@ pub struct CaseInput {
 impl CaseInput {
     /// An activation, normal, with a gradient.
     pub fn activation(shape: Shape) -> Self {
-        Self { shape, store: Store::Inputs, fill: Fill::Normal(0.0, 1.0), differentiable: true, deferred: None }
+        Self {
+            shape,
+            store: Store::Inputs,
+            fill: Fill::Normal(0.0, 1.0),
+            differentiable: true,
+            deferred: None,
+        }
     }
 
     /// A parameter, normal with that deviation, with a gradient.
     pub fn weight(shape: Shape, deviation: f64) -> Self {
-        Self { shape, store: Store::Weights, fill: Fill::Normal(0.0, deviation), differentiable: true, deferred: None }
+        Self {
+            shape,
+            store: Store::Weights,
+            fill: Fill::Normal(0.0, deviation),
+            differentiable: true,
+            deferred: None,
+        }
     }
 
     /// Neither: no gradient is wanted.
     pub fn constant(shape: Shape, store: Store, fill: Fill) -> Self {
         Self { shape, store, fill, differentiable: false, deferred: None }
-    }
-
-    /// The same left to its readers by a batch norm, with a ReLU or without.
-    pub fn deferred(self, relu: bool) -> Self {
-        Self { deferred: Some(relu), ..self }
     }
 
     /// The same with another fill.
@@ -170,6 +177,13 @@ impl Case {
     /// The same with gradients through so many outputs, from the first on.
     pub fn with_gradients_of(self, outputs: usize) -> Self {
         Self { outputs_with_gradient: outputs, ..self }
+    }
+
+    /// The case with some of its inputs left to the operation by batch norms, with a ReLU or without.
+    pub fn deferred(mut self, inputs: &[usize], relu: bool) -> Self {
+        self.label += if relu { " normalised, ReLU" } else { " normalised" };
+        inputs.iter().for_each(|place| self.inputs[*place].deferred = Some(relu));
+        self
     }
 
     /// Marks a case that is only compared forward.

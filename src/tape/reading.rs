@@ -69,13 +69,16 @@ impl Tape {
     }
 
     /// A tensor of the forward pass as the backward pass reads it: the tensor itself, or one that is computed again
-    /// where that is cheap and wanted, or where it never was written. To be called for what is read, and only for that.
+    /// where that is cheap and wanted. To be called for what is read, and only for that.
+    ///
+    /// # Panics
+    /// Where the tensor was left to its readers: who can normalise takes [`Tape::read`] in both passes.
     pub fn value(&mut self, id: TensorId) -> TensorId {
+        assert!(!self.is_unwritten(id), "{} was never written", self.info(id).name);
         if let Some(again) = self.again.get(&id) {
             return *again;
         }
-        let again = self.recompute || self.is_unwritten(id);
-        let Some((node, output)) = self.producers.get(&id).copied().filter(|_| again) else {
+        let Some((node, output)) = self.producers.get(&id).copied().filter(|_| self.recompute) else {
             return id;
         };
         let node = self.nodes[node].clone();
