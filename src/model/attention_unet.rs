@@ -330,7 +330,8 @@ impl Recorder<'_> {
     /// Gamma, beta, running mean and running variance, as batch norms take them.
     fn norm_parameters(&mut self, name: &str) -> Vec<TensorId> {
         let [gamma, beta] = ["weight", "bias"].map(|part| self.weight(&format!("{name}.{part}")));
-        let [mean, variance] = ["running_mean", "running_var"].map(|part| self.state(&format!("{name}.{part}")));
+        let [mean, variance] =
+            ["running_mean", "running_var"].map(|part| self.state(&format!("{name}.{part}")));
         vec![gamma, beta, mean, variance]
     }
 

@@ -163,7 +163,12 @@ impl Op for Attention {
     fn infer(&self, inputs: &[&Shape]) -> Result<Vec<Shape>, String> {
         let [a, b, vectors @ .., bias] = inputs else { return Err("takes 12 inputs".into()) };
         let [n, h, w, c] = a.as_nhwc();
-        if a != b || vectors.len() != 9 || vectors.iter().any(|v| v.len() != c) || bias.len() != 1 || c % 4 != 0 {
+        if a != b
+            || vectors.len() != 9
+            || vectors.iter().any(|v| v.len() != c)
+            || bias.len() != 1
+            || c % 4 != 0
+        {
             return Err(format!("a {a} and b {b} need two norms and a weight [{c}], channels in fours"));
         }
         Ok(vec![Shape::nhwc(n, h, w, 1)])
@@ -235,9 +240,13 @@ pub fn cases() -> Vec<Case> {
     let usual = Fill::Normal(0.5, 2.0);
     for training in [true, false] {
         // A pixel to an invocation, shared in parts that come out even, and in such that do not.
-        for (shape, lanes) in
-            [([1, 2, 2, 4], 1), ([2, 3, 5, 8], 1), ([3, 4, 7, 12], 2), ([2, 9, 16, 32], 8), ([1, 3, 5, 20], 4)]
-        {
+        for (shape, lanes) in [
+            ([1, 2, 2, 4], 1),
+            ([2, 3, 5, 8], 1),
+            ([3, 4, 7, 12], 2),
+            ([2, 9, 16, 32], 8),
+            ([1, 3, 5, 20], 4),
+        ] {
             cases.push(case(training, Some(lanes), Shape::new(shape), usual));
         }
         cases.push(case(training, None, Shape::new([2, 16, 16, 16]), usual));
@@ -265,5 +274,9 @@ fn case(training: bool, lanes: Option<usize>, shape: Shape, fill: Fill) -> Case 
     inputs.push(CaseInput::weight(Shape::new([1]), 1.0));
     let mode = if training { "training" } else { "evaluation" };
     let lanes_word = lanes.map_or("by the device".to_owned(), |lanes| lanes.to_string());
-    Case::new(format!("{mode} {shape}, lanes {lanes_word}"), Attention { lanes, ..Attention::new(training) }, inputs)
+    Case::new(
+        format!("{mode} {shape}, lanes {lanes_word}"),
+        Attention { lanes, ..Attention::new(training) },
+        inputs,
+    )
 }

@@ -65,7 +65,13 @@ impl BatchNormPool {
         sums
     }
 
-    fn input_gradient(&self, tape: &mut Tape, node: &Node, gradients: &Gradients, sums: TensorId) -> TensorId {
+    fn input_gradient(
+        &self,
+        tape: &mut Tape,
+        node: &Node,
+        gradients: &Gradients,
+        sums: TensorId,
+    ) -> TensorId {
         let x = tape.value(node.inputs[0]);
         let [dy, dpooled] = gradients.bound();
         let dx = tape.activation("dx", tape.shape(x).clone());
