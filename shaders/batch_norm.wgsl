@@ -3,7 +3,7 @@
 //
 //   x, y           [P, C]            Stored, P = N * H * W pixels
 //   part           [splits][2][C]    f32: (mean, sum of squared deviations) of a split
-//   stats          [2][C]            f32: mean, 1 / sqrt(variance + eps)
+//   stats          [4][C]            f32: mean, scale = gamma / sqrt(variance + eps), beta, 1 / sqrt(variance + eps)
 //   affine         [C] each          f32: gamma, beta
 //
 // V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `moments` gives one channel group of one split of the pixels to an
@@ -57,6 +57,14 @@ fn moments(id: Invocation) {
     part[to + params.groups] = squares;
 }
 
+fn write_stats(group: u32, mean: V, variance: V) {
+    let inv_std = inverseSqrt(variance + V(params.eps));
+    stats_out[group] = mean;
+    stats_out[params.groups + group] = gamma[group] * inv_std;
+    stats_out[2u * params.groups + group] = beta[group];
+    stats_out[3u * params.groups + group] = inv_std;
+}
+
 // Merges the splits of every slice, updates the running statistics (variance unbiased), and writes `stats`.
 @compute @workgroup_size(64)
 fn finish_moments(id: Invocation) {
@@ -84,8 +92,7 @@ fn finish_moments(id: Invocation) {
     let m = params.momentum;
     running_mean[group] = running_mean[group] * (1.0 - m) + mean * m;
     running_var[group] = running_var[group] * (1.0 - m) + squares * (m / max(count - 1.0, 1.0));
-    stats_out[group] = mean;
-    stats_out[params.groups + group] = inverseSqrt(squares / count + V(params.eps));
+    write_stats(group, mean, squares / count);
 }
 
 // `stats` from the running statistics.
@@ -95,8 +102,7 @@ fn running_stats(id: Invocation) {
     if (group >= params.groups) {
         return;
     }
-    stats_out[group] = running_mean[group];
-    stats_out[params.groups + group] = inverseSqrt(running_var[group] + V(params.eps));
+    write_stats(group, running_mean[group], running_var[group]);
 }
 
 @compute @workgroup_size(64)
@@ -107,7 +113,7 @@ fn normalise(id: Invocation) {
         let pixel = at.split + k * pixel_stride();
         if (at.split < pixel_stride() && pixel < params.pixels) {
             let index = pixel * params.groups + at.group;
-            let value = affine(normalised(V(x[index]), c), c);
+            let value = affine(V(x[index]) - c.mean, c);
             if (RELU) {
                 // Not max(): a number that is none must stay so, or a training that diverged goes unseen.
                 y[index] = Stored(select(value, V(0.0), value < V(0.0)));

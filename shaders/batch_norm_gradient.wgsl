@@ -4,9 +4,8 @@
 //
 //   x, dy, dx      [P, C]            Stored, P = N * H * W pixels
 //   part           [splits][2][C]    f32: (sum dz, sum dz * xhat) of a split
-//   stats          [2][C]            f32: mean, 1 / sqrt(variance + eps)
+//   stats          [4][C]            f32: mean, scale = gamma / sqrt(variance + eps), beta, 1 / sqrt(variance + eps)
 //   sums           [2][C]            f32: sum dz, sum dz * xhat
-//   affine         [C] each          f32: gamma, beta
 //
 // V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `gradient_sums` gives one channel group of one split of the pixels to
 // an invocation, and the splits are added in order; `input_gradient` gives it PIXELS pixels.
@@ -21,8 +20,6 @@ const PIXELS: u32 = 8u;
 @group(0) @binding(1) var<storage, read> dy: array<Stored>;
 @group(0) @binding(2) var<storage, read_write> part: array<V>;
 @group(0) @binding(3) var<storage, read> stats: array<V>;
-@group(0) @binding(4) var<storage, read> gamma: array<V>;
-@group(0) @binding(5) var<storage, read> beta: array<V>;
 @group(0) @binding(6) var<storage, read> sums: array<V>;
 @group(0) @binding(7) var<storage, read_write> dx: array<Stored>;
 @group(0) @binding(8) var<storage, read_write> dgamma: array<V>;
@@ -31,9 +28,9 @@ const PIXELS: u32 = 8u;
 
 #import normalise
 
-fn through_relu(gradient: V, xhat: V, c: Channel) -> V {
+fn through_relu(gradient: V, centred: V, c: Channel) -> V {
     if (RELU) {
-        return select(V(0.0), gradient, affine(xhat, c) > V(0.0));
+        return select(V(0.0), gradient, affine(centred, c) > V(0.0));
     }
     return gradient;
 }
@@ -51,10 +48,10 @@ fn gradient_sums(id: Invocation) {
     var total_xhat = V(0.0);
     for (var p = start; p < end; p++) {
         let index = p * params.groups + at.group;
-        let xhat = normalised(V(x[index]), c);
-        let dz = through_relu(V(dy[index]), xhat, c);
+        let centred = V(x[index]) - c.mean;
+        let dz = through_relu(V(dy[index]), centred, c);
         total += dz;
-        total_xhat = fma(dz, xhat, total_xhat);
+        total_xhat = fma(dz, centred * c.inv_std, total_xhat);
     }
     let to = (params.split_first + at.split) * 2u * params.groups + at.group;
     part[to] = total;
@@ -90,9 +87,9 @@ fn input_gradient(id: Invocation) {
         let pixel = at.split + k * pixel_stride();
         if (at.split < pixel_stride() && pixel < params.pixels) {
             let index = pixel * params.groups + at.group;
-            let xhat = normalised(V(x[index]), c);
-            let dz = through_relu(V(dy[index]), xhat, c) - (mean_dz + xhat * mean_dz_xhat);
-            dx[index] = Stored(dz * c.gamma * c.inv_std);
+            let centred = V(x[index]) - c.mean;
+            let dz = through_relu(V(dy[index]), centred, c) - (mean_dz + centred * c.inv_std * mean_dz_xhat);
+            dx[index] = Stored(dz * c.scale);
         }
     }
 }

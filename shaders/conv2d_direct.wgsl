@@ -5,6 +5,7 @@
 //   x       [N, H, W, CX]              X, CX a multiple of 4
 //   weight  [blocks][CG][K*K][4][8]    f32, packed: 8 output channels a block, groups of 4 input channels
 //   bias    [CO]                       f32
+//   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   y       [N, H, W, CO]              Y, CO a multiple of 4
 //
 // A workgroup owns 64 tiles of BLOCKS blocks of 8 output channels; an invocation owns one tile of ROWS x COLS pixels.
@@ -47,6 +48,9 @@ struct Params {
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> y: array<Y>;
 @group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
+
+#import normalised_read
 
 fn x_index(row: u32, w: u32, group: u32) -> u32 {
     if (X_SQUARES) {
@@ -90,6 +94,7 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
         }
     }
     for (var c = 0u; c < params.x_groups; c++) {
+        let norm = norm_of(c, params.x_groups);
         var window: array<array<vec4<f32>, WINDOW_COLS>, WINDOW_ROWS>;
         for (var i = 0u; i < WINDOW_ROWS; i++) {
             // Unsigned wrap-around makes -1 large: one comparison does for both borders.
@@ -97,7 +102,7 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
             let row = image * params.height + min(h, params.height - 1u);
             for (var j = 0u; j < WINDOW_COLS; j++) {
                 let w = w0 + j - K / 2u;
-                let value = vec4<f32>(x[x_index(row, min(w, params.width - 1u), c)]);
+                let value = vec4<f32>(as_read(x[x_index(row, min(w, params.width - 1u), c)], norm));
                 window[i][j] = select(vec4<f32>(0.0), value, h < params.height && w < params.width);
             }
         }

@@ -1,7 +1,8 @@
 // The product of a weight gradient: of each of PRODUCTS matrices,  part = V' M  over tiles or pixels.
 //
-//   v      [PRODUCTS][tiles][CG][4]              V: transformed inputs (conv2d_winograd), or x of a 1x1 convolution
+//   v      [PRODUCTS][tiles][CG][4]              X: transformed inputs (conv2d_winograd), or x of a 1x1 convolution
 //   m      [PRODUCTS][tiles][blocks][8]          M: transformed dy (conv2d_winograd_gradient), or dy
+//   coefficients [3 or more][CX]       f32: mean, scale, beta, where x of a 1x1 convolution is normalised as it is read
 //   part   [splits][PRODUCTS][blocks][CG][4][8]  f32, partial sums over the tiles of a split, over all ranges
 //
 // `multiply`: an invocation owns GROUPS x 4 inputs by BLOCKS x 8 outputs of one product and one split. `multiply_wide`, for
@@ -11,8 +12,8 @@
 #import grid
 #import depth_to_space
 
-// How four channels of v and m are stored. Arithmetic is in f32.
-alias V = vec4<f32>;
+// How four channels of v (X) and m are stored. Arithmetic is in f32.
+alias X = vec4<f32>;
 alias M = vec4<f32>;
 // Of `multiply`: what an invocation owns.
 const GROUPS: u32 = 4u;
@@ -33,10 +34,13 @@ struct Params {
     add_to: u32,
 }
 
-@group(0) @binding(0) var<storage, read> v: array<V>;
+@group(0) @binding(0) var<storage, read> v: array<X>;
 @group(0) @binding(1) var<storage, read> m: array<M>;
 @group(0) @binding(2) var<storage, read_write> part: array<vec4<f32>>;
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> coefficients: array<vec4<f32>>;
+@group(0) @binding(4) var<uniform> params: Params;
+
+#import normalised_read
 
 fn m_index(row: u32, group: u32) -> u32 {
     if (M_SQUARES) {
@@ -64,8 +68,10 @@ fn multiply(id: Invocation) {
         }
     }
     var group: array<u32, GROUPS>;
+    var norm: array<Norm, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {
         group[g] = min(group0 + g, params.groups - 1u);
+        norm[g] = norm_of(group[g], params.groups);
     }
     var block: array<u32, BLOCKS>;
     for (var b = 0u; b < BLOCKS; b++) {
@@ -81,7 +87,7 @@ fn multiply(id: Invocation) {
             d[b * 2u + 1u] = vec4<f32>(m[m_index(row, block[b] + 1u)]);
         }
         for (var g = 0u; g < GROUPS; g++) {
-            let value = vec4<f32>(v[row * params.groups + group[g]]);
+            let value = vec4<f32>(as_read(v[row * params.groups + group[g]], norm[g]));
             for (var b = 0u; b < 2u * BLOCKS; b++) {
                 sum[g][b] = fma(vec4<f32>(value.x), d[b], sum[g][b]);
                 sum[g][2u * BLOCKS + b] = fma(vec4<f32>(value.y), d[b], sum[g][2u * BLOCKS + b]);
@@ -134,8 +140,10 @@ fn multiply_wide(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane:
     }
     // Channels beyond the last one are the last one again.
     var group: array<u32, V_LOADS>;
+    var norm: array<Norm, V_LOADS>;
     for (var a = 0u; a < V_LOADS; a++) {
         group[a] = min(group0 + a * 8u + subgroup_lane % 8u, params.groups - 1u);
+        norm[a] = norm_of(group[a], params.groups);
     }
     var out: array<u32, M_LOADS>;
     for (var b = 0u; b < M_LOADS; b++) {
@@ -151,7 +159,7 @@ fn multiply_wide(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane:
         }
         var mine: array<vec4<f32>, V_LOADS>;
         for (var a = 0u; a < V_LOADS; a++) {
-            mine[a] = vec4<f32>(v[row * params.groups + group[a]]);
+            mine[a] = vec4<f32>(as_read(v[row * params.groups + group[a]], norm[a]));
         }
         for (var a = 0u; a < V_LOADS; a++) {
             let v0 = subgroupBroadcast(mine[a], 0u);

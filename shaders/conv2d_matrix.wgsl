@@ -4,6 +4,7 @@
 //   weight  [blocks][CG][K*K][4][8]     f32, packed as everywhere
 //   w       [K*K][CG * 4][CO / 4][4]    f16, `pack` makes it of `weight`, or of that of the forward pass for dx
 //   bias    [CO]                        f32
+//   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   y       [N, H, W, CO]               f16, CO a multiple of 4
 //
 // A workgroup owns PIXELS x OUTS of y and steps through DEPTH channels of one tap at a time, held in workgroup memory
@@ -13,6 +14,7 @@
 #import grid
 #import depth_to_space
 
+alias X = vec4<f16>;
 const K: u32 = 3u;
 // x or y is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
 const X_SQUARES: bool = false;
@@ -52,13 +54,16 @@ struct Params {
     start_from: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f16>>;
+@group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read> w: array<vec4<f16>>;
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f16>>;
 @group(0) @binding(4) var<uniform> params: Params;
 @group(0) @binding(5) var<storage, read> weight: array<f32>;
 @group(0) @binding(6) var<storage, read_write> w_out: array<vec4<f16>>;
+@group(0) @binding(7) var<storage, read> coefficients: array<vec4<f32>>;
+
+#import normalised_read
 
 // A matrix for each share, and one for subgroups that have none.
 var<workgroup> scratch: array<f32, (SHARES + 1u) * SIDE * SIDE>;
@@ -90,17 +95,17 @@ fn pack(id: Invocation) {
     w_out[index] = vec4<f16>(value);
 }
 
-fn x_at(pixel: u32, tap: u32, group: u32) -> vec4<f16> {
+fn x_at(pixel: u32, tap: u32, group: u32, norm: Norm) -> X {
     let w = pixel % params.width + tap % K - K / 2u;
     let h = pixel / params.width % params.height + tap / K - K / 2u;
     if (pixel >= params.pixels || h >= params.height || w >= params.width || group >= params.x_groups) {
-        return vec4<f16>();
+        return X();
     }
     let row = pixel / (params.width * params.height) * params.height + h;
     if (X_SQUARES) {
-        return x[depth_to_space(row, w, params.width, group, params.x_groups)];
+        return as_read(x[depth_to_space(row, w, params.width, group, params.x_groups)], norm);
     }
-    return x[(row * params.width + w) * params.x_groups + group];
+    return as_read(x[(row * params.width + w) * params.x_groups + group], norm);
 }
 
 fn finish(pixel: u32, group: u32, sum: vec4<f32>) {
@@ -164,9 +169,11 @@ fn forward(
             if (step < depths * K * K) {
                 let tap = step / depths;
                 let channels = step % depths * X_CELLS;
+                // LANES is a multiple of X_CELLS: an invocation's cells are of one group.
+                let group = channels + id.lane % X_CELLS;
+                let norm = norm_of(min(group, params.x_groups - 1u), params.x_groups);
                 for (var i = 0u; i < X_EACH; i++) {
-                    let at = i * LANES + id.lane;
-                    x_next[i] = x_at(pixel0 + at / X_CELLS, tap, channels + at % X_CELLS);
+                    x_next[i] = x_at(pixel0 + (i * LANES + id.lane) / X_CELLS, tap, group, norm);
                 }
                 for (var i = 0u; i < W_EACH; i++) {
                     let at = i * LANES + id.lane;

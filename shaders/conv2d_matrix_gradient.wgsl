@@ -2,6 +2,7 @@
 //
 //   x     [N, H, W, CX]                             f16, CX a multiple of 4
 //   dy    [N, H, W, CO]                             f16, CO a multiple of 4
+//   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   part  [splits][K*K][CX rounded up][CO rounded up]  f32, to whole tiles
 //   dw    [blocks][CG][K*K][4][8]                   f32, packed as everywhere
 //
@@ -12,6 +13,7 @@
 #import grid
 #import depth_to_space
 
+alias X = vec4<f16>;
 const K: u32 = 3u;
 // dy is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
 const Y_SQUARES: bool = false;
@@ -51,25 +53,28 @@ struct Params {
     accumulate: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f16>>;
+@group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read> dy: array<vec4<f16>>;
 @group(0) @binding(2) var<storage, read_write> part_out: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> part: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dw: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
+@group(0) @binding(6) var<storage, read> coefficients: array<vec4<f32>>;
+
+#import normalised_read
 
 // A matrix for each share, and one for subgroups that have none.
 var<workgroup> scratch: array<f32, (SHARES + 1u) * SIDE * SIDE>;
 var<workgroup> subgroup_count: u32;
 
-fn x_at(pixel: u32, end: u32, tap: u32, group: u32) -> vec4<f16> {
+fn x_at(pixel: u32, end: u32, tap: u32, group: u32, norm: Norm) -> X {
     let w = pixel % params.width + tap % K - K / 2u;
     let h = pixel / params.width % params.height + tap / K - K / 2u;
     if (pixel >= end || h >= params.height || w >= params.width || group >= params.x_groups) {
-        return vec4<f16>();
+        return X();
     }
     let row = pixel / (params.width * params.height) * params.height + h;
-    return x[(row * params.width + w) * params.x_groups + group];
+    return as_read(x[(row * params.width + w) * params.x_groups + group], norm);
 }
 
 fn dy_at(pixel: u32, end: u32, group: u32) -> vec4<f16> {
@@ -99,6 +104,9 @@ fn multiply(
     let begin = split * params.pixels_per_split;
     let end = min(begin + params.pixels_per_split, params.pixels);
     let steps = (params.pixels_per_split + DEPTH - 1u) / DEPTH;
+    // LANES is a multiple of X_CELLS: an invocation's cells are of one group.
+    let group = channel_tile * X_CELLS + id.lane % X_CELLS;
+    let norm = norm_of(min(group, params.x_groups - 1u), params.x_groups);
     start(lane);
     subgroup_count = subgroups;
     let together = workgroupUniformLoad(&subgroup_count);
@@ -130,8 +138,7 @@ fn multiply(
             if (step < steps) {
                 let pixel0 = begin + step * DEPTH;
                 for (var i = 0u; i < X_EACH; i++) {
-                    let at = i * LANES + id.lane;
-                    x_next[i] = x_at(pixel0 + at / X_CELLS, end, tap, channel_tile * X_CELLS + at % X_CELLS);
+                    x_next[i] = x_at(pixel0 + (i * LANES + id.lane) / X_CELLS, end, tap, group, norm);
                 }
                 for (var i = 0u; i < Y_EACH; i++) {
                     let at = i * LANES + id.lane;

@@ -4,6 +4,7 @@
 //   x       [N, H, W, CX]               X, CX a multiple of 4
 //   weight  [blocks][CG][K*K][4][8]     f32, packed: 8 output channels a block, groups of 4 input channels
 //   bias    [CO]                        f32
+//   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   y       [N, H, W, CO]               Y, CO a multiple of 4
 //
 // A workgroup owns 128 pixels x 64 output channels and steps through 16 channels of one tap at a time, held in
@@ -40,6 +41,9 @@ struct Params {
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> y: array<Y>;
 @group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
+
+#import normalised_read
 
 // [channel][pixels], scalars since each comes from another invocation, and [channel][outputs / 4]
 var<workgroup> x_tile: array<f32, 2048>;
@@ -53,10 +57,11 @@ fn x_at(pixel: u32, i: u32, j: u32, group: u32) -> vec4<f32> {
         return vec4<f32>(0.0);
     }
     let row = pixel / (params.width * params.height) * params.height + h;
+    let norm = norm_of(group, params.x_groups);
     if (X_SQUARES) {
-        return vec4<f32>(x[depth_to_space(row, w, params.width, group, params.x_groups)]);
+        return vec4<f32>(as_read(x[depth_to_space(row, w, params.width, group, params.x_groups)], norm));
     }
-    return vec4<f32>(x[(row * params.width + w) * params.x_groups + group]);
+    return vec4<f32>(as_read(x[(row * params.width + w) * params.x_groups + group], norm));
 }
 
 fn y_index(pixel: u32, group: u32) -> u32 {

@@ -2,6 +2,7 @@
 //
 //   x     [N, H, W, CX]                        X
 //   dy    [N, H, W, CO]                        Y
+//   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   part  [splits][blocks][CG][K*K][4][8]      f32, one partial sum of the packed weights a split of the image rows
 //
 // An invocation owns 4 input channels x 8 output channels x TAP_ROWS rows of taps, and walks the rows (n, h) of its
@@ -37,9 +38,12 @@ struct Params {
 @group(0) @binding(1) var<storage, read> dy: array<Y>;
 @group(0) @binding(2) var<storage, read_write> part: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(6) var<storage, read> coefficients: array<vec4<f32>>;
 
-fn x_at(row: u32, w: u32, group: u32, inside: bool) -> vec4<f32> {
-    let value = vec4<f32>(x[(row * params.width + min(w, params.width - 1u)) * params.x_groups + group]);
+#import normalised_read
+
+fn x_at(row: u32, w: u32, group: u32, inside: bool, norm: Norm) -> vec4<f32> {
+    let value = vec4<f32>(as_read(x[(row * params.width + min(w, params.width - 1u)) * params.x_groups + group], norm));
     return select(vec4<f32>(0.0), value, inside && w < params.width);
 }
 
@@ -60,6 +64,7 @@ fn weight_gradient(id: Invocation) {
     if (split >= params.splits) {
         return;
     }
+    let norm = norm_of(group, params.x_groups);
     let has_second = block * 2u + 1u < params.out_groups;
 
     var sum: array<array<vec4<f32>, 8>, TAP_ROWS * K>;
@@ -80,7 +85,7 @@ fn weight_gradient(id: Invocation) {
             source[i] = row - h + min(hx, params.height - 1u);
             for (var j = 0u; j + 1u < K; j++) {
                 // The window moves one column before each pixel: it starts one column to the left.
-                window[i][j + 1u] = x_at(source[i], j - K / 2u, group, inside[i]);
+                window[i][j + 1u] = x_at(source[i], j - K / 2u, group, inside[i], norm);
             }
         }
         for (var w = 0u; w < params.width; w++) {
@@ -91,7 +96,7 @@ fn weight_gradient(id: Invocation) {
                 for (var j = 0u; j + 1u < K; j++) {
                     window[i][j] = window[i][j + 1u];
                 }
-                window[i][K - 1u] = x_at(source[i], w + K / 2u, group, inside[i]);
+                window[i][K - 1u] = x_at(source[i], w + K / 2u, group, inside[i], norm);
                 for (var j = 0u; j < K; j++) {
                     let v = window[i][j];
                     let t = i * K + j;

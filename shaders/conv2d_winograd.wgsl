@@ -2,6 +2,7 @@
 // multiplications. A tile of 4 x 4 outputs looks at 6 x 6 inputs:  y = A' [ (G g G') * (B' d B) ] A,  per channel pair.
 //
 //   x       [N, H, W, CX]               X
+//   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   u       [36][blocks][CG][4][8]      f32, transformed weights (conv2d_winograd_weight)
 //   v       [36][tiles][CG][4]          f32, transformed inputs of a range of tiles
 //   m       [36][tiles][blocks][8]      f32, products
@@ -36,6 +37,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read> coefficients: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> v_out: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> u: array<vec4<f32>>;
@@ -44,6 +46,8 @@ struct Params {
 @group(0) @binding(8) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(9) var<storage, read_write> y: array<Y>;
 @group(0) @binding(10) var<uniform> params: Params;
+
+#import normalised_read
 
 // B' d: six to six.
 fn gather(d: array<vec4<f32>, 6>) -> array<vec4<f32>, 6> {
@@ -68,6 +72,7 @@ fn transform_input(id: Invocation) {
     let image = tile / (params.tile_rows * params.tile_cols);
     let h0 = (tile / params.tile_cols % params.tile_rows) * 4u;
     let w0 = (tile % params.tile_cols) * 4u;
+    let norm = norm_of(group, params.x_groups);
     var rows: array<array<vec4<f32>, 6>, 6>;
     for (var i = 0u; i < 6u; i++) {
         let h = h0 + i - 1u;
@@ -75,7 +80,7 @@ fn transform_input(id: Invocation) {
         var d: array<vec4<f32>, 6>;
         for (var j = 0u; j < 6u; j++) {
             let w = w0 + j - 1u;
-            let value = vec4<f32>(x[(row + min(w, params.width - 1u)) * params.x_groups + group]);
+            let value = vec4<f32>(as_read(x[(row + min(w, params.width - 1u)) * params.x_groups + group], norm));
             d[j] = select(vec4<f32>(0.0), value, h < params.height && w < params.width);
         }
         rows[i] = gather(d);

@@ -3,6 +3,7 @@
 //
 //   x, dx    [P, C]         Stored (vec4<f32> or vec4<f16>; arithmetic is in f32), C a multiple of 4
 //   weight   [C]            f32
+//   coefficients [3 or more][C]    f32: mean, scale, beta, where x is normalised as it is read
 //   y, dy    [P]            f32
 //   part     [splits][C]    f32, partial sums of dweight; `split_sum` adds them in order
 //
@@ -10,6 +11,7 @@
 #import grid
 
 alias Stored = vec4<f32>;
+alias X = Stored;
 
 struct Params {
     pixels: u32,
@@ -27,6 +29,9 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> dx: array<Stored>;
 @group(0) @binding(6) var<storage, read_write> part: array<vec4<f32>>;
 @group(0) @binding(7) var<uniform> params: Params;
+@group(0) @binding(8) var<storage, read> coefficients: array<vec4<f32>>;
+
+#import normalised_read
 
 @compute @workgroup_size(64)
 fn forward(id: Invocation) {
@@ -36,7 +41,8 @@ fn forward(id: Invocation) {
     }
     var total = vec4<f32>(0.0);
     for (var g = 0u; g < params.groups; g++) {
-        total = fma(vec4<f32>(x[pixel * params.groups + g]), weight[g], total);
+        let value = as_read(x[pixel * params.groups + g], norm_of(g, params.groups));
+        total = fma(vec4<f32>(value), weight[g], total);
     }
     y[pixel] = bias[0] + ((total.x + total.y) + (total.z + total.w));
 }
@@ -58,9 +64,10 @@ fn weight_gradient(id: Invocation) {
         return;
     }
     let end = min((split + 1u) * params.pixels_per_split, params.pixels);
+    let norm = norm_of(group, params.groups);
     var total = vec4<f32>(0.0);
     for (var p = split * params.pixels_per_split; p < end; p++) {
-        total = fma(vec4<f32>(x[p * params.groups + group]), vec4<f32>(dy[p]), total);
+        total = fma(vec4<f32>(as_read(x[p * params.groups + group], norm)), vec4<f32>(dy[p]), total);
     }
     part[(params.split_first + split) * params.groups + group] = total;
 }

@@ -59,7 +59,7 @@ fn conv(form: Form) -> Box<dyn Op> {
 }
 
 fn norm() -> Box<dyn Op> {
-    Box::new(BatchNorm { training: true, relu: true })
+    Box::new(BatchNorm::new(true, true))
 }
 
 #[test]

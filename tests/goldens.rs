@@ -212,7 +212,7 @@ fn batch_norm() {
         let statistics = ["running_mean", "running_var"].map(|name| case.get(name).constant(Store::State));
         let affine = ["gamma", "beta"].map(|name| case.get(name).weight());
         let inputs = [&[case.get("x").activation()], &affine[..], &statistics].concat();
-        let bench = case.bench(gpu, BatchNorm { training, relu: false }, &inputs);
+        let bench = case.bench(gpu, BatchNorm::new(training, false), &inputs);
         case.check("y", &bench.output(0), CLOSE);
         case.check("running_mean_after", &bench.input(3), CLOSE);
         case.check("running_var_after", &bench.input(4), CLOSE);

@@ -12,7 +12,10 @@ use bench::{Bench, Input, distance};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 use rosette::gpu::{Gpu, Limits};
 use rosette::ops::activation::Relu;
+use rosette::ops::attention::Attention;
+use rosette::ops::attention_product::AttentionProduct;
 use rosette::ops::batch_norm::BatchNorm;
+use rosette::ops::batch_norm_pool::BatchNormPool;
 use rosette::ops::conv_transpose2d::{self, ConvTranspose2d};
 use rosette::ops::conv2d::{Conv2d, Form, Packing};
 use rosette::ops::gate::Gate;
@@ -70,11 +73,19 @@ impl Case {
         Self::new(label, op, vec![image(16, 16, 8), weight(shape), weight(Shape::new([4]))])
     }
 
-    fn norm(label: &'static str, h: usize, w: usize, c: usize) -> Self {
-        let state = |value| Input::constant(Shape::new([c]), Store::State, vec![value; c]);
-        let affine = || weight(Shape::new([c]));
-        let inputs = vec![image(h, w, c), affine(), affine(), state(0.0), state(1.0)];
-        let case = Self::new(label, || Box::new(BatchNorm { training: true, relu: true }), inputs);
+    /// An operation with batch norms of so many channels after its activations, and weights after them.
+    fn with_norms(
+        label: &'static str,
+        op: fn() -> Box<dyn Op>,
+        activations: Vec<Input>,
+        norms: &[usize],
+        weights: &[usize],
+    ) -> Self {
+        let state = |c: usize, value| Input::constant(Shape::new([c]), Store::State, vec![value; c]);
+        let vector = |c: usize| weight(Shape::new([c]));
+        let norms = norms.iter().flat_map(|c| [vector(*c), vector(*c), state(*c, 0.0), state(*c, 1.0)]);
+        let weights = weights.iter().map(|c| vector(*c));
+        let case = Self::new(label, op, activations.into_iter().chain(norms).chain(weights).collect());
         Self { by_image: false, ..case }
     }
 
@@ -97,8 +108,24 @@ fn cases() -> Vec<Case> {
         Case::convolution("conv2d tiled", || conv2d(Form::Tiled)),
         Case::transposed("conv_transpose2d direct", || conv_transpose2d(Form::Direct)),
         Case::transposed("conv_transpose2d tiled", || conv_transpose2d(Form::Tiled)),
-        Case::norm("batch_norm", 16, 16, 16),
-        Case::norm("batch_norm of one channel", 64, 64, 1),
+        Case::with_norms("batch_norm", norm, vec![c16()], &[16], &[]),
+        Case::with_norms("batch_norm of one channel", norm, vec![image(64, 64, 1)], &[1], &[]),
+        Case::with_norms("batch_norm_pool", || pool(true), vec![image(32, 32, 4)], &[4], &[]),
+        Case::with_norms("batch_norm_pool, pooled", || pool(false), vec![image(32, 32, 4)], &[4], &[]),
+        Case::with_norms(
+            "attention",
+            || Box::new(Attention::new(true)),
+            vec![c16(), image(16, 16, 16)],
+            &[16, 16],
+            &[16, 1],
+        ),
+        Case::with_norms(
+            "attention_product",
+            || Box::new(AttentionProduct::new(true)),
+            vec![c16(), psi.clone()],
+            &[1],
+            &[],
+        ),
         Case::new("max_pool2d", || Box::new(MaxPool2d), vec![image(32, 32, 4)]),
         Case::new("gate", || Box::new(Gate), vec![c16(), psi]),
         Case::new(
@@ -111,6 +138,14 @@ fn cases() -> Vec<Case> {
         Case::new("relu", || Box::new(Relu), vec![c16()]),
         Case::loss(),
     ]
+}
+
+fn norm() -> Box<dyn Op> {
+    Box::new(BatchNorm::new(true, true))
+}
+
+fn pool(whole: bool) -> Box<dyn Op> {
+    Box::new(BatchNormPool { training: true, whole })
 }
 
 fn conv2d(form: Form) -> Box<dyn Op> {

@@ -10,11 +10,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use rosette::config::Skip;
-use rosette::gpu::Limits;
+use rosette::gpu::{Limits, MatrixUnits};
 use rosette::model::{AttentionUNet, Spec};
 use rosette::ops::choice::{Form, Pass, Question};
 use rosette::ops::tune::{Timing, measure};
-use rosette::tape::Tuning;
+use rosette::tape::{Dispatch, Element, Tuning};
 use rosette::train::{StepSettings, TuningCache, record_training};
 use workshop::{Workshop, rosette};
 
@@ -28,14 +28,21 @@ fn question(pass: Pass) -> Question {
         out_channels: 16,
         half: false,
         exact: false,
+        normalised: false,
     }
 }
 
 #[test]
 fn every_form_that_may_be_taken_computes_the_same() {
     let Some(gpu) = common::device() else { return };
-    for pass in [Pass::Forward, Pass::InputGradient, Pass::WeightGradient] {
-        let question = question(pass);
+    for (pass, normalised) in [
+        (Pass::Forward, false),
+        (Pass::Forward, true),
+        (Pass::InputGradient, false),
+        (Pass::WeightGradient, false),
+        (Pass::WeightGradient, true),
+    ] {
+        let question = Question { normalised, ..question(pass) };
         let timings = measure(&gpu, &question, &[]).expect("the device works");
         assert_eq!(timings.len(), question.candidates(gpu.limits(), &[]).len(), "{question}");
         for timing in &timings {
@@ -49,8 +56,13 @@ fn every_form_that_may_be_taken_computes_the_same() {
 #[test]
 fn a_question_is_its_own_key() {
     let question = question(Pass::InputGradient);
-    assert_eq!(Question::from_key(&question.key()), Some(question));
+    assert_eq!(Question::from_key(&question.key()), Some(question.clone()));
     assert_eq!(Question::from_key("[]"), None);
+    let normalised = Question { normalised: true, ..question.clone() };
+    assert_eq!(Question::from_key(&normalised.key()), Some(normalised));
+    // As caches have it from the time when nothing was normalised as it was read.
+    let key = r#"{"pass":"input_gradient","kernel":3,"squares":false,"image":[1,12,20],"sources":[8],"out_channels":16,"half":false,"exact":false}"#;
+    assert_eq!(question.key(), key);
 }
 
 /// A cache directory in the workshop, filled for its experiment by `rosette tune`; the file.
@@ -169,4 +181,29 @@ fn a_banned_form_is_not_recorded_even_where_it_is_the_usual_one() {
     let others = kernels(Tuning::new(BTreeMap::new(), banned));
     assert!(!any(&others, "winograd/multiply") && !any(&others, "conv2d_direct"), "{others:?}");
     assert!(any(&others, "conv2d_tiled"));
+}
+
+/// Matrix units were taken for the first layer of a training in f16, whose input is f32 all the same: it was read as halves.
+#[test]
+fn matrix_units_are_given_nothing_but_halves() {
+    let limits = Limits { f16: true, matrix: MatrixUnits::Sixteen, subgroup_lanes: 32, ..Limits::WEBGPU };
+    let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
+    let banned = ["winograd", "direct", "tiled"].map(String::from).to_vec();
+    let tuning = Tuning::new(BTreeMap::new(), banned);
+    let settings = StepSettings { tuning, element: Element::F16, ..StepSettings::new(32) };
+    let program = record_training(&net, limits, &settings, 1).program;
+    let name = |dispatch: &Dispatch| dispatch.kernel.name();
+    let products = program.dispatches.iter().filter(|d| {
+        ["conv2d_matrix16/forward", "conv2d_gradient_matrix16/multiply"].contains(&name(d).as_str())
+    });
+    let mut checked = 0;
+    for dispatch in products {
+        // x and what it is multiplied with: the packed weight, or dy.
+        for arg in &dispatch.args[..2] {
+            let info = program.tensor(arg.tensor);
+            assert_eq!(info.element, Element::F16, "{} reads {}", dispatch.node, info.name);
+        }
+        checked += 1;
+    }
+    assert!(checked > 60, "{checked} products on matrix units");
 }

@@ -1,5 +1,5 @@
 // Batch normalisation by channel: what its forward and its backward pass share. The importing shader declares the
-// type V, PIXELS, and the bindings params, stats, gamma and beta.
+// type V, PIXELS, and the bindings params and stats.
 struct Params {
     pixels: u32,
     groups: u32,
@@ -12,6 +12,8 @@ struct Params {
     accumulate: u32,
     eps: f32,
     momentum: f32,
+    // of the pooled image, where there is one
+    width: u32,
 }
 
 struct Place {
@@ -27,22 +29,20 @@ fn place(id: Invocation) -> Place {
 // What a channel group's pixels share, loaded once by an invocation that takes several of them.
 struct Channel {
     mean: V,
-    inv_std: V,
-    gamma: V,
+    scale: V,
     beta: V,
+    inv_std: V,
 }
 
-fn normalised(value: V, c: Channel) -> V {
-    return (value - c.mean) * c.inv_std;
-}
-
-// The same expression forward and backward, so that the ReLU's mask is the same to the bit.
-fn affine(xhat: V, c: Channel) -> V {
-    return fma(xhat, c.gamma, c.beta);
+// The same expression forward, backward and by readers (shared/normalised_read), so that the ReLU's mask and what is read
+// are the same to the bit. `centred` is x - mean.
+fn affine(centred: V, c: Channel) -> V {
+    return fma(centred, c.scale, c.beta);
 }
 
 fn channel(group: u32) -> Channel {
-    return Channel(stats[group], stats[params.groups + group], gamma[group], beta[group]);
+    let groups = params.groups;
+    return Channel(stats[group], stats[groups + group], stats[2u * groups + group], stats[3u * groups + group]);
 }
 
 // An invocation takes PIXELS pixels, this far apart, so that neighbours read neighbours.

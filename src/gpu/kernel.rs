@@ -18,11 +18,11 @@ pub trait Params: bytemuck::Pod {
 /// Declares a parameter block once: the struct, its byte layout and its list of fields.
 #[macro_export]
 macro_rules! params {
-    ($(#[$meta:meta])* struct $name:ident { $($field:ident: $kind:ty),+ $(,)? }) => {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($field:ident: $kind:ty),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
         #[repr(C)]
-        struct $name { $($field: $kind),+ }
+        $vis struct $name { $($vis $field: $kind),+ }
         impl $crate::gpu::Params for $name {
             const FIELDS: &'static [&'static str] = &[$(stringify!($field)),+];
         }

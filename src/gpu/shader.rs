@@ -14,12 +14,14 @@ pub struct ShaderSource {
 
 /// The files of `shaders/shared/`, by the name that `#import` gives.
 const SHARED: &[(&str, &str)] = &[
+    ("attention", include_str!("../../shaders/shared/attention.wgsl")),
     ("depth_to_space", include_str!("../../shaders/shared/depth_to_space.wgsl")),
     ("grid", include_str!("../../shaders/shared/grid.wgsl")),
     ("matrix16", include_str!("../../shaders/shared/matrix16.wgsl")),
     ("matrix8", include_str!("../../shaders/shared/matrix8.wgsl")),
     ("matrix_emulated", include_str!("../../shaders/shared/matrix_emulated.wgsl")),
     ("normalise", include_str!("../../shaders/shared/normalise.wgsl")),
+    ("normalised_read", include_str!("../../shaders/shared/normalised_read.wgsl")),
     ("patch", include_str!("../../shaders/shared/patch.wgsl")),
     ("random", include_str!("../../shaders/shared/random.wgsl")),
 ];

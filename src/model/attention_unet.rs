@@ -5,12 +5,13 @@ use rand::{SeedableRng, rngs::ChaCha8Rng};
 
 use super::parameters::{Init, Kind, NamedTensor, Parameter};
 use crate::config::Skip;
-use crate::ops::activation::{Add, Relu, Sigmoid};
+use crate::ops::activation::{Add, Relu};
+use crate::ops::attention::Attention;
+use crate::ops::attention_product::AttentionProduct;
 use crate::ops::batch_norm::BatchNorm;
+use crate::ops::batch_norm_pool::BatchNormPool;
 use crate::ops::conv_transpose2d::ConvTranspose2d;
 use crate::ops::conv2d::Conv2d;
-use crate::ops::gate::Gate;
-use crate::ops::max_pool2d::MaxPool2d;
 use crate::ops::project::Project;
 use crate::ops::resize::Resize;
 use crate::tape::{Layout, Store, Tape, TensorId};
@@ -217,9 +218,10 @@ impl Recorder<'_> {
         let mut skips = Vec::new();
         let mut d = x;
         for (i, width) in c[..4].iter().enumerate() {
-            let full = self.block(&format!("enc{}", i + 1), &[d], *width);
-            d = self.tape.apply1(&format!("enc{}.6", i + 1), MaxPool2d, &[full]);
-            skips.push(if self.net.spec.skip == Skip::Full { full } else { d });
+            let outputs = self.encoder(&format!("enc{}", i + 1), d, *width);
+            // Full and pooled, or pooled alone.
+            skips.push(outputs[0]);
+            d = outputs[outputs.len() - 1];
         }
         d = self.block("bridge", &[d], c[4]);
         for i in (0..4).rev() {
@@ -239,37 +241,68 @@ impl Recorder<'_> {
         }
     }
 
+    /// A block and its pooling: what it gives before, where the skip is taken there, and after.
+    fn encoder(&mut self, name: &str, x: TensorId, out_channels: usize) -> Vec<TensorId> {
+        let y = self.half_block(name, &[x], out_channels);
+        let whole = self.net.spec.skip == Skip::Full;
+        let name = format!("{name}.4");
+        let inputs = [vec![y], self.norm_parameters(&name)].concat();
+        self.tape.apply(&name, BatchNormPool { training: self.training, whole }, &inputs)
+    }
+
+    /// A block whose result one convolution reads, which normalises it.
     fn block(&mut self, name: &str, sources: &[TensorId], out_channels: usize) -> TensorId {
+        let y = self.half_block(name, sources, out_channels);
+        self.deferred_norm(&format!("{name}.4"), y)
+    }
+
+    /// A block without its last norm.
+    fn half_block(&mut self, name: &str, sources: &[TensorId], out_channels: usize) -> TensorId {
         let y = self.conv(&format!("{name}.0"), sources, out_channels, 3);
-        let y = self.norm(&format!("{name}.1"), y, true);
-        let y = self.conv(&format!("{name}.3"), &[y], out_channels, 3);
-        self.norm(&format!("{name}.4"), y, true)
+        let y = self.deferred_norm(&format!("{name}.1"), y);
+        self.conv(&format!("{name}.3"), &[y], out_channels, 3)
     }
 
     /// `x * psi`; with pooled skips the gating signal comes down to x's size, and the result goes up to g's.
     fn gate(&mut self, name: &str, g: TensorId, x: TensorId) -> TensorId {
         let [_, g_height, g_width, channels] = self.tape.shape(g).as_nhwc();
         let [_, height, width, _] = self.tape.shape(x).as_nhwc();
-        let mut a = self.conv(&format!("{name}.W_g.0"), &[g], channels / 2, 1);
-        a = self.norm(&format!("{name}.W_g.1"), a, false);
-        if (g_height, g_width) != (height, width) {
-            a = self.tape.apply1(&format!("{name}.W_g.resize"), Resize { height, width }, &[a]);
-        }
-        let mut b = self.conv(&format!("{name}.W_x.0"), &[x], channels / 2, 1);
-        b = self.norm(&format!("{name}.W_x.1"), b, false);
-        let sum = self.tape.apply1(&format!("{name}.add"), Add, &[a, b]);
-        let sum = self.tape.apply1(&format!("{name}.relu"), Relu, &[sum]);
-        let psi = format!("{name}.psi");
-        let inputs = [sum, self.weight(&format!("{psi}.0.weight")), self.weight(&format!("{psi}.0.bias"))];
-        let p = self.tape.apply1(&format!("{psi}.0"), Project, &inputs);
-        let p = self.norm(&format!("{psi}.1"), p, false);
-        let p = self.tape.apply1(&format!("{psi}.2"), Sigmoid, &[p]);
-        let gated = self.tape.apply1(&format!("{name}.product"), Gate, &[x, p]);
-        if (g_height, g_width) == (height, width) {
+        let same_size = (g_height, g_width) == (height, width);
+        let a = self.conv(&format!("{name}.W_g.0"), &[g], channels / 2, 1);
+        let b = self.conv(&format!("{name}.W_x.0"), &[x], channels / 2, 1);
+        let p = if same_size { self.signal(name, a, b) } else { self.signal_resized(name, a, b) };
+        let inputs = [vec![x, p], self.norm_parameters(&format!("{name}.psi.1"))].concat();
+        let gated =
+            self.tape.apply1(&format!("{name}.product"), AttentionProduct::new(self.training), &inputs);
+        if same_size {
             return gated;
         }
         let resize = Resize { height: g_height, width: g_width };
         self.tape.apply1(&format!("{name}.resize"), resize, &[gated])
+    }
+
+    /// One channel of both of a gate's convolutions.
+    fn signal(&mut self, name: &str, a: TensorId, b: TensorId) -> TensorId {
+        let norms = ["W_g", "W_x"].map(|side| self.norm_parameters(&format!("{name}.{side}.1")));
+        let inputs = [vec![a, b], norms.concat(), self.psi_parameters(name)].concat();
+        // A batch norm follows.
+        self.tape.apply1(&format!("{name}.psi.0"), Attention::new(self.training).centred(), &inputs)
+    }
+
+    /// The same where `a` is resized once it is normalised.
+    fn signal_resized(&mut self, name: &str, a: TensorId, b: TensorId) -> TensorId {
+        let [_, height, width, _] = self.tape.shape(b).as_nhwc();
+        let a = self.norm(&format!("{name}.W_g.1"), a, false);
+        let a = self.tape.apply1(&format!("{name}.W_g.resize"), Resize { height, width }, &[a]);
+        let b = self.norm(&format!("{name}.W_x.1"), b, false);
+        let sum = self.tape.apply1(&format!("{name}.add"), Add, &[a, b]);
+        let sum = self.tape.apply1(&format!("{name}.relu"), Relu, &[sum]);
+        let inputs = [vec![sum], self.psi_parameters(name)].concat();
+        self.tape.apply1(&format!("{name}.psi.0"), Project, &inputs)
+    }
+
+    fn psi_parameters(&mut self, name: &str) -> Vec<TensorId> {
+        ["weight", "bias"].map(|part| self.weight(&format!("{name}.psi.0.{part}"))).into()
     }
 
     fn conv(&mut self, name: &str, sources: &[TensorId], out_channels: usize, kernel: usize) -> TensorId {
@@ -281,14 +314,25 @@ impl Recorder<'_> {
     }
 
     fn norm(&mut self, name: &str, x: TensorId, relu: bool) -> TensorId {
-        let inputs = [
-            x,
-            self.weight(&format!("{name}.weight")),
-            self.weight(&format!("{name}.bias")),
-            self.state(&format!("{name}.running_mean")),
-            self.state(&format!("{name}.running_var")),
-        ];
-        self.tape.apply1(name, BatchNorm { training: self.training, relu }, &inputs)
+        self.apply_norm(name, x, BatchNorm::new(self.training, relu))
+    }
+
+    /// A norm and its ReLU that nothing but the next convolution reads.
+    fn deferred_norm(&mut self, name: &str, x: TensorId) -> TensorId {
+        self.apply_norm(name, x, BatchNorm::new(self.training, true).deferred())
+    }
+
+    fn apply_norm(&mut self, name: &str, x: TensorId, norm: BatchNorm) -> TensorId {
+        let inputs = [vec![x], self.norm_parameters(name)].concat();
+        self.tape.apply1(name, norm, &inputs)
+    }
+
+    /// Gamma, beta, running mean and running variance, as batch norms take them.
+    fn norm_parameters(&mut self, name: &str) -> Vec<TensorId> {
+        let [gamma, beta] = ["weight", "bias"].map(|part| self.weight(&format!("{name}.{part}")));
+        let [mean, variance] =
+            ["running_mean", "running_var"].map(|part| self.state(&format!("{name}.{part}")));
+        vec![gamma, beta, mean, variance]
     }
 
     fn weight(&mut self, name: &str) -> TensorId {

@@ -94,7 +94,7 @@ impl Op for Relu {
         vec![needs[0].then(|| gradient_from_output(tape, node, "relu_gradient", dy[0]))]
     }
 
-    fn recomputes(&self) -> bool {
+    fn recomputes(&self, _: usize) -> bool {
         true
     }
 
@@ -160,7 +160,7 @@ impl Op for Add {
         needs.iter().map(|needed| dy[0].filter(|_| *needed)).collect()
     }
 
-    fn recomputes(&self) -> bool {
+    fn recomputes(&self, _: usize) -> bool {
         true
     }
 

@@ -5,14 +5,17 @@
 //! running mean and (unbiased) variance move towards them. Evaluation: the running ones.
 //!
 //! Inputs: `x` `[N, H, W, C]`, gamma, beta, running mean, running variance `[C]` each; the last two change in training.
-//! Saved: mean and 1/sqrt(var + eps) [2, C]. What is normalised is computed again from `x` in the backward pass.
+//! Saved [4, C]: mean, scale = gamma / sqrt(var + eps), beta, 1/sqrt(var + eps). What is normalised is computed again from
+//! `x` in the backward pass; where the norm is `deferred` it is not even written, and readers that can make it of `x`.
 
 use std::ops::Range;
 
 use super::common::{Scatter, indices, split_sum_plain, splits_for, stored_alike, u, vector};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
+use crate::tape::{
+    Array, Case, CaseInput, Fill, Node, Normalisation, Op, Read, Shape, Store, Tape, TensorId,
+};
 
 const SHADER: ShaderSource =
     ShaderSource { name: "batch_norm", text: include_str!("../../shaders/batch_norm.wgsl") };
@@ -28,9 +31,9 @@ pub const EPS: f32 = 1e-5;
 pub const MOMENTUM: f32 = 0.1;
 
 params! {
-    struct NormParams {
+    pub(super) struct NormParams {
         pixels: u32, groups: u32, pixels_per_split: u32, splits: u32, split_first: u32, slices: u32,
-        total_pixels: u32, training: u32, accumulate: u32, eps: f32, momentum: f32,
+        total_pixels: u32, training: u32, accumulate: u32, eps: f32, momentum: f32, width: u32,
     }
 }
 
@@ -41,19 +44,21 @@ pub struct BatchNorm {
     pub training: bool,
     /// A ReLU follows.
     pub relu: bool,
+    /// The readers are few and can normalise what they read: leave it to them, where the tape does.
+    pub deferred: bool,
 }
 
 /// How an activation's pixels are cut: into slices that fit a binding, each into splits that are summed side by side.
-struct Cut {
-    slices: Vec<Range<usize>>,
-    splits: usize,
-    image_pixels: usize,
-    groups: usize,
-    channels: usize,
+pub(super) struct Cut {
+    pub(super) slices: Vec<Range<usize>>,
+    pub(super) splits: usize,
+    pub(super) image_pixels: usize,
+    pub(super) groups: usize,
+    pub(super) channels: usize,
 }
 
 impl Cut {
-    fn new(tape: &Tape, tensors: &[TensorId]) -> Self {
+    pub(super) fn new(tape: &Tape, tensors: &[TensorId]) -> Self {
         let [_, h, w, channels] = tape.shape(tensors[0]).as_nhwc();
         let groups = channels / vector(channels).0;
         let slices = tape.image_slices(tensors);
@@ -63,12 +68,22 @@ impl Cut {
 }
 
 impl BatchNorm {
+    /// A normalisation that writes what it gives.
+    pub fn new(training: bool, relu: bool) -> Self {
+        Self { training, relu, deferred: false }
+    }
+
+    /// The same, leaving that to its readers.
+    pub fn deferred(self) -> Self {
+        Self { deferred: true, ..self }
+    }
+
     fn kernel(&self, source: ShaderSource, entry: &'static str, channels: usize, stored: Variant) -> Kernel {
         let variant = stored.with("V", vector(channels).1).with("RELU", self.relu).with("PIXELS", u(PIXELS));
         Kernel::new(source, entry, variant)
     }
 
-    fn params(&self, tape: &Tape, cut: &Cut, place: usize) -> NormParams {
+    pub(super) fn params(&self, tape: &Tape, cut: &Cut, place: usize) -> NormParams {
         let pixels = cut.slices[place].len() * cut.image_pixels;
         let images: usize = cut.slices.iter().map(Range::len).sum();
         NormParams {
@@ -84,7 +99,28 @@ impl BatchNorm {
             accumulate: tape.accumulate(),
             eps: EPS,
             momentum: MOMENTUM,
+            width: 0,
         }
+    }
+
+    /// `[4, C]`: mean, scale, beta and 1/sqrt(var + eps); of the batch, which moves the running statistics, or of these.
+    pub(super) fn stats(&self, tape: &mut Tape, inputs: &[TensorId]) -> TensorId {
+        let cut = Cut::new(tape, &[inputs[0]]);
+        let stats = tape.transient("stats", Shape::new([4, cut.channels]));
+        if self.training {
+            self.batch_stats(tape, inputs, stats);
+            return stats;
+        }
+        let params = self.params(tape, &cut, 0);
+        tape.dispatch(self.kernel(SHADER, "running_stats", cut.channels, Variant::new()))
+            .tensor(inputs[3])
+            .tensor(inputs[4])
+            .tensor(stats)
+            .tensor(inputs[1])
+            .tensor(inputs[2])
+            .params(&params)
+            .invocations(cut.groups);
+        stats
     }
 
     fn batch_stats(&self, tape: &mut Tape, inputs: &[TensorId], stats: TensorId) {
@@ -103,12 +139,13 @@ impl BatchNorm {
             .tensor(inputs[3])
             .tensor(inputs[4])
             .tensor(stats)
+            .tensor(inputs[1])
+            .tensor(inputs[2])
             .params(&params)
             .invocations(cut.groups);
     }
 
-    fn normalise(&self, tape: &mut Tape, inputs: &[TensorId], stats: TensorId, y: TensorId) {
-        let x = inputs[0];
+    fn normalise(&self, tape: &mut Tape, x: TensorId, stats: TensorId, y: TensorId) {
         let cut = Cut::new(tape, &[x, y]);
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
@@ -116,8 +153,6 @@ impl BatchNorm {
             tape.dispatch(kernel)
                 .images(x, images)
                 .tensor(stats)
-                .tensor(inputs[1])
-                .tensor(inputs[2])
                 .images(y, images)
                 .params(&params)
                 .invocations((images.len() * cut.image_pixels).div_ceil(PIXELS) * cut.groups);
@@ -125,7 +160,7 @@ impl BatchNorm {
     }
 
     fn input_gradient(&self, tape: &mut Tape, node: &Node, dy: TensorId, sums: TensorId) -> TensorId {
-        let [x, gamma, beta] = [tape.value(node.inputs[0]), node.inputs[1], node.inputs[2]];
+        let x = tape.value(node.inputs[0]);
         let dx = tape.activation("dx", tape.shape(x).clone());
         let cut = Cut::new(tape, &[x, dy, dx]);
         for (place, images) in cut.slices.iter().enumerate() {
@@ -135,8 +170,6 @@ impl BatchNorm {
                 .images(x, images)
                 .images(dy, images)
                 .tensor(node.saved[0])
-                .tensor(gamma)
-                .tensor(beta)
                 .tensor(sums)
                 .images(dx, images)
                 .params(&params)
@@ -158,8 +191,6 @@ impl BatchNorm {
                 .images(dy, images)
                 .tensor(part)
                 .tensor(node.saved[0])
-                .tensor(node.inputs[1])
-                .tensor(node.inputs[2])
                 .params(&params)
                 .invocations(cut.splits * cut.groups);
         }
@@ -168,7 +199,7 @@ impl BatchNorm {
         sums
     }
 
-    fn affine_gradient(&self, tape: &mut Tape, node: &Node, sums: TensorId) {
+    pub(super) fn affine_gradient(&self, tape: &mut Tape, node: &Node, sums: TensorId) {
         let channels = tape.shape(sums).dims()[1];
         let (dgamma, dbeta) = (tape.weight_gradient(node.inputs[1]), tape.weight_gradient(node.inputs[2]));
         let groups = channels / vector(channels).0;
@@ -208,20 +239,12 @@ impl Op for BatchNorm {
 
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
         let (x, y) = (inputs[0], outputs[0]);
-        let cut = Cut::new(tape, &[x, y]);
-        let stats = tape.transient("stats", Shape::new([2, cut.channels]));
-        if self.training {
-            self.batch_stats(tape, inputs, stats);
-        } else {
-            let params = self.params(tape, &cut, 0);
-            tape.dispatch(self.kernel(SHADER, "running_stats", cut.channels, Variant::new()))
-                .tensor(inputs[3])
-                .tensor(inputs[4])
-                .tensor(stats)
-                .params(&params)
-                .invocations(cut.groups);
+        let stats = self.stats(tape, inputs);
+        let normalisation = Normalisation { coefficients: stats, relu: self.relu };
+        match self.deferred && tape.defers() {
+            true => tape.defer(y, Read { tensor: x, normalisation: Some(normalisation) }),
+            false => self.normalise(tape, x, stats, y),
         }
-        self.normalise(tape, inputs, stats, y);
         vec![stats]
     }
 
@@ -241,14 +264,18 @@ impl Op for BatchNorm {
         vec![dx, None, None, None, None]
     }
 
-    fn recomputes(&self) -> bool {
+    fn recomputes(&self, _: usize) -> bool {
         true
     }
 
     fn recompute(&self, tape: &mut Tape, node: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
         let y = tape.activation("batch_norm again", tape.shape(inputs[0]).clone());
-        self.normalise(tape, inputs, node.saved[0], y);
+        self.normalise(tape, inputs[0], node.saved[0], y);
         vec![y]
+    }
+
+    fn write_deferred(&self, tape: &mut Tape, node: &Node) {
+        self.normalise(tape, node.inputs[0], node.saved[0], node.outputs[0]);
     }
 
     fn reference(&self, inputs: &[Array]) -> Vec<Array> {
@@ -307,7 +334,7 @@ fn case(training: bool, relu: bool, shape: Shape, fill: Fill) -> Case {
     let mode = if training { "training" } else { "evaluation" };
     Case::new(
         format!("{mode}{} {shape}", if relu { " relu" } else { "" }),
-        BatchNorm { training, relu },
+        BatchNorm::new(training, relu),
         inputs,
     )
 }

@@ -7,8 +7,8 @@ use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 use crate::error::Result;
 use crate::gpu::{Gpu, Limits};
 use crate::tape::{
-    Array, Case, CaseInput, Element, Fill, Layout, Loaded, Mode, Program, SlotPool, Store, Stores, Tape,
-    TensorId,
+    Array, Case, CaseInput, Element, Fill, Layout, Loaded, Mode, Normalisation, Program, Read, Shape,
+    SlotPool, Store, Stores, Tape, TensorId,
 };
 
 /// Step of the central differences, in f64.
@@ -33,10 +33,21 @@ pub struct Recorded {
     /// The recording.
     pub program: Program,
     inputs: Vec<TensorId>,
+    /// What is uploaded for an input.
+    uploads: Vec<Upload>,
     outputs: Vec<TensorId>,
     gradients: Vec<Option<TensorId>>,
-    seed: Option<TensorId>,
+    /// Random gradients of the outputs.
+    seeds: Vec<TensorId>,
     store_bytes: Vec<(Store, u64)>,
+}
+
+/// What the device holds of an input.
+#[derive(Debug, Clone, Copy)]
+enum Upload {
+    Whole(TensorId),
+    /// What a batch norm reads, and its coefficients.
+    Deferred(Read, Normalisation),
 }
 
 /// Records a case with its activations stored as `stored`: forward, and backward unless it is forward only.
@@ -44,20 +55,22 @@ pub fn record(case: Case, limits: Limits, stored: Element) -> (Recorded, CaseDat
     let mut tape = Tape::new(limits, Mode::Train { accumulate: false });
     tape.set_stored_element(stored);
     let mut layouts: Vec<(Store, Layout)> = Vec::new();
-    let Case { label, op, inputs: specs, tolerance, forward_only } = case;
-    let inputs: Vec<TensorId> =
-        specs.iter().enumerate().map(|(i, spec)| add_input(&mut tape, &mut layouts, i, spec)).collect();
+    let Case { label, op, inputs: specs, tolerance, forward_only, outputs_with_gradient } = case;
+    let (inputs, uploads): (Vec<TensorId>, Vec<Upload>) =
+        specs.iter().enumerate().map(|(i, spec)| add_input(&mut tape, &mut layouts, i, spec)).unzip();
     let mutates = op.mutates();
     let outputs = tape.apply_boxed(&label, op, &inputs);
     outputs.iter().for_each(|id| tape.keep(*id));
     let wants_gradient = !forward_only && specs.iter().any(|spec| spec.differentiable);
-    let mut seed = None;
+    let mut seeds = Vec::new();
     if wants_gradient {
-        let shape = tape.shape(outputs[0]).clone();
-        let element = stored.of_activation(&shape);
-        let r = tape.input_as("r", shape, element);
-        tape.backward(outputs[0], r, |_, _, _| unreachable!("one node has no sums of gradients"));
-        seed = Some(r);
+        for output in &outputs[..outputs_with_gradient] {
+            let shape = tape.shape(*output).clone();
+            let element = stored.of_activation(&shape);
+            seeds.push(tape.input_as("r", shape, element));
+        }
+        let pairs: Vec<_> = outputs.iter().copied().zip(seeds.iter().copied()).collect();
+        tape.backward_from(&pairs, |_, _, _| unreachable!("one node has no sums of gradients"));
     }
     let gradients: Vec<Option<TensorId>> = inputs
         .iter()
@@ -72,7 +85,7 @@ pub fn record(case: Case, limits: Limits, stored: Element) -> (Recorded, CaseDat
     let mut store_bytes: Vec<(Store, u64)> = layouts.iter().map(|(s, l)| (*s, l.total_bytes())).collect();
     store_bytes.retain(|(store, _)| *store != Store::Gradients);
     store_bytes.push((Store::Gradients, gradient_bytes));
-    (Recorded { program: tape.finish(), inputs, outputs, gradients, seed, store_bytes }, data)
+    (Recorded { program: tape.finish(), inputs, uploads, outputs, gradients, seeds, store_bytes }, data)
 }
 
 /// A case without its operation, which the recording took.
@@ -94,20 +107,32 @@ fn add_input(
     layouts: &mut Vec<(Store, Layout)>,
     index: usize,
     spec: &CaseInput,
-) -> TensorId {
+) -> (TensorId, Upload) {
     let name = format!("input {index}");
+    if let Some(relu) = spec.deferred {
+        let element = tape.stored_element().of_activation(&spec.shape);
+        let tensor = tape.input_as("raw", spec.shape.clone(), element);
+        let coefficients = tape.input("coefficients", Shape::new([3, spec.shape.as_nhwc()[3]]));
+        let id = tape.activation(&name, spec.shape.clone());
+        tape.set_differentiable(id, spec.differentiable);
+        let normalisation = Normalisation { coefficients, relu };
+        let read = Read { tensor, normalisation: Some(normalisation) };
+        tape.defer(id, read);
+        return (id, Upload::Deferred(read, normalisation));
+    }
     if spec.store == Store::Inputs {
         let element = tape.stored_element().of_activation(&spec.shape);
         let id = tape.input_as(&name, spec.shape.clone(), element);
         tape.set_differentiable(id, spec.differentiable);
-        return id;
+        return (id, Upload::Whole(id));
     }
     if !layouts.iter().any(|(store, _)| *store == spec.store) {
         layouts.push((spec.store, Layout::default()));
     }
     let (_, layout) = layouts.iter_mut().find(|(store, _)| *store == spec.store).expect("just added");
     let offset = layout.push(&name, spec.shape.clone());
-    tape.stored(&name, spec.shape.clone(), spec.store, offset, spec.differentiable)
+    let id = tape.stored(&name, spec.shape.clone(), spec.store, offset, spec.differentiable);
+    (id, Upload::Whole(id))
 }
 
 /// Runs a case, its activations stored as `stored`, on the device and compares it with its reference. `make` gives the case anew: once to record, once for
@@ -121,7 +146,7 @@ pub fn compare(gpu: &Gpu, stored: Element, make: impl Fn() -> Case) -> Result<Re
     let mut random = ChaCha8Rng::seed_from_u64(0x726f_7365);
     let element = |id: TensorId| recorded.program.tensor(id).element;
     let specs = data.inputs.iter().zip(&recorded.inputs);
-    let values: Vec<Array> = specs.map(|(spec, id)| fill(spec, element(*id), &mut random)).collect();
+    let filled: Vec<Array> = specs.map(|(spec, id)| fill(spec, element(*id), &mut random)).collect();
     let mut stores = Stores::new();
     for (store, bytes) in &recorded.store_bytes {
         stores.insert(*store, gpu.buffer("store", *bytes)?);
@@ -129,15 +154,28 @@ pub fn compare(gpu: &Gpu, stored: Element, make: impl Fn() -> Case) -> Result<Re
     let mut pool = SlotPool::default();
     let loaded = Loaded::new(gpu, recorded.program, &stores, &mut pool)?;
     pool.poison(gpu);
-    for (id, value) in recorded.inputs.iter().zip(&values) {
-        loaded.write(gpu, *id, &value.to_f32());
+    let mut values = Vec::new();
+    for (upload, value) in recorded.uploads.iter().zip(filled) {
+        values.push(match upload {
+            Upload::Whole(id) => {
+                loaded.write(gpu, *id, &value.to_f32());
+                value
+            }
+            Upload::Deferred(read, normalisation) => {
+                let coefficients = coefficients(value.shape.as_nhwc()[3], &mut random);
+                loaded.write(gpu, read.tensor, &value.to_f32());
+                loaded.write(gpu, normalisation.coefficients, &coefficients.to_f32());
+                normalised(value, &coefficients, normalisation.relu)
+            }
+        });
     }
-    let r = recorded.seed.map(|id| {
-        let info = loaded.program.tensor(id);
+    let mut gradient_of = |id: &TensorId| {
+        let info = loaded.program.tensor(*id);
         let r = fill(&CaseInput::activation(info.shape.clone()), info.element, &mut random);
-        loaded.write(gpu, id, &r.to_f32());
+        loaded.write(gpu, *id, &r.to_f32());
         r
-    });
+    };
+    let r: Vec<Array> = recorded.seeds.iter().map(&mut gradient_of).collect();
     gpu.run(&loaded.executable);
 
     let expected = op.reference(&values);
@@ -147,14 +185,34 @@ pub fn compare(gpu: &Gpu, stored: Element, make: impl Fn() -> Case) -> Result<Re
         forward = forward.max(distance(&loaded.read(gpu, *id)?, &wanted.data));
     }
     let mut backward = None;
-    let reference = |values: &[Array]| op.reference(values)[0].data.clone();
+    let loss = |values: &[Array]| {
+        let terms = op.reference(values).into_iter().zip(&r);
+        terms.flat_map(|(y, r)| y.data.into_iter().zip(&r.data)).map(|(y, r)| y * r).sum()
+    };
     for (place, gradient) in recorded.gradients.iter().enumerate() {
-        let (Some(id), Some(r)) = (gradient, &r) else { continue };
+        let Some(id) = gradient else { continue };
         let found = loaded.read(gpu, *id)?;
-        let worst = gradient_distance(&found, &values, place, r, &reference, &mut random);
+        let worst = gradient_distance(&found, &values, place, &loss, &mut random);
         backward = Some(worst.max(backward.unwrap_or(0.0)));
     }
     Ok(Report { forward, backward })
+}
+
+/// Mean, scale and beta of each channel, none of them nothing.
+fn coefficients(channels: usize, random: &mut impl Rng) -> Array {
+    let spec = CaseInput::activation(Shape::new([3, channels])).filled(Fill::Uniform(0.25, 1.5));
+    fill(&spec, Element::F32, random)
+}
+
+/// What the reader is to make of an input.
+fn normalised(mut x: Array, coefficients: &Array, relu: bool) -> Array {
+    let channels = x.shape.as_nhwc()[3];
+    for (place, value) in x.data.iter_mut().enumerate() {
+        let [mean, scale, beta] = [0, 1, 2].map(|row| coefficients.data[row * channels + place % channels]);
+        let z = (*value - mean) * scale + beta;
+        *value = if relu { z.max(0.0) } else { z };
+    }
+    x
 }
 
 /// Largest difference between a gradient and central differences at some elements, relative to its largest magnitude.
@@ -162,8 +220,7 @@ fn gradient_distance(
     found: &[f32],
     values: &[Array],
     place: usize,
-    r: &Array,
-    reference: &impl Fn(&[Array]) -> Vec<f64>,
+    loss: &impl Fn(&[Array]) -> f64,
     random: &mut impl Rng,
 ) -> f64 {
     let scale = found.iter().fold(1e-6_f64, |most, v| most.max(f64::from(v.abs())));
@@ -177,11 +234,11 @@ fn gradient_distance(
     let mut worst = 0.0_f64;
     for at in probes {
         let middle = values[place].data[at];
-        let mut loss = |value: f64| -> f64 {
+        let mut loss_at = |value: f64| -> f64 {
             values[place].data[at] = value;
-            reference(&values).iter().zip(&r.data).map(|(y, r)| y * r).sum()
+            loss(&values)
         };
-        let slope = (loss(middle + STEP) - loss(middle - STEP)) / (2.0 * STEP);
+        let slope = (loss_at(middle + STEP) - loss_at(middle - STEP)) / (2.0 * STEP);
         values[place].data[at] = middle;
         worst = worst.max(nan_is_worst((f64::from(found[at]) - slope).abs() / scale));
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::convolution::Packing;
 use crate::gpu::{Limits, MatrixUnits};
-use crate::tape::{Element, Shape, Tape, TensorId};
+use crate::tape::{Element, Read, Shape, Tape, TensorId};
 
 /// Kernels that compute a convolution. All give the same result up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,10 +79,13 @@ pub struct Question {
     pub sources: Vec<usize>,
     /// Channels written (for a weight gradient: of dy).
     pub out_channels: usize,
-    /// Activations are stored as f16.
+    /// What is read and what is written are stored as f16.
     pub half: bool,
     /// Forms that round more than a plain sum are passed over.
     pub exact: bool,
+    /// The sources are normalised as they are read. Not named where they are not, as it was before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub normalised: bool,
 }
 
 impl fmt::Display for Question {
@@ -99,7 +102,9 @@ impl fmt::Display for Question {
         let sources: Vec<String> = self.sources.iter().map(usize::to_string).collect();
         let [n, h, w] = self.image;
         let stored = if self.half { "f16" } else { "f32" };
-        write!(f, "{what} {pass} [{n}, {h}, {w}] {} to {} {stored}", sources.join("+"), self.out_channels)
+        let read = if self.normalised { " normalised" } else { "" };
+        let (sources, out) = (sources.join("+"), self.out_channels);
+        write!(f, "{what} {pass} [{n}, {h}, {w}] {sources}{read} to {out} {stored}")
     }
 }
 
@@ -171,11 +176,11 @@ impl Question {
 pub(super) fn question(
     tape: &Tape,
     (pass, kernel, squares): (Pass, usize, bool),
-    sources: &[TensorId],
+    sources: &[Read],
     y: TensorId,
 ) -> Question {
     let channels = |id: TensorId| tape.shape(id).as_nhwc()[3];
-    let [mut n_h_w, at_y] = [tape.shape(sources[0]), tape.shape(y)].map(small_side);
+    let [mut n_h_w, at_y] = [tape.shape(sources[0].tensor), tape.shape(y)].map(small_side);
     // Of a transposed convolution one side is four times as large.
     if n_h_w[1] > at_y[1] {
         n_h_w = at_y;
@@ -185,10 +190,12 @@ pub(super) fn question(
         kernel,
         squares,
         image: n_h_w,
-        sources: sources.iter().map(|id| channels(*id)).collect(),
+        sources: sources.iter().map(|read| channels(read.tensor)).collect(),
         out_channels: channels(y),
-        half: tape.stored_element() == Element::F16,
+        // The network's input is f32 whatever activations are.
+        half: sources.iter().map(|read| read.tensor).chain([y]).all(|id| tape.element(id) == Element::F16),
         exact: tape.exact(),
+        normalised: sources.iter().any(|read| read.normalisation.is_some()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Element, Shape, Tape, TensorId};
+use crate::tape::{Element, Read, Shape, Tape, TensorId};
 
 const SPLIT_SUM: ShaderSource =
     ShaderSource { name: "split_sum", text: include_str!("../../shaders/split_sum.wgsl") };
@@ -34,6 +34,14 @@ pub(super) fn stored(variant: Variant, alias: &'static str, tape: &Tape, id: Ten
     match tape.element(id) {
         Element::F32 => variant,
         Element::F16 => variant.with(alias, "vec4<f16>"),
+    }
+}
+
+/// Makes a kernel that imports `normalised_read` do with what it reads as `read` says.
+pub(super) fn reading(variant: Variant, read: Read) -> Variant {
+    match read.normalisation {
+        Some(normalisation) => variant.with("NORMALISED", true).with("NORMALISED_RELU", normalisation.relu),
+        None => variant,
     }
 }
 
@@ -124,6 +132,12 @@ pub(super) fn bias_gradient(tape: &mut Tape, dy: TensorId, bias: TensorId) {
     }
     let target = tape.weight_gradient(bias);
     split_sum(tape, part, target, Scatter::plain(c));
+}
+
+/// How many invocations share the channel groups of a pixel where each pixel is a sum over its channels: neighbours read
+/// neighbouring channels on a GPU; a software adapter gains nothing by it and would wait for them.
+pub(super) fn pixel_lanes(tape: &Tape, groups: usize) -> usize {
+    if tape.limits().software { 1 } else { 1 << groups.min(8).ilog2() }
 }
 
 /// Into how many parts to split a sum over `items`, when `parallel` sums go on side by side: enough to keep the device

@@ -10,7 +10,7 @@ pub use super::choice::Form;
 use super::common::{bias_gradient, indices};
 pub use super::convolution::Packing;
 use super::convolution::{Call, Convolution, Start};
-use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
+use crate::tape::{Array, Case, CaseInput, Node, Op, Read, Shape, Tape, TensorId};
 
 /// The convolution.
 #[derive(Debug, Clone)]
@@ -53,6 +53,11 @@ fn sources(tape: &Tape, inputs: &[TensorId]) -> Vec<(TensorId, usize)> {
     inputs[..inputs.len() - 2].iter().map(with_first).collect()
 }
 
+/// The same as kernels are to read them.
+fn reads(tape: &mut Tape, sources: &[(TensorId, usize)]) -> Vec<(Read, usize)> {
+    sources.iter().map(|(x, first)| (tape.read(*x), *first)).collect()
+}
+
 impl Op for Conv2d {
     fn name(&self) -> &'static str {
         "conv2d"
@@ -79,9 +84,14 @@ impl Op for Conv2d {
         Ok(vec![Shape::nhwc(n, h, w, self.out_channels)])
     }
 
+    fn normalises(&self, _input: usize) -> bool {
+        true
+    }
+
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
         let (weight, bias, y) = (inputs[inputs.len() - 2], inputs[inputs.len() - 1], outputs[0]);
         let sources = sources(tape, inputs);
+        let sources = reads(tape, &sources);
         let call = Call {
             sources,
             weight,
@@ -109,7 +119,7 @@ impl Op for Conv2d {
         let mut gradients = vec![None; count];
         let sources = sources(tape, &node.inputs);
         if needs[count - 2] {
-            let read: Vec<_> = sources.iter().map(|(x, first)| (tape.value(*x), *first)).collect();
+            let read = reads(tape, &sources);
             self.kernels().weight_gradient(tape, &read, dy, weight);
         }
         for (place, (x, first)) in sources.into_iter().enumerate().filter(|(place, _)| needs[*place]) {
@@ -181,11 +191,16 @@ pub fn cases() -> Vec<Case> {
         // Many channels, and two sources of many.
         cases.push(case(form, [1, 4, 6], &[264], 16, 3).forward_only());
         cases.push(case(form, [1, 3, 3], &[128, 128], 8, 3).forward_only());
+        cases.push(case(form, [2, 5, 7], &[12], 20, 3).deferred(&[0], true));
+        cases.push(case(form, [1, 6, 9], &[8, 16], 8, 3).deferred(&[1], false));
+        cases.push(case(form, [2, 5, 3], &[12], 8, 1).deferred(&[0], true));
     }
     for form in [Form::Matrix, Form::MatrixNarrow] {
         cases.push(case(form, [1, 1, 1], &[8], 8, 1));
         cases.push(case(form, [2, 9, 13], &[4], 20, 3));
         cases.push(case(form, [1, 3, 5], &[40, 136], 132, 3).forward_only());
+        cases.push(case(form, [2, 9, 13], &[12], 20, 3).deferred(&[0], true));
+        cases.push(case(form, [1, 3, 5], &[40, 136], 132, 3).deferred(&[0], false).forward_only());
     }
     cases
 }

@@ -66,9 +66,13 @@ impl Op for ConvTranspose2d {
         Ok(vec![Shape::nhwc(n, 2 * h, 2 * w, self.out_channels)])
     }
 
+    fn normalises(&self, _input: usize) -> bool {
+        true
+    }
+
     fn forward(&self, tape: &mut Tape, inputs: &[TensorId], outputs: &[TensorId]) -> Vec<TensorId> {
         let call = Call {
-            sources: vec![(inputs[0], 0)],
+            sources: vec![(tape.read(inputs[0]), 0)],
             weight: inputs[1],
             bias: Some(inputs[2]),
             start: Start::Bias,
@@ -91,7 +95,7 @@ impl Op for ConvTranspose2d {
         let dy = dy[0].expect("one output");
         let [x, weight, bias] = node.inputs[..] else { unreachable!("three inputs") };
         if needs[1] {
-            let read = tape.value(x);
+            let read = tape.read(x);
             self.kernels().weight_gradient(tape, &[(read, 0)], dy, weight);
         }
         if needs[2] {
@@ -123,6 +127,9 @@ pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> =
         forms.into_iter().flat_map(|form| shapes.map(|(nhw, ci, co)| case(form, nhw, ci, co))).collect();
     cases.push(case(Form::Matrix, [1, 5, 2], 20, 12));
+    for form in [Form::Direct, Form::Tiled, Form::Matrix] {
+        cases.push(case(form, [1, 5, 2], 20, 12).deferred(&[0], true));
+    }
     cases.push(case(Form::MatrixNarrow, [2, 3, 5], 8, 4));
     cases
 }

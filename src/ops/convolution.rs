@@ -6,12 +6,12 @@
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
 use super::choice::{Form, Pass, Question, question};
-use super::common::{Scatter, split_sum, splits_for, stored, u};
+use super::common::{Scatter, reading, split_sum, splits_for, stored, u};
 use super::matrix::{self, Tile};
 use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Shape, Tape, TensorId};
+use crate::tape::{Read, Shape, Tape, TensorId};
 
 const DIRECT: ShaderSource =
     ShaderSource { name: "conv2d_direct", text: include_str!("../../shaders/conv2d_direct.wgsl") };
@@ -91,7 +91,7 @@ pub(super) struct Convolution {
 
 /// One convolution: the sources, each with its place among the weight's groups of channels, and the rest.
 pub(super) struct Call {
-    pub sources: Vec<(TensorId, usize)>,
+    pub sources: Vec<(Read, usize)>,
     pub weight: TensorId,
     /// For an input gradient: `weight` is that of the forward pass, to be taken flipped and with input and output
     /// channels exchanged, for the input channels that start at this group.
@@ -111,7 +111,7 @@ impl Call {
     pub(super) fn weight_dims(&self, tape: &Tape) -> [usize; 2] {
         let channels = |id| tape.shape(id).as_nhwc()[3];
         match self.flip_from {
-            Some(_) => [channels(self.y).div_ceil(8), channels(self.sources[0].0) / 4],
+            Some(_) => [channels(self.y).div_ceil(8), channels(self.sources[0].0.tensor) / 4],
             None => [tape.shape(self.weight).dims()[0], tape.shape(self.weight).dims()[1]],
         }
     }
@@ -120,7 +120,7 @@ impl Call {
 /// One source of a convolution.
 #[derive(Clone, Copy)]
 struct Source {
-    x: TensorId,
+    x: Read,
     first: usize,
     start: Start,
 }
@@ -152,8 +152,8 @@ impl Convolution {
         self.kernel * self.kernel
     }
 
-    fn variant(&self, tape: &Tape, call: &Call, x: TensorId) -> Variant {
-        stored(stored(Variant::new(), "X", tape, x), "Y", tape, call.y)
+    fn variant(&self, tape: &Tape, call: &Call, x: Read) -> Variant {
+        stored(stored(reading(Variant::new(), x), "X", tape, x.tensor), "Y", tape, call.y)
             .with("K", u(self.kernel))
             .with("X_SQUARES", call.x_squares)
             .with("Y_SQUARES", call.y_squares)
@@ -162,7 +162,7 @@ impl Convolution {
     /// `y = conv(sources, weight) + bias`.
     pub(super) fn convolve(&self, tape: &mut Tape, call: &Call) {
         let pass = if call.flip_from.is_some() { Pass::InputGradient } else { Pass::Forward };
-        let sources: Vec<TensorId> = call.sources.iter().map(|(x, _)| *x).collect();
+        let sources: Vec<Read> = call.sources.iter().map(|(x, _)| *x).collect();
         let question = question(tape, (pass, self.kernel, self.squares), &sources, call.y);
         match (self.form(tape, &question), call.flip_from) {
             (Form::Winograd, _) => winograd::convolve(tape, call),
@@ -192,11 +192,12 @@ impl Convolution {
     fn convolve_tiled(&self, tape: &mut Tape, call: &Call, source: Source) {
         const TILE_PIXELS: usize = 128;
         const TILE_BLOCKS: usize = 8;
-        let [_, h, w, cx] = seen(tape, source.x, call.x_squares);
+        let x = source.x.tensor;
+        let [_, h, w, cx] = seen(tape, x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
         let kernel = Kernel::new(TILED, "forward", self.variant(tape, call, source.x));
-        for images in tape.image_slices(&[source.x, call.y]) {
+        for images in tape.image_slices(&[x, call.y]) {
             let pixels = images.len() * h * w;
             let params = TiledParams {
                 pixels: pixels as u32,
@@ -211,10 +212,11 @@ impl Convolution {
                 start_from: source.start as u32,
             };
             tape.dispatch(kernel.clone())
-                .images(source.x, &images)
+                .images(x, &images)
                 .tensor(call.weight)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
+                .coefficients(source.x, call.weight)
                 .params(&params)
                 .flops(2 * pixels * cx * co * self.taps())
                 .groups(pixels.div_ceil(TILE_PIXELS) * blocks.div_ceil(TILE_BLOCKS));
@@ -224,7 +226,8 @@ impl Convolution {
     fn convolve_direct(&self, tape: &mut Tape, call: &Call, source: Source) {
         // A 1x1 convolution has registers to spare for a second block of outputs.
         let (rows, cols, blocks_each) = if self.kernel == 3 { (2, 4, 1) } else { (1, 4, 2) };
-        let [_, h, w, cx] = seen(tape, source.x, call.x_squares);
+        let x = source.x.tensor;
+        let [_, h, w, cx] = seen(tape, x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
         let variant = self
@@ -234,7 +237,7 @@ impl Convolution {
             .with("BLOCKS", u(blocks_each));
         let kernel = Kernel::new(DIRECT, "forward", variant);
         let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
-        for images in tape.image_slices(&[source.x, call.y]) {
+        for images in tape.image_slices(&[x, call.y]) {
             let groups_per_block = (images.len() * tile_rows * tile_cols).div_ceil(64);
             let params = DirectParams {
                 images: images.len() as u32,
@@ -251,10 +254,11 @@ impl Convolution {
                 start_from: source.start as u32,
             };
             tape.dispatch(kernel.clone())
-                .images(source.x, &images)
+                .images(x, &images)
                 .tensor(call.weight)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
+                .coefficients(source.x, call.weight)
                 .params(&params)
                 .flops(2 * images.len() * h * w * cx * co * self.taps())
                 .groups(groups_per_block * blocks.div_ceil(blocks_each));
@@ -284,11 +288,11 @@ impl Convolution {
     pub(super) fn weight_gradient(
         &self,
         tape: &mut Tape,
-        sources: &[(TensorId, usize)],
+        sources: &[(Read, usize)],
         dy: TensorId,
         weight: TensorId,
     ) {
-        let read: Vec<TensorId> = sources.iter().map(|(x, _)| *x).collect();
+        let read: Vec<Read> = sources.iter().map(|(x, _)| *x).collect();
         let question = question(tape, (Pass::WeightGradient, self.kernel, self.squares), &read, dy);
         let form = self.form(tape, &question);
         if form == Form::Winograd {
@@ -317,11 +321,12 @@ impl Convolution {
     fn direct_weight_gradient(
         &self,
         tape: &mut Tape,
-        x: TensorId,
+        source: Read,
         dy: TensorId,
         weight: TensorId,
         first: usize,
     ) {
+        let x = source.tensor;
         let [_, h, w, cx] = tape.shape(x).as_nhwc();
         let co = self.out_channels;
         let (blocks, row_groups) = (co.div_ceil(8), tape.shape(weight).dims()[1]);
@@ -333,7 +338,7 @@ impl Convolution {
         let unit = self.taps() * 32;
         let splits = splits_for(tape, slices[0].len() * h, lanes, 1, slices.len() * blocks * cx / 4 * unit);
         let part = tape.transient("weight part", Shape::new([splits * slices.len(), blocks, cx / 4, unit]));
-        let variant = stored(stored(Variant::new(), "X", tape, x), "Y", tape, dy)
+        let variant = stored(stored(reading(Variant::new(), source), "X", tape, x), "Y", tape, dy)
             .with("K", u(self.kernel))
             .with("TAP_ROWS", u(tap_rows))
             .with("Y_SQUARES", self.squares);
@@ -357,6 +362,7 @@ impl Convolution {
                 .images(x, images)
                 .images(dy, images)
                 .tensor(part)
+                .coefficients(source, weight)
                 .params(&params)
                 .flops(2 * rows * w * cx * co * self.taps())
                 .invocations(lanes * splits);
@@ -378,7 +384,7 @@ impl Convolution {
         let so_far = tape.gradient_so_far(x);
         let dx = so_far.unwrap_or_else(|| tape.activation("dx", shape));
         let call = Call {
-            sources: vec![(dy, 0)],
+            sources: vec![(dy.into(), 0)],
             weight,
             flip_from: Some(first),
             start: if so_far.is_some() { Start::Y } else { Start::Zero },

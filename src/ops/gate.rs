@@ -86,7 +86,7 @@ impl Op for Gate {
         vec![dx, dpsi]
     }
 
-    fn recomputes(&self) -> bool {
+    fn recomputes(&self, _: usize) -> bool {
         true
     }
 

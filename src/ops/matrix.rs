@@ -1,10 +1,10 @@
 //! Matrix units for [`super::convolution`]: activations stored as f16, weights rounded to f16, sums in f32.
 
-use super::common::{splits_for, u};
+use super::common::{reading, splits_for, u};
 use super::convolution::{Call, Start, seen};
 use crate::gpu::{Kernel, MatrixUnits, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Shape, Tape, TensorId};
+use crate::tape::{Read, Shape, Tape, TensorId};
 
 /// A shader after the shared file for one kind of matrix units.
 macro_rules! for_units {
@@ -95,8 +95,9 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
     let (packed, weight_groups) = pack(tape, call, kernel, co);
     let variant =
         tile.variant("PIXELS", kernel).with("X_SQUARES", call.x_squares).with("Y_SQUARES", call.y_squares);
-    let kernel_of = Kernel::new(source(&FORWARD, tape), "forward", variant);
-    for (place, (x, first)) in call.sources.iter().enumerate() {
+    for (place, (read, first)) in call.sources.iter().enumerate() {
+        let kernel_of = Kernel::new(source(&FORWARD, tape), "forward", reading(variant.clone(), *read));
+        let x = &read.tensor;
         let cx = seen(tape, *x, call.x_squares)[3];
         let start = if place == 0 { call.start } else { Start::Y };
         for images in tape.image_slices(&[*x, call.y]) {
@@ -118,6 +119,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
                 .tensor(packed)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
+                .coefficients(*read, call.weight)
                 .params(&params)
                 .flops(2 * pixels * cx * co * kernel * kernel)
                 .groups(pixel_tiles * co.div_ceil(tile.outs));
@@ -129,7 +131,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
 fn pack(tape: &mut Tape, call: &Call, kernel: usize, co: usize) -> (TensorId, usize) {
     let weight_groups = tape.shape(call.weight).dims()[1];
     let groups = match call.flip_from {
-        Some(_) => seen(tape, call.sources[0].0, call.x_squares)[3] / 4,
+        Some(_) => seen(tape, call.sources[0].0.tensor, call.x_squares)[3] / 4,
         None => weight_groups,
     };
     let params = MatrixParams {
@@ -151,12 +153,13 @@ fn pack(tape: &mut Tape, call: &Call, kernel: usize, co: usize) -> (TensorId, us
 /// Records the gradient of a weight for one source, which starts at a group of the weight's.
 pub(super) fn weight_gradient(
     tape: &mut Tape,
-    (x, first): (TensorId, usize),
+    (read, first): (Read, usize),
     dy: TensorId,
     weight: TensorId,
     (kernel, squares, tile): (usize, bool, Tile),
 ) {
     let tile = tile.on(tape);
+    let x = read.tensor;
     let [_, h, w, cx] = tape.shape(x).as_nhwc();
     let co = seen(tape, dy, squares)[3];
     let weight_groups = tape.shape(weight).dims()[1];
@@ -169,7 +172,7 @@ pub(super) fn weight_gradient(
     let all = splits * slices.len();
     let part = tape.transient("matrix part", Shape::new([all, kernel * kernel, rows, columns]));
     let variant = tile.variant("CHANNELS", kernel).with("Y_SQUARES", squares);
-    let multiply = Kernel::new(source(&GRADIENT, tape), "multiply", variant.clone());
+    let multiply = Kernel::new(source(&GRADIENT, tape), "multiply", reading(variant.clone(), read));
     let mut params = GradientParams {
         height: h as u32,
         width: w as u32,
@@ -192,6 +195,7 @@ pub(super) fn weight_gradient(
             .images(x, images)
             .images(dy, images)
             .tensor(part)
+            .coefficients(read, weight)
             .params(&params)
             .flops(2 * pixels * cx * co * kernel * kernel)
             .groups(kernel * kernel * channel_tiles * out_tiles * splits);

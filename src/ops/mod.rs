@@ -2,7 +2,10 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod attention;
+pub mod attention_product;
 pub mod batch_norm;
+pub mod batch_norm_pool;
 pub mod check;
 pub mod choice;
 pub mod clip_norm;
@@ -30,6 +33,9 @@ pub const OPS: &[OpEntry] = &[
     OpEntry { name: "conv2d", cases: conv2d::cases },
     OpEntry { name: "conv_transpose2d", cases: conv_transpose2d::cases },
     OpEntry { name: "batch_norm", cases: batch_norm::cases },
+    OpEntry { name: "batch_norm_pool", cases: batch_norm_pool::cases },
+    OpEntry { name: "attention", cases: attention::cases },
+    OpEntry { name: "attention_product", cases: attention_product::cases },
     OpEntry { name: "relu", cases: activation::relu_cases },
     OpEntry { name: "sigmoid", cases: activation::sigmoid_cases },
     OpEntry { name: "add", cases: activation::add_cases },

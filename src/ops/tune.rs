@@ -13,7 +13,9 @@ use super::{matrix, winograd};
 use crate::error::Result;
 use crate::files;
 use crate::gpu::Gpu;
-use crate::tape::{Element, Loaded, Mode, Phase, Shape, SlotPool, Store, Stores, Tape, TensorId};
+use crate::tape::{
+    Element, Loaded, Mode, Normalisation, Phase, Read, Shape, SlotPool, Store, Stores, Tape, TensorId,
+};
 
 /// Rounds in which the candidates are timed in turn; the fastest of each counts.
 const ROUNDS: usize = 5;
@@ -146,8 +148,10 @@ fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, T
     // The large side of a transposed convolution is its y, and dx's source.
     let (reads_large, writes_large) =
         (squares && pass == Pass::InputGradient, squares && pass != Pass::InputGradient);
-    let read: Vec<TensorId> =
-        question.sources.iter().map(|c| input(tape, "x", side(*c, reads_large))).collect();
+    let read: Vec<Read> =
+        question.sources.iter().map(|c| source(tape, side(*c, reads_large), question.normalised)).collect();
+    let mut inputs: Vec<TensorId> = read.iter().map(|read| read.tensor).collect();
+    inputs.extend(read.iter().filter_map(|read| Some(read.normalisation?.coefficients)));
     let written = side(question.out_channels, writes_large);
     let total: usize = question.sources.iter().sum();
     let (co, cx) = match pass {
@@ -161,11 +165,11 @@ fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, T
     let weight = tape.stored("weight", packing.shape(), Store::Weights, 0, true);
     let kernels = Convolution { kernel, out_channels: packing.out_channels, form: Some(form), squares };
     let mut first = 0;
-    let sources: Vec<(TensorId, usize)> = read
+    let sources: Vec<(Read, usize)> = read
         .iter()
         .zip(&question.sources)
-        .map(|(id, channels)| {
-            let source = (*id, first);
+        .map(|(read, channels)| {
+            let source = (*read, first);
             first += channels / 4;
             source
         })
@@ -189,16 +193,26 @@ fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, T
         }
         Pass::InputGradient => {
             let x = tape.activation("x", written);
-            kernels.input_gradient(tape, read[0], weight, 0, x)
+            kernels.input_gradient(tape, inputs[0], weight, 0, x)
         }
         Pass::WeightGradient => {
             let dy = input(tape, "dy", written);
             kernels.weight_gradient(tape, &sources, dy, weight);
-            return (read.into_iter().chain([dy]).collect(), weight, weight);
+            inputs.push(dy);
+            return (inputs, weight, weight);
         }
     };
     tape.keep(result);
-    (read, weight, result)
+    (inputs, weight, result)
+}
+
+/// What a convolution reads, normalised by it or not.
+fn source(tape: &mut Tape, shape: Shape, normalised: bool) -> Read {
+    let coefficients = Shape::new([3, shape.as_nhwc()[3]]);
+    let tensor = input(tape, "x", shape);
+    let normalisation = normalised
+        .then(|| Normalisation { coefficients: tape.input("coefficients", coefficients), relu: true });
+    Read { tensor, normalisation }
 }
 
 fn input(tape: &mut Tape, name: &str, shape: Shape) -> TensorId {

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, split_sum, splits_for, stored, u};
+use super::common::{Scatter, reading, split_sum, splits_for, stored, u};
 use super::convolution::Call;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Shape, Tape, TensorId};
+use crate::tape::{Read, Shape, Tape, TensorId};
 
 const SHADER: ShaderSource =
     ShaderSource { name: "conv2d_winograd", text: include_str!("../../shaders/conv2d_winograd.wgsl") };
@@ -85,7 +85,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call) {
         start_from: call.start as u32,
         ..bytemuck::Zeroable::zeroed()
     };
-    let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| *x).chain([call.y]).collect();
+    let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| x.tensor).chain([call.y]).collect();
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
     let u = transform_weight(tape, call);
@@ -130,16 +130,17 @@ fn transform_weight(tape: &mut Tape, call: &Call) -> TensorId {
 
 fn transform_input(
     tape: &mut Tape,
-    sources: &[(TensorId, usize)],
+    (sources, weight): (&[(Read, usize)], TensorId),
     v: TensorId,
     params: WinogradParams,
     images: &Range<usize>,
 ) {
     for (x, first) in sources {
-        let x_groups = tape.shape(*x).as_nhwc()[3] / 4;
+        let x_groups = tape.shape(x.tensor).as_nhwc()[3] / 4;
         let params = WinogradParams { x_groups: x_groups as u32, v_first: *first as u32, ..params };
-        let kernel = Kernel::new(SHADER, "transform_input", stored(Variant::new(), "X", tape, *x));
-        let dispatch = tape.dispatch(kernel).images(*x, images).tensor(v);
+        let variant = stored(reading(Variant::new(), *x), "X", tape, x.tensor);
+        let dispatch = tape.dispatch(Kernel::new(SHADER, "transform_input", variant));
+        let dispatch = dispatch.images(x.tensor, images).coefficients(*x, weight).tensor(v);
         dispatch.params(&params).invocations(params.tiles as usize * x_groups);
     }
 }
@@ -147,7 +148,7 @@ fn transform_input(
 fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
     let Work { call, params, .. } = work;
     let tiles = params.tiles as usize;
-    transform_input(tape, &call.sources, work.v, *params, images);
+    transform_input(tape, (&call.sources, call.weight), work.v, *params, images);
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = [8, 4, 2].into_iter().find(|each| tiles >= each * 8).unwrap_or(1);
     // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
@@ -167,16 +168,11 @@ fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
 }
 
 /// Records the weight's gradient, for all sources at once.
-pub(super) fn weight_gradient(
-    tape: &mut Tape,
-    sources: &[(TensorId, usize)],
-    dy: TensorId,
-    weight: TensorId,
-) {
+pub(super) fn weight_gradient(tape: &mut Tape, sources: &[(Read, usize)], dy: TensorId, weight: TensorId) {
     let [_, h, w, co] = tape.shape(dy).as_nhwc();
     let [blocks, groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
     let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
-    let touched: Vec<TensorId> = sources.iter().map(|(x, _)| *x).chain([dy]).collect();
+    let touched: Vec<TensorId> = sources.iter().map(|(x, _)| x.tensor).chain([dy]).collect();
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
     let product = Product::new(tape, groups, blocks);
@@ -218,11 +214,13 @@ pub(super) fn weight_gradient(
                 v_groups: factors.groups,
                 ..bytemuck::Zeroable::zeroed()
             };
-            transform_input(tape, sources, v, input, &images);
+            transform_input(tape, (sources, weight), v, input, &images);
             transform_gradient(tape, (dy, m), params, &images);
             factors.tiles = params.tiles;
-            let dispatch = tape.dispatch(kernel.clone()).tensor(v).tensor(m).tensor(part).params(&factors);
+            let dispatch = tape.dispatch(kernel.clone()).tensor(v).tensor(m).tensor(part);
             dispatch
+                .coefficients(v.into(), v)
+                .params(&factors)
                 .flops(2 * params.tiles as usize * TILE * TILE * 9 * groups * 4 * co)
                 .invocations(PRODUCTS * splits * product.lanes);
             factors.add_to = 1;
@@ -301,11 +299,12 @@ fn transform_gradient(
 /// dy is the large side of a transposed convolution. For whole blocks of 8 outputs.
 pub(super) fn pixel_weight_gradient(
     tape: &mut Tape,
-    (x, first): (TensorId, usize),
+    (read, first): (Read, usize),
     dy: TensorId,
     weight: TensorId,
     squares: bool,
 ) {
+    let x = read.tensor;
     let [_, h, w, cx] = tape.shape(x).as_nhwc();
     let [blocks, row_groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
     let groups = cx / 4;
@@ -313,7 +312,7 @@ pub(super) fn pixel_weight_gradient(
     let slices = tape.image_slices(&[x, dy]);
     let splits = splits_for(tape, slices[0].len() * h * w, product.lanes, 32, blocks * groups * 32);
     let part = tape.transient("weight part", Shape::new([splits, blocks, groups, 4, 8]));
-    let variant = stored(stored(Variant::new(), "V", tape, x), "M", tape, dy);
+    let variant = stored(stored(reading(Variant::new(), read), "X", tape, x), "M", tape, dy);
     let kernel = product.kernel(variant.with("PRODUCTS", u(1)).with("M_SQUARES", squares));
     for images in slices {
         let pixels = images.len() * h * w;
@@ -329,6 +328,7 @@ pub(super) fn pixel_weight_gradient(
             .images(x, &images)
             .images(dy, &images)
             .tensor(part)
+            .coefficients(read, weight)
             .params(&params)
             .flops(2 * pixels * cx * blocks * 8)
             .invocations(product.lanes * splits);

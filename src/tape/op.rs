@@ -28,15 +28,26 @@ pub trait Op: Debug + Send + Sync {
         needs: &[bool],
     ) -> Vec<Option<TensorId>>;
 
-    /// Whether [`Op::recompute`] is worth it: a pass or two over memory.
-    fn recomputes(&self) -> bool {
+    /// Whether [`Op::recompute`] is worth it for that output: a pass or two over memory. The outputs for which it is come
+    /// first.
+    fn recomputes(&self, _output: usize) -> bool {
         false
     }
 
-    /// Records the outputs of `node` once more, from `inputs` (which stand in for its own) and what was saved, to the
+    /// Records those outputs of `node` once more, from `inputs` (which stand in for its own) and what was saved, to the
     /// same bits: so that they need not live until the backward pass.
     fn recompute(&self, _: &mut Tape, node: &Node, _: &[TensorId]) -> Vec<TensorId> {
         unreachable!("{} is not computed again", node.name)
+    }
+
+    /// Whether the operation can normalise that input as it reads it, by [`Tape::read`], forward and backward.
+    fn normalises(&self, _input: usize) -> bool {
+        false
+    }
+
+    /// Writes the outputs of `node` that its forward pass left to their readers ([`Tape::defer`]).
+    fn write_deferred(&self, _: &mut Tape, node: &Node) {
+        unreachable!("{} was written", node.name)
     }
 
     /// Inputs that the forward pass changes in place.
@@ -95,22 +106,36 @@ pub struct CaseInput {
     pub fill: Fill,
     /// Whether its gradient is checked.
     pub differentiable: bool,
+    /// It is what a batch norm left to its readers, with a ReLU or without: `fill` fills what was not normalised yet.
+    pub deferred: Option<bool>,
 }
 
 impl CaseInput {
     /// An activation, normal, with a gradient.
     pub fn activation(shape: Shape) -> Self {
-        Self { shape, store: Store::Inputs, fill: Fill::Normal(0.0, 1.0), differentiable: true }
+        Self {
+            shape,
+            store: Store::Inputs,
+            fill: Fill::Normal(0.0, 1.0),
+            differentiable: true,
+            deferred: None,
+        }
     }
 
     /// A parameter, normal with that deviation, with a gradient.
     pub fn weight(shape: Shape, deviation: f64) -> Self {
-        Self { shape, store: Store::Weights, fill: Fill::Normal(0.0, deviation), differentiable: true }
+        Self {
+            shape,
+            store: Store::Weights,
+            fill: Fill::Normal(0.0, deviation),
+            differentiable: true,
+            deferred: None,
+        }
     }
 
     /// Neither: no gradient is wanted.
     pub fn constant(shape: Shape, store: Store, fill: Fill) -> Self {
-        Self { shape, store, fill, differentiable: false }
+        Self { shape, store, fill, differentiable: false, deferred: None }
     }
 
     /// The same with another fill.
@@ -132,12 +157,33 @@ pub struct Case {
     pub tolerance: f64,
     /// Too large for gradient checks by differences; forward against the reference only.
     pub forward_only: bool,
+    /// So many of the outputs, from the first on, take part in the loss that gradients are checked of.
+    pub outputs_with_gradient: usize,
 }
 
 impl Case {
     /// A case with the usual tolerance.
     pub fn new(label: impl Into<String>, op: impl Op + 'static, inputs: Vec<CaseInput>) -> Self {
-        Self { label: label.into(), op: Box::new(op), inputs, tolerance: 2e-5, forward_only: false }
+        Self {
+            label: label.into(),
+            op: Box::new(op),
+            inputs,
+            tolerance: 2e-5,
+            forward_only: false,
+            outputs_with_gradient: 1,
+        }
+    }
+
+    /// The same with gradients through so many outputs, from the first on.
+    pub fn with_gradients_of(self, outputs: usize) -> Self {
+        Self { outputs_with_gradient: outputs, ..self }
+    }
+
+    /// The case with some of its inputs left to the operation by batch norms, with a ReLU or without.
+    pub fn deferred(mut self, inputs: &[usize], relu: bool) -> Self {
+        self.label += if relu { " normalised, ReLU" } else { " normalised" };
+        inputs.iter().for_each(|place| self.inputs[*place].deferred = Some(relu));
+        self
     }
 
     /// Marks a case that is only compared forward.

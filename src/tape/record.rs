@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::op::{Node, Op};
 use super::program::{Arg, Dispatch, Phase, Program};
+use super::reading::{Deferred, Read};
 use super::tensor::{Element, Home, Layout, Shape, Store, TensorId, TensorInfo};
 use super::tuning::Tuning;
 use crate::gpu::{Kernel, Limits, Params};
@@ -27,23 +28,26 @@ pub struct Tape {
     limits: Limits,
     mode: Mode,
     exact: bool,
-    recompute: bool,
+    pub(super) recompute: bool,
+    pub(super) defers: bool,
     stored: Element,
     tuning: Tuning,
     questions: BTreeSet<String>,
     tensors: Vec<TensorInfo>,
-    nodes: Vec<Arc<Node>>,
+    pub(super) nodes: Vec<Arc<Node>>,
     /// The node and the output that a tensor came from.
-    producers: HashMap<TensorId, (usize, usize)>,
+    pub(super) producers: HashMap<TensorId, (usize, usize)>,
     /// Tensors computed again for the node whose backward pass is being recorded.
-    again: HashMap<TensorId, TensorId>,
+    pub(super) again: HashMap<TensorId, TensorId>,
+    /// Tensors that readers can make of another one.
+    pub(super) deferred: HashMap<TensorId, Deferred>,
     dispatches: Vec<Dispatch>,
     gradients: HashMap<TensorId, TensorId>,
     kept: Vec<TensorId>,
     inputs: Layout,
     outputs: Layout,
-    phase: Phase,
-    node_name: String,
+    pub(super) phase: Phase,
+    pub(super) node_name: String,
 }
 
 impl Tape {
@@ -54,6 +58,7 @@ impl Tape {
             mode,
             exact: false,
             recompute: false,
+            defers: true,
             stored: Element::F32,
             tuning: Tuning::default(),
             questions: BTreeSet::new(),
@@ -61,6 +66,7 @@ impl Tape {
             nodes: Vec::new(),
             producers: HashMap::new(),
             again: HashMap::new(),
+            deferred: HashMap::new(),
             dispatches: Vec::new(),
             gradients: HashMap::new(),
             kept: Vec::new(),
@@ -120,25 +126,6 @@ impl Tape {
     pub fn ask(&mut self, question: &str) -> Option<&'static str> {
         self.questions.insert(question.to_owned());
         self.tuning.answer(question)
-    }
-
-    /// A tensor of the forward pass as the backward pass reads it: the tensor itself, or one that is computed again
-    /// where that is cheap and wanted. To be called for what is read, and only for that.
-    pub fn value(&mut self, id: TensorId) -> TensorId {
-        if let Some(again) = self.again.get(&id) {
-            return *again;
-        }
-        let Some((node, output)) = self.producers.get(&id).copied().filter(|_| self.recompute) else {
-            return id;
-        };
-        let node = self.nodes[node].clone();
-        if !node.op.recomputes() {
-            return id;
-        }
-        let inputs: Vec<TensorId> = node.inputs.iter().map(|input| self.value(*input)).collect();
-        let outputs = node.op.recompute(self, &node, &inputs);
-        self.again.insert(id, outputs[output]);
-        outputs[output]
     }
 
     /// Gradients of weights are added to what is there (1) or written over it (0), as kernels take it.
@@ -230,6 +217,7 @@ impl Tape {
 
     /// Keeps a transient tensor whole until the end of the program.
     pub fn keep(&mut self, id: TensorId) {
+        self.materialise(id);
         self.kept.push(id);
     }
 
@@ -271,6 +259,9 @@ impl Tape {
     }
 
     fn record_node(&mut self, op: Box<dyn Op>, inputs: &[TensorId], outputs: Vec<TensorId>) {
+        for (_, id) in inputs.iter().enumerate().filter(|(place, _)| !op.normalises(*place)) {
+            self.materialise(*id);
+        }
         let saved = op.forward(self, inputs, &outputs);
         let differentiable = inputs.iter().any(|id| self.info(*id).differentiable);
         for id in &outputs {
@@ -296,8 +287,17 @@ impl Tape {
         seed: TensorId,
         add: fn(&mut Tape, TensorId, TensorId) -> TensorId,
     ) {
+        self.backward_from(&[(output, seed)], add);
+    }
+
+    /// [`Tape::backward`] from several outputs, each with its own gradient.
+    pub fn backward_from(
+        &mut self,
+        seeds: &[(TensorId, TensorId)],
+        add: fn(&mut Tape, TensorId, TensorId) -> TensorId,
+    ) {
         self.phase = Phase::Backward;
-        self.gradients.insert(output, seed);
+        self.gradients.extend(seeds.iter().copied());
         for node in self.nodes.clone().iter().rev() {
             let dy: Vec<Option<TensorId>> = node.outputs.iter().map(|id| self.gradient(*id)).collect();
             if dy.iter().all(Option::is_none) {
@@ -429,6 +429,17 @@ impl DispatchBuilder<'_> {
         self.kernel.check_params(P::FIELDS);
         self.params = bytemuck::bytes_of(params).to_vec();
         self
+    }
+
+    /// Binds the coefficients of what is normalised as it is read; else, since something must be bound, the beginning of
+    /// `instead`, which nothing reads.
+    pub fn coefficients(self, read: Read, instead: TensorId) -> Self {
+        // A vec4 of f32: the least that an array of them may be.
+        const SOMETHING_BYTES: u64 = 16;
+        match read.normalisation {
+            Some(normalisation) => self.tensor(normalisation.coefficients),
+            None => self.range(instead, 0, SOMETHING_BYTES),
+        }
     }
 
     /// Says how many floating-point operations the dispatch does.

@@ -33,8 +33,12 @@ impl Settings {
 
     /// Records the step for a device with those limits.
     pub fn record(&self, limits: Limits) -> Program {
+        self.record_on(Tape::new(limits, Mode::Train { accumulate: false }))
+    }
+
+    /// The same on a tape with settings of its own.
+    pub fn record_on(&self, mut tape: Tape) -> Program {
         let net = self.net();
-        let mut tape = Tape::new(limits, Mode::Train { accumulate: false });
         let side = self.patch_px;
         let plane = Shape::nhwc(self.batch, side, side, 1);
         let x = tape.input("x", Shape::nhwc(self.batch, side, side, 4));

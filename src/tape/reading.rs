@@ -1,0 +1,112 @@
+//! How an operation reads a tensor: as it lies in memory, computed again for the backward pass, or normalised by the
+//! reader itself, so that what a batch norm gives need not be written.
+
+use super::program::Phase;
+use super::record::Tape;
+use super::tensor::TensorId;
+
+/// What a reader makes of each element: `z = relu?((x - mean) * scale + beta)` of its channel, rounded as it would have
+/// been stored, so that reading and storing give the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Normalisation {
+    /// [3 or more, C] of f32: mean, scale and beta come first.
+    pub coefficients: TensorId,
+    /// A ReLU follows.
+    pub relu: bool,
+}
+
+/// A tensor as a kernel is to read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Read {
+    /// What is bound.
+    pub tensor: TensorId,
+    /// What is done with it; `None` where it is the tensor that was meant.
+    pub normalisation: Option<Normalisation>,
+}
+
+impl From<TensorId> for Read {
+    fn from(tensor: TensorId) -> Self {
+        Self { tensor, normalisation: None }
+    }
+}
+
+/// A tensor that can be read from another one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deferred {
+    read: Read,
+    written: bool,
+}
+
+impl Tape {
+    /// Whether batch norms may leave what they give to their readers.
+    pub fn defers(&self) -> bool {
+        self.defers
+    }
+
+    /// Sets [`Tape::defers`], for what is recorded from here on. No result depends on it.
+    pub fn set_deferring(&mut self, defers: bool) {
+        self.defers = defers;
+    }
+
+    /// Says that `id` was not written, and what to read in its place. An operation that cannot do so
+    /// ([`super::Op::normalises`]) makes its producer write it after all ([`super::Op::write_deferred`]).
+    pub fn defer(&mut self, id: TensorId, read: Read) {
+        self.deferred.insert(id, Deferred { read, written: false });
+    }
+
+    /// A tensor for an operation that can normalise what it reads, forward or backward.
+    pub fn read(&mut self, id: TensorId) -> Read {
+        let backward = self.phase == Phase::Backward;
+        match self.deferred.get(&id) {
+            // Cheaper than to compute it once more.
+            Some(deferred) if !deferred.written || (backward && self.recompute) => {
+                let Read { tensor, normalisation } = deferred.read;
+                Read { tensor: if backward { self.value(tensor) } else { tensor }, normalisation }
+            }
+            _ if backward => self.value(id).into(),
+            _ => id.into(),
+        }
+    }
+
+    /// A tensor of the forward pass as the backward pass reads it: the tensor itself, or one that is computed again
+    /// where that is cheap and wanted. To be called for what is read, and only for that.
+    ///
+    /// # Panics
+    /// Where the tensor was left to its readers: who can normalise takes [`Tape::read`] in both passes.
+    pub fn value(&mut self, id: TensorId) -> TensorId {
+        assert!(!self.is_unwritten(id), "{} was never written", self.info(id).name);
+        if let Some(again) = self.again.get(&id) {
+            return *again;
+        }
+        let Some((node, output)) = self.producers.get(&id).copied().filter(|_| self.recompute) else {
+            return id;
+        };
+        let node = self.nodes[node].clone();
+        if !node.op.recomputes(output) {
+            return id;
+        }
+        let inputs: Vec<TensorId> = node.inputs.iter().map(|input| self.value(*input)).collect();
+        let outputs = node.op.recompute(self, &node, &inputs);
+        self.again.insert(id, outputs[output]);
+        outputs[output]
+    }
+
+    /// Has a tensor written that was left to its readers, once, before someone reads it who takes it as it is.
+    pub(super) fn materialise(&mut self, id: TensorId) {
+        if !self.is_unwritten(id) {
+            return;
+        }
+        let (node, _) = self.producers[&id];
+        let node = self.nodes[node].clone();
+        let reader = std::mem::replace(&mut self.node_name, node.name.clone());
+        node.op.write_deferred(self, &node);
+        self.node_name = reader;
+        if let Some(deferred) = self.deferred.get_mut(&id) {
+            deferred.written = true;
+        }
+    }
+
+    fn is_unwritten(&self, id: TensorId) -> bool {
+        self.deferred.get(&id).is_some_and(|deferred| !deferred.written)
+    }
+}
