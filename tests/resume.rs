@@ -94,14 +94,25 @@ fn wait_for_checkpoints(child: &mut Child, path: &Path, count: usize) {
 
 #[test]
 fn a_killed_training_goes_on_to_the_same_bytes() {
+    survives_kills(&[], 4);
+}
+
+#[test]
+fn a_killed_training_with_averages_accumulation_and_clipping_goes_on_to_the_same_bytes() {
+    survives_kills(&PRACTICE, 3);
+}
+
+/// Kills trainings with these settings `usual` times, or as often as the environment says.
+fn survives_kills(settings: &[&str], usual: usize) {
     if common::device().is_none() {
         return;
     }
     let workshop = Workshop::new();
+    let saved = [settings, &CHECKPOINTS].concat();
     let started = Instant::now();
-    finish(&workshop, "whole", &[]);
+    finish(&workshop, "whole", settings);
     let whole = started.elapsed();
-    let kills: usize = std::env::var("ROSETTE_KILLS").map_or(4, |n| n.parse().expect("a number"));
+    let kills: usize = std::env::var("ROSETTE_KILLS").map_or(usual, |n| n.parse().expect("a number"));
     let (mut resumed, mut run) = (0, 0);
     let mut left = kills;
     while left > 0 {
@@ -109,7 +120,7 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
         run += 1;
         // A few kills a run, at moments that differ from kill to kill, down to before the first checkpoint.
         for kill in 0..left.min(3) {
-            let mut child = command(&workshop, &out, &CHECKPOINTS).spawn().expect("the binary runs");
+            let mut child = command(&workshop, &out, &saved).spawn().expect("the binary runs");
             let share = ((left * 7 + kill * 5) % 23) as f64 / 23.0;
             std::thread::sleep(whole.mul_f64(share));
             child.kill().expect("a child");
@@ -118,13 +129,13 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
             let _ = std::fs::remove_file(workshop.path(&out).join("best_model.pth"));
         }
         left -= left.min(3);
-        let said = finish(&workshop, &out, &CHECKPOINTS);
+        let said = finish(&workshop, &out, &saved);
         resumed += usize::from(said.contains("going on in epoch"));
         assert!(!said.contains("passed over"), "{said}");
         assert_alike(&workshop, &out, &out);
         std::fs::remove_dir_all(workshop.path(&out)).expect("a directory");
     }
-    println!("{kills} kills in {run} trainings, {resumed} of which went on");
+    println!("{kills} kills in {run} trainings, {resumed} of which went on {settings:?}");
     assert!(resumed > 0, "no training went on from a checkpoint");
 }
 

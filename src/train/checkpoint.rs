@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::contents::Buffers;
 use super::epoch::Trained;
 use super::fit::is_cut_alike;
 use super::schedule::{EarlyStopping, Plateau, Schedule};
-use super::session::Buffers;
 use crate::config::Experiment;
 use crate::error::{Error, Result};
 use crate::interop::{TensorData, Values, read_safetensors_with, write_safetensors_with};

@@ -1,6 +1,6 @@
 //! A network on a device: its flat buffers, and the programs of each batch size, recorded when first needed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use super::numbers::{Scaling, reports, stage, stage_scalars, step_values, values_of};
 use super::step::{
@@ -8,43 +8,27 @@ use super::step::{
     record_training, record_update,
 };
 use crate::data::residency::{Residency, Upload};
-use crate::error::{Error, Result};
-use crate::gpu::{Gpu, PendingRead, SharedBuffer};
-use crate::model::{AttentionUNet, NamedTensor};
+use crate::error::Result;
+use crate::gpu::{Gpu, PendingRead};
+use crate::model::AttentionUNet;
 use crate::ops::loss_scale::FIRST;
 use crate::ops::segmentation_loss::SUMS;
 use crate::ops::warp::{Patch, PatchSource};
 use crate::tape::{Loaded, SlotPool, Store, Stores, TensorId};
 
-/// The contents of the flat buffers that outlive a step, by name.
-pub type Buffers = BTreeMap<String, Vec<f32>>;
-
-const KEPT: [(&str, Store); 5] = [
-    ("weights", Store::Weights),
-    ("first moments", Store::Moment1),
-    ("second moments", Store::Moment2),
-    ("running statistics", Store::State),
-    ("loss scaling", Store::Scaling),
-];
-/// Kept besides where weights are averaged.
-const AVERAGES: [(&str, Store); 2] =
-    [("averaged weights", Store::Average), ("averaged statistics", Store::AverageState)];
-/// Kept besides between the micro-batches of a step.
-const GRADIENTS: (&str, Store) = ("gradients", Store::Gradients);
-
 /// A network on a device.
 pub struct Session {
-    gpu: Gpu,
-    net: AttentionUNet,
-    settings: StepSettings,
-    stores: Stores,
+    pub(super) gpu: Gpu,
+    pub(super) net: AttentionUNet,
+    pub(super) settings: StepSettings,
+    pub(super) stores: Stores,
     pool: SlotPool,
     programs: HashMap<(bool, usize), Step>,
     update: Option<Update>,
-    steps: u64,
-    batches: u64,
+    pub(super) steps: u64,
+    pub(super) batches: u64,
     /// Micro-batches have added to the gradients of a step that is not done.
-    is_open: bool,
+    pub(super) is_open: bool,
     smoothing_weights: Option<Vec<f32>>,
     most_patches: usize,
 }
@@ -193,101 +177,6 @@ impl Session {
     /// Batches so far, each of which moved the running statistics: as many as steps, unless these have several.
     pub fn batches(&self) -> u64 {
         self.batches
-    }
-
-    /// Uploads weights and running statistics, given in the network's order.
-    pub fn set_tensors(&mut self, tensors: &[NamedTensor]) {
-        let (weights, state) = self.net.pack(tensors);
-        self.gpu.write(self.store(Store::Weights), 0, bytemuck::cast_slice(&weights));
-        self.gpu.write(self.store(Store::State), 0, bytemuck::cast_slice(&state));
-        if self.settings.ema_decay > 0.0 {
-            self.gpu.write(self.store(Store::Average), 0, bytemuck::cast_slice(&weights));
-            self.gpu.write(self.store(Store::AverageState), 0, bytemuck::cast_slice(&state));
-        }
-    }
-
-    /// Reads weights and running statistics back, in the network's order.
-    ///
-    /// # Errors
-    /// Where the device was lost.
-    pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
-        Ok(self.net.unpack(&self.read_store(Store::Weights)?, &self.read_store(Store::State)?))
-    }
-
-    /// The weights and statistics that evaluation uses: the averaged ones, or [`Session::tensors`] where none are
-    /// averaged.
-    ///
-    /// # Errors
-    /// Where the device was lost.
-    pub fn evaluated_tensors(&self) -> Result<Vec<NamedTensor>> {
-        let [weights, state] = self.evaluated_stores();
-        Ok(self.net.unpack(&self.read_store(weights)?, &self.read_store(state)?))
-    }
-
-    fn evaluated_stores(&self) -> [Store; 2] {
-        match self.settings.ema_decay > 0.0 {
-            true => [Store::Average, Store::AverageState],
-            false => [Store::Weights, Store::State],
-        }
-    }
-
-    /// Reads the gradients of the last step back, by the names of their weights.
-    ///
-    /// # Errors
-    /// Where the device was lost.
-    pub fn gradients(&self) -> Result<Vec<NamedTensor>> {
-        let state = vec![0.0; (self.net.state().total_bytes() / 4) as usize];
-        let mut all = self.net.unpack(&self.read_store(Store::Gradients)?, &state);
-        let trained: Vec<bool> = self.net.parameters().iter().map(|p| p.trained).collect();
-        let mut keep = trained.iter();
-        all.retain(|_| *keep.next().expect("one flag a parameter"));
-        Ok(all)
-    }
-
-    /// Reads everything back that decides how training goes on.
-    ///
-    /// # Errors
-    /// Where the device was lost.
-    pub fn buffers(&self) -> Result<Buffers> {
-        let kept = self.kept(self.is_open);
-        kept.map(|(name, store)| Ok((name.to_string(), self.read_store(*store)?))).collect()
-    }
-
-    /// What decides how training goes on, in the middle of a step or between two.
-    fn kept(&self, is_open: bool) -> impl Iterator<Item = &'static (&'static str, Store)> + use<> {
-        let averages: &[_] = if self.settings.ema_decay > 0.0 { &AVERAGES } else { &[] };
-        let gradients: &[_] = if is_open { &[GRADIENTS] } else { &[] };
-        KEPT.iter().chain(averages).chain(gradients)
-    }
-
-    /// Goes on from buffers that [`Session::buffers`] read after so many steps and batches.
-    ///
-    /// # Errors
-    /// A user error where they are another network's.
-    pub fn restore(&mut self, buffers: &Buffers, steps: u64, batches: u64) -> Result<()> {
-        let is_open = buffers.contains_key(GRADIENTS.0);
-        let sizes = |name: &str| buffers.get(name).map_or(0, |values| 4 * values.len() as u64);
-        let wrong = |(name, store): &&(&str, Store)| sizes(name) != self.store(*store).size_bytes();
-        if let Some((name, store)) = self.kept(is_open).find(wrong) {
-            let expected = format!("{} bytes", self.store(*store).size_bytes());
-            let remedy = "remove the checkpoint and start again";
-            return Err(Error::user(format!("checkpoint: {name}"), expected, sizes(name), remedy));
-        }
-        for (name, store) in self.kept(is_open) {
-            self.gpu.write(self.store(*store), 0, bytemuck::cast_slice(&buffers[*name]));
-        }
-        (self.steps, self.batches, self.is_open) = (steps, batches, is_open);
-        Ok(())
-    }
-
-    fn store(&self, store: Store) -> &SharedBuffer {
-        &self.stores[&store]
-    }
-
-    fn read_store(&self, store: Store) -> Result<Vec<f32>> {
-        let buffer = self.store(store);
-        let bytes = self.gpu.read(buffer, 0..buffer.size_bytes())?;
-        Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 
     /// Makes room for training samples: from here on, training steps take patches ([`Session::start_patch_step`]) and
