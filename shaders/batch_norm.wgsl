@@ -7,8 +7,9 @@
 //   affine         [C] each          f32: gamma, beta
 //
 // V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `moments` gives one channel group of one split of the pixels to an
-// invocation; the splits are merged in order (Chan, Golub, LeVeque 1979), so that nothing cancels and the same bits
-// come out on every run. `normalise` gives PIXELS pixels to an invocation.
+// invocation; `finish_moments` gives a channel group to a workgroup, which merges splits in a fixed order (Chan, Golub,
+// LeVeque 1979), so that nothing cancels and the same bits come out on every run. `normalise` gives PIXELS pixels to an
+// invocation.
 #import grid
 
 alias V = vec4<f32>;
@@ -65,34 +66,59 @@ fn write_stats(group: u32, mean: V, variance: V) {
     stats_out[3u * params.groups + group] = inv_std;
 }
 
-// Merges the splits of every slice, updates the running statistics (variance unbiased), and writes `stats`.
-@compute @workgroup_size(64)
+struct Moments {
+    count: f32,
+    mean: V,
+    squares: V,
+}
+
+fn merged(a: Moments, b: Moments) -> Moments {
+    let count = max(a.count + b.count, 1.0);
+    let share = b.count / count;
+    let delta = b.mean - a.mean;
+    return Moments(a.count + b.count, a.mean + delta * share, a.squares + b.squares + delta * delta * (a.count * share));
+}
+
+const LANES: u32 = 64u;
+var<workgroup> merging: array<Moments, LANES>;
+
+// Merges the splits of every slice: LANES runs of neighbours side by side, then those by pairs. Updates the running
+// statistics (variance unbiased), and writes `stats`.
+@compute @workgroup_size(LANES)
 fn finish_moments(id: Invocation) {
-    let group = invocation_index(id);
+    let group = linear_group(id);
     if (group >= params.groups) {
         return;
     }
-    var count = 0.0;
-    var mean = V(0.0);
-    var squares = V(0.0);
-    for (var s = 0u; s < params.slices * params.splits; s++) {
+    let parts = params.slices * params.splits;
+    let each = (parts + LANES - 1u) / LANES;
+    var total = Moments(0.0, V(0.0), V(0.0));
+    for (var s = id.lane * each; s < min((id.lane + 1u) * each, parts); s++) {
         // `pixels` are those of a full slice; the last one may have fewer.
         let pixels = min(params.pixels, params.total_pixels - (s / params.splits) * params.pixels);
         let start = min((s % params.splits) * params.pixels_per_split, pixels);
-        let added = f32(min(start + params.pixels_per_split, pixels) - start);
-        if (added > 0.0) {
-            let from_part = s * 2u * params.groups + group;
-            let delta = part[from_part] - mean;
-            let total = count + added;
-            mean += delta * (added / total);
-            squares += part[from_part + params.groups] + delta * delta * (count * added / total);
-            count = total;
+        let count = f32(min(start + params.pixels_per_split, pixels) - start);
+        if (count > 0.0) {
+            let at = s * 2u * params.groups + group;
+            total = merged(total, Moments(count, part[at], part[at + params.groups]));
         }
     }
+    merging[id.lane] = total;
+    workgroupBarrier();
+    for (var apart = 1u; apart < LANES; apart *= 2u) {
+        if (id.lane % (2u * apart) == 0u) {
+            merging[id.lane] = merged(merging[id.lane], merging[id.lane + apart]);
+        }
+        workgroupBarrier();
+    }
+    if (id.lane > 0u) {
+        return;
+    }
+    total = merging[0];
     let m = params.momentum;
-    running_mean[group] = running_mean[group] * (1.0 - m) + mean * m;
-    running_var[group] = running_var[group] * (1.0 - m) + squares * (m / max(count - 1.0, 1.0));
-    write_stats(group, mean, squares / count);
+    running_mean[group] = running_mean[group] * (1.0 - m) + total.mean * m;
+    running_var[group] = running_var[group] * (1.0 - m) + total.squares * (m / max(total.count - 1.0, 1.0));
+    write_stats(group, total.mean, total.squares / total.count);
 }
 
 // `stats` from the running statistics.

@@ -1,9 +1,9 @@
 // Convolution on matrix units, stride 1, same size: the implicit matrix product of conv2d_tiled, in f16 with f32 sums.
 //
 //   x       [N, H, W, CX]               f16, CX a multiple of 4
-//   weight  [blocks][CG][K*K][4][8]     f32, packed as everywhere
-//   w       [K*K][CG * 4][CO / 4][4]    f16, `pack` makes it of `weight`, or of that of the forward pass for dx
+//   w       [K*K][CG * 4][CO / 4][4]    f16, made by conv2d_matrix_pack
 //   bias    [CO]                        f32
+//   moments [tiles][2][CO]             f32: mean and sum of squared deviations of a tile's pixels
 //   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   y       [N, H, W, CO]               f16, CO a multiple of 4
 //
@@ -19,8 +19,6 @@ const K: u32 = 3u;
 // x or y is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
 const X_SQUARES: bool = false;
 const Y_SQUARES: bool = false;
-// `pack` turns the weight round for an input gradient.
-const FLIP: bool = false;
 const LANES: u32 = 128u;
 const PIXELS: u32 = 128u;
 const OUTS: u32 = 128u;
@@ -40,6 +38,10 @@ const X_EACH: u32 = PIXELS * X_CELLS / LANES;
 const W_EACH: u32 = DEPTH * W_CELLS / LANES;
 const TILES_M: u32 = PIXELS / SHARES_M / SIDE;
 const TILES_N: u32 = OUTS / SHARES_N / SIDE;
+// The tile as gather_moments sees it.
+const TILE_PIXELS: u32 = PIXELS;
+const TILE_CELLS: u32 = W_CELLS;
+const TILE_LANES: u32 = LANES;
 
 struct Params {
     pixels: u32,
@@ -52,6 +54,7 @@ struct Params {
     pixel_tiles: u32,
     // 0: the bias, 1: what y holds, 2: zero
     start_from: u32,
+    moments_first: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<X>;
@@ -59,41 +62,15 @@ struct Params {
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f16>>;
 @group(0) @binding(4) var<uniform> params: Params;
-@group(0) @binding(5) var<storage, read> weight: array<f32>;
-@group(0) @binding(6) var<storage, read_write> w_out: array<vec4<f16>>;
-@group(0) @binding(7) var<storage, read> coefficients: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> moments: array<vec4<f32>>;
 
 #import normalised_read
+#import tile_moments
 
 // A matrix for each share, and one for subgroups that have none.
 var<workgroup> scratch: array<f32, (SHARES + 1u) * SIDE * SIDE>;
 var<workgroup> subgroup_count: u32;
-
-// One vec4 of w an invocation.
-@compute @workgroup_size(64)
-fn pack(id: Invocation) {
-    let index = invocation_index(id);
-    let group = index % params.out_groups;
-    let channel = index / params.out_groups % (params.x_groups * 4u);
-    let tap = index / params.out_groups / (params.x_groups * 4u);
-    if (tap >= K * K) {
-        return;
-    }
-    var value: vec4<f32>;
-    for (var k = 0u; k < 4u; k++) {
-        // Output and input channel, and tap, of the forward pass.
-        var o = group * 4u + k;
-        var c = channel;
-        var t = tap;
-        if (FLIP) {
-            o = channel;
-            c = params.weight_first * 4u + group * 4u + k;
-            t = K * K - 1u - tap;
-        }
-        value[k] = weight[(((o / 8u * params.weight_groups + c / 4u) * (K * K) + t) * 4u + c % 4u) * 8u + o % 8u];
-    }
-    w_out[index] = vec4<f16>(value);
-}
 
 fn x_at(pixel: u32, tap: u32, group: u32, norm: Norm) -> X {
     let w = pixel % params.width + tap % K - K / 2u;
@@ -126,23 +103,24 @@ fn finish(pixel: u32, group: u32, sum: vec4<f32>) {
     y[at] = vec4<f16>(value);
 }
 
-@compute @workgroup_size(LANES)
-fn forward(
-    id: Invocation,
+// Where in the workgroup an invocation is.
+struct Within {
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
     @builtin(subgroup_invocation_id) lane: u32,
     @builtin(subgroup_size) lanes: u32,
-) {
+}
+
+fn write_tile(id: Invocation, within: Within) {
     let tile = linear_group(id);
     let pixel0 = tile % params.pixel_tiles * PIXELS;
     let group0 = tile / params.pixel_tiles * W_CELLS;
-    start(lane);
-    subgroup_count = subgroups;
+    start(within.lane);
+    subgroup_count = within.subgroups;
     let together = workgroupUniformLoad(&subgroup_count);
     let depths = (params.x_groups + X_CELLS - 1u) / X_CELLS;
     for (var first = 0u; first < SHARES; first += together) {
-        let share = first + subgroup;
+        let share = first + within.subgroup;
         let row0 = share % SHARES_M * TILES_M * SIDE;
         let column0 = share / SHARES_M % SHARES_N * TILES_N * SIDE;
         var sum: array<array<MatrixC, TILES_N>, TILES_M>;
@@ -204,7 +182,7 @@ fn forward(
             for (var n = 0u; n < TILES_N; n++) {
                 store_c(sum[m][n], mine);
                 workgroupBarrier();
-                for (var e = lane; e < SIDE * SIDE / 4u && share < SHARES; e += lanes) {
+                for (var e = within.lane; e < SIDE * SIDE / 4u && share < SHARES; e += within.lanes) {
                     let at = mine + e * 4u;
                     let value = vec4<f32>(scratch[at], scratch[at + 1u], scratch[at + 2u], scratch[at + 3u]);
                     let pixel = pixel0 + row0 + m * SIDE + e / (SIDE / 4u);
@@ -214,4 +192,18 @@ fn forward(
             }
         }
     }
+}
+
+@compute @workgroup_size(LANES)
+fn forward(id: Invocation, within: Within) {
+    write_tile(id, within);
+}
+
+// The same, and the moments of what it wrote.
+@compute @workgroup_size(LANES)
+fn forward_moments(id: Invocation, within: Within) {
+    write_tile(id, within);
+    let tile = linear_group(id) % params.pixel_tiles;
+    let group0 = linear_group(id) / params.pixel_tiles * W_CELLS;
+    gather_moments(id.lane, params.moments_first + tile, tile * PIXELS, group0, params.pixels, params.out_groups);
 }

@@ -4,6 +4,7 @@
 //   x       [N, H, W, CX]               X, CX a multiple of 4
 //   weight  [blocks][CG][K*K][4][8]     f32, packed: 8 output channels a block, groups of 4 input channels
 //   bias    [CO]                        f32
+//   moments [tiles][2][CO]              f32: mean and sum of squared deviations of a tile's pixels
 //   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   y       [N, H, W, CO]               Y, CO a multiple of 4
 //
@@ -20,6 +21,8 @@ const K: u32 = 3u;
 const X_SQUARES: bool = false;
 const Y_SQUARES: bool = false;
 const TILE_PIXELS: u32 = 128u;
+const TILE_CELLS: u32 = 16u;
+const TILE_LANES: u32 = 128u;
 const STEP_GROUPS: u32 = 4u;
 
 struct Params {
@@ -34,6 +37,7 @@ struct Params {
     pixel_tiles: u32,
     // 0: the bias, 1: what y holds, 2: zero
     start_from: u32,
+    moments_first: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<X>;
@@ -42,8 +46,10 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> y: array<Y>;
 @group(0) @binding(4) var<uniform> params: Params;
 @group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> moments: array<vec4<f32>>;
 
 #import normalised_read
+#import tile_moments
 
 // [channel][pixels], scalars since each comes from another invocation, and [channel][outputs / 4]
 var<workgroup> x_tile: array<f32, 2048>;
@@ -76,8 +82,7 @@ fn bias_group(group: u32) -> u32 {
     return select(group, group % (params.out_groups / 4u), Y_SQUARES);
 }
 
-@compute @workgroup_size(128)
-fn forward(id: Invocation) {
+fn write_tile(id: Invocation) {
     let group = linear_group(id);
     let pixel0 = (group % params.pixel_tiles) * TILE_PIXELS;
     let block0 = (group / params.pixel_tiles) * 8u;
@@ -139,4 +144,18 @@ fn forward(id: Invocation) {
             }
         }
     }
+}
+
+@compute @workgroup_size(TILE_LANES)
+fn forward(id: Invocation) {
+    write_tile(id);
+}
+
+// The same, and the moments of what it wrote.
+@compute @workgroup_size(TILE_LANES)
+fn forward_moments(id: Invocation) {
+    write_tile(id);
+    let tile = linear_group(id) % params.pixel_tiles;
+    let group0 = linear_group(id) / params.pixel_tiles * TILE_CELLS;
+    gather_moments(id.lane, params.moments_first + tile, tile * TILE_PIXELS, group0, params.pixels, params.out_groups);
 }

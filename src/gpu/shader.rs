@@ -24,6 +24,7 @@ const SHARED: &[(&str, &str)] = &[
     ("normalised_read", include_str!("../../shaders/shared/normalised_read.wgsl")),
     ("patch", include_str!("../../shaders/shared/patch.wgsl")),
     ("random", include_str!("../../shaders/shared/random.wgsl")),
+    ("tile_moments", include_str!("../../shaders/shared/tile_moments.wgsl")),
 ];
 
 /// The values a kernel gives to its shader's constants and aliases: the substitution, the cache key and the

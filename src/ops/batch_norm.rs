@@ -14,7 +14,7 @@ use super::common::{Scatter, indices, split_sum_plain, splits_for, stored_alike,
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{
-    Array, Case, CaseInput, Fill, Node, Normalisation, Op, Read, Shape, Store, Tape, TensorId,
+    Array, Case, CaseInput, Fill, Moments, Node, Normalisation, Op, Read, Shape, Store, Tape, TensorId,
 };
 
 const SHADER: ShaderSource =
@@ -124,7 +124,34 @@ impl BatchNorm {
     }
 
     fn batch_stats(&self, tape: &mut Tape, inputs: &[TensorId], stats: TensorId) {
-        let x = inputs[0];
+        let moments = tape.moments(inputs[0]).unwrap_or_else(|| self.gather(tape, inputs[0]));
+        let [n, h, w, channels] = tape.shape(inputs[0]).as_nhwc();
+        let groups = channels / vector(channels).0;
+        let parts = tape.shape(moments.part).dims()[0];
+        let params = NormParams {
+            pixels: moments.slice_pixels as u32,
+            groups: groups as u32,
+            pixels_per_split: moments.split_pixels as u32,
+            splits: moments.splits as u32,
+            slices: (parts / moments.splits) as u32,
+            total_pixels: (n * h * w) as u32,
+            eps: EPS,
+            momentum: MOMENTUM,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        tape.dispatch(self.kernel(SHADER, "finish_moments", channels, Variant::new()))
+            .tensor(moments.part)
+            .tensor(inputs[3])
+            .tensor(inputs[4])
+            .tensor(stats)
+            .tensor(inputs[1])
+            .tensor(inputs[2])
+            .params(&params)
+            .groups(groups);
+    }
+
+    /// The moments of `x` by splits, where who wrote it did not gather them.
+    fn gather(&self, tape: &mut Tape, x: TensorId) -> Moments {
         let cut = Cut::new(tape, &[x]);
         let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
         for (place, images) in cut.slices.iter().enumerate() {
@@ -133,16 +160,8 @@ impl BatchNorm {
             let dispatch = tape.dispatch(kernel).images(x, images).tensor(part).params(&params);
             dispatch.invocations(cut.splits * cut.groups);
         }
-        let params = self.params(tape, &cut, 0);
-        tape.dispatch(self.kernel(SHADER, "finish_moments", cut.channels, Variant::new()))
-            .tensor(part)
-            .tensor(inputs[3])
-            .tensor(inputs[4])
-            .tensor(stats)
-            .tensor(inputs[1])
-            .tensor(inputs[2])
-            .params(&params)
-            .invocations(cut.groups);
+        let slice_pixels = cut.slices[0].len() * cut.image_pixels;
+        Moments { part, splits: cut.splits, slice_pixels, split_pixels: slice_pixels.div_ceil(cut.splits) }
     }
 
     fn normalise(&self, tape: &mut Tape, x: TensorId, stats: TensorId, y: TensorId) {

@@ -10,7 +10,7 @@ pub use super::choice::Form;
 use super::common::{bias_gradient, indices};
 pub use super::convolution::Packing;
 use super::convolution::{Call, Convolution, Start};
-use crate::tape::{Array, Case, CaseInput, Node, Op, Read, Shape, Tape, TensorId};
+use crate::tape::{Array, Case, CaseInput, Mode, Node, Op, Read, Shape, Tape, TensorId};
 
 /// The convolution.
 #[derive(Debug, Clone)]
@@ -21,8 +21,9 @@ pub struct Conv2d {
     pub out_channels: usize,
     /// Kernels to use; `None` leaves the choice to the device.
     pub form: Option<Form>,
-    /// A batch norm in training follows: it takes the mean away, and the bias with it, so that the bias's gradient is zero.
-    /// Sums over dy would only find rounding there; nothing is written instead, where flat gradients are zero already.
+    /// A batch norm follows: in training it takes the mean away, and the bias with it, so that the bias's gradient is zero.
+    /// Sums over dy would only find rounding there; nothing is written instead, where flat gradients are zero already. And it
+    /// wants the moments of y, which some forms gather as they write it.
     pub centred: bool,
 }
 
@@ -101,6 +102,7 @@ impl Op for Conv2d {
             y,
             x_squares: false,
             y_squares: false,
+            moments: self.centred && matches!(tape.mode(), Mode::Train { .. }),
         };
         self.kernels().convolve(tape, &call);
         Vec::new()
@@ -195,6 +197,9 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(form, [1, 6, 9], &[8, 16], 8, 3).deferred(&[1], false));
         cases.push(case(form, [2, 5, 3], &[12], 8, 1).deferred(&[0], true));
     }
+    for form in [Form::Tiled, Form::Matrix, Form::MatrixNarrow] {
+        cases.push(centred(form, [2, 5, 7], &[8, 16], 12));
+    }
     for form in [Form::Matrix, Form::MatrixNarrow] {
         cases.push(case(form, [1, 1, 1], &[8], 8, 1));
         cases.push(case(form, [2, 9, 13], &[4], 20, 3));
@@ -215,6 +220,13 @@ fn case(form: Form, [n, h, w]: [usize; 3], sources: &[usize], out_channels: usiz
     inputs.push(CaseInput::weight(Shape::new([out_channels]), 1.0));
     let op = Conv2d { form: Some(form), ..Conv2d::new(kernel, out_channels) };
     Case::new(format!("{form:?} {kernel}x{kernel} [{n}, {h}, {w}] {sources:?} to {out_channels}"), op, inputs)
+}
+
+/// A case that gathers the moments of y, as before a batch norm.
+fn centred(form: Form, image: [usize; 3], sources: &[usize], out_channels: usize) -> Case {
+    let case = case(form, image, sources, out_channels, 3);
+    let op = Conv2d { form: Some(form), ..Conv2d::new(3, out_channels).centred() };
+    Case { op: Box::new(op), label: format!("{} with moments", case.label), ..case }
 }
 
 #[cfg(test)]

@@ -80,6 +80,7 @@ impl Op for ConvTranspose2d {
             flip_from: None,
             x_squares: false,
             y_squares: true,
+            moments: false,
         };
         self.kernels().convolve(tape, &call);
         Vec::new()

@@ -11,7 +11,7 @@ use super::matrix::{self, Tile};
 use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Read, Shape, Tape, TensorId};
+use crate::tape::{Moments, Read, Shape, Tape, TensorId};
 
 const DIRECT: ShaderSource =
     ShaderSource { name: "conv2d_direct", text: include_str!("../../shaders/conv2d_direct.wgsl") };
@@ -35,7 +35,7 @@ params! {
 params! {
     struct TiledParams {
         pixels: u32, height: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32,
-        blocks: u32, out_groups: u32, pixel_tiles: u32, start_from: u32,
+        blocks: u32, out_groups: u32, pixel_tiles: u32, start_from: u32, moments_first: u32,
     }
 }
 
@@ -104,9 +104,31 @@ pub(super) struct Call {
     pub x_squares: bool,
     /// The same of `y`.
     pub y_squares: bool,
+    /// A batch norm wants the moments of `y`: a form that has it in registers gathers them.
+    pub moments: bool,
 }
 
 impl Call {
+    /// Where the moments of y go that the source at `place` gathers by tiles of so many pixels: none where they are not
+    /// wanted, or more sources are to be added.
+    pub(super) fn gathers(
+        &self,
+        tape: &mut Tape,
+        place: usize,
+        slices: usize,
+        slice_pixels: usize,
+        tile_pixels: usize,
+    ) -> Option<Moments> {
+        if !self.moments || place + 1 < self.sources.len() {
+            return None;
+        }
+        let (splits, channels) = (slice_pixels.div_ceil(tile_pixels), tape.shape(self.y).as_nhwc()[3]);
+        let part = tape.transient("moments part", Shape::new([slices * splits, 2, channels]));
+        let moments = Moments { part, splits, slice_pixels, split_pixels: tile_pixels };
+        tape.note_moments(self.y, moments);
+        Some(moments)
+    }
+
     /// Blocks of output channels and groups of input channels of the weight as this call sees it.
     pub(super) fn weight_dims(&self, tape: &Tape) -> [usize; 2] {
         let channels = |id| tape.shape(id).as_nhwc()[3];
@@ -123,6 +145,8 @@ struct Source {
     x: Read,
     first: usize,
     start: Start,
+    /// Its place among the sources.
+    place: usize,
 }
 
 /// What the sums are added to, as the shaders number it.
@@ -181,7 +205,7 @@ impl Convolution {
     fn convolve_plainly(&self, tape: &mut Tape, call: &Call, form: Form) {
         for (place, (x, first)) in call.sources.iter().enumerate() {
             let start = if place == 0 { call.start } else { Start::Y };
-            let source = Source { x: *x, first: *first, start };
+            let source = Source { x: *x, first: *first, start, place };
             match form {
                 Form::Direct => self.convolve_direct(tape, call, source),
                 _ => self.convolve_tiled(tape, call, source),
@@ -196,8 +220,11 @@ impl Convolution {
         let [_, h, w, cx] = seen(tape, x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
-        let kernel = Kernel::new(TILED, "forward", self.variant(tape, call, source.x));
-        for images in tape.image_slices(&[x, call.y]) {
+        let slices = tape.image_slices(&[x, call.y]);
+        let moments = call.gathers(tape, source.place, slices.len(), slices[0].len() * h * w, TILE_PIXELS);
+        let entry = if moments.is_some() { "forward_moments" } else { "forward" };
+        let kernel = Kernel::new(TILED, entry, self.variant(tape, call, source.x));
+        for (slice, images) in slices.into_iter().enumerate() {
             let pixels = images.len() * h * w;
             let params = TiledParams {
                 pixels: pixels as u32,
@@ -210,6 +237,7 @@ impl Convolution {
                 out_groups: (co / 4) as u32,
                 pixel_tiles: pixels.div_ceil(TILE_PIXELS) as u32,
                 start_from: source.start as u32,
+                moments_first: moments.map_or(0, |moments| (slice * moments.splits) as u32),
             };
             tape.dispatch(kernel.clone())
                 .images(x, &images)
@@ -217,6 +245,7 @@ impl Convolution {
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
                 .coefficients(source.x, call.weight)
+                .also(moments.map(|moments| moments.part))
                 .params(&params)
                 .flops(2 * pixels * cx * co * self.taps())
                 .groups(pixels.div_ceil(TILE_PIXELS) * blocks.div_ceil(TILE_BLOCKS));
@@ -392,6 +421,7 @@ impl Convolution {
             y: dx,
             x_squares: self.squares,
             y_squares: false,
+            moments: false,
         };
         self.convolve(tape, &call);
         dx

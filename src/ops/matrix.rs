@@ -1,6 +1,6 @@
 //! Matrix units for [`super::convolution`]: activations stored as f16, weights rounded to f16, sums in f32.
 
-use super::common::{reading, splits_for, u};
+use super::common::{reading, splits_for, stored_alike, u};
 use super::convolution::{Call, Start, seen};
 use crate::gpu::{Kernel, MatrixUnits, ShaderSource, Variant};
 use crate::params;
@@ -26,15 +26,21 @@ const GRADIENT: [ShaderSource; 3] = [
     for_units!("conv2d_gradient", "conv2d_matrix_gradient.wgsl", "matrix16"),
     for_units!("conv2d_gradient", "conv2d_matrix_gradient.wgsl", "matrix_emulated"),
 ];
+const PACK: ShaderSource =
+    ShaderSource { name: "conv2d_matrix_pack", text: include_str!("../../shaders/conv2d_matrix_pack.wgsl") };
 /// The shaders of matrix units.
 pub(super) const SOURCES: &[ShaderSource] =
-    &[FORWARD[0], FORWARD[1], FORWARD[2], GRADIENT[0], GRADIENT[1], GRADIENT[2]];
+    &[PACK, FORWARD[0], FORWARD[1], FORWARD[2], GRADIENT[0], GRADIENT[1], GRADIENT[2]];
 
 params! {
     struct MatrixParams {
         pixels: u32, height: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32, out_groups: u32,
-        pixel_tiles: u32, start_from: u32,
+        pixel_tiles: u32, start_from: u32, moments_first: u32,
     }
+}
+
+params! {
+    struct PackParams { groups: u32, weight_groups: u32, weight_first: u32, out_groups: u32 }
 }
 
 params! {
@@ -96,11 +102,14 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
     let variant =
         tile.variant("PIXELS", kernel).with("X_SQUARES", call.x_squares).with("Y_SQUARES", call.y_squares);
     for (place, (read, first)) in call.sources.iter().enumerate() {
-        let kernel_of = Kernel::new(source(&FORWARD, tape), "forward", reading(variant.clone(), *read));
-        let x = &read.tensor;
-        let cx = seen(tape, *x, call.x_squares)[3];
+        let x = read.tensor;
+        let cx = seen(tape, x, call.x_squares)[3];
         let start = if place == 0 { call.start } else { Start::Y };
-        for images in tape.image_slices(&[*x, call.y]) {
+        let slices = tape.image_slices(&[x, call.y]);
+        let moments = call.gathers(tape, place, slices.len(), slices[0].len() * h * w, tile.rows);
+        let entry = if moments.is_some() { "forward_moments" } else { "forward" };
+        let kernel_of = Kernel::new(source(&FORWARD, tape), entry, reading(variant.clone(), *read));
+        for (slice, images) in slices.into_iter().enumerate() {
             let pixels = images.len() * h * w;
             let pixel_tiles = pixels.div_ceil(tile.rows);
             let params = MatrixParams {
@@ -113,13 +122,15 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
                 out_groups: (co / 4) as u32,
                 pixel_tiles: pixel_tiles as u32,
                 start_from: start as u32,
+                moments_first: moments.map_or(0, |moments| (slice * moments.splits) as u32),
             };
             tape.dispatch(kernel_of.clone())
-                .images(*x, &images)
+                .images(x, &images)
                 .tensor(packed)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
                 .coefficients(*read, call.weight)
+                .also(moments.map(|moments| moments.part))
                 .params(&params)
                 .flops(2 * pixels * cx * co * kernel * kernel)
                 .groups(pixel_tiles * co.div_ceil(tile.outs));
@@ -134,18 +145,17 @@ fn pack(tape: &mut Tape, call: &Call, kernel: usize, co: usize) -> (TensorId, us
         Some(_) => seen(tape, call.sources[0].0.tensor, call.x_squares)[3] / 4,
         None => weight_groups,
     };
-    let params = MatrixParams {
-        x_groups: groups as u32,
+    let params = PackParams {
+        groups: groups as u32,
         weight_groups: weight_groups as u32,
         weight_first: call.flip_from.unwrap_or(0) as u32,
         out_groups: (co / 4) as u32,
-        ..bytemuck::Zeroable::zeroed()
     };
     let shape = Shape::new([1, kernel * kernel, groups * 4, co]);
     let cells = shape.len() / 4;
     let packed = tape.activation("matrix weight", shape);
-    let variant = Variant::new().with("K", u(kernel)).with("FLIP", call.flip_from.is_some());
-    let kernel = Kernel::new(source(&FORWARD, tape), "pack", variant);
+    let variant = stored_alike(tape, &[packed]).with("K", u(kernel)).with("FLIP", call.flip_from.is_some());
+    let kernel = Kernel::new(PACK, "pack", variant);
     tape.dispatch(kernel).tensor(call.weight).tensor(packed).params(&params).invocations(cells);
     (packed, groups)
 }

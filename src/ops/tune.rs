@@ -187,6 +187,7 @@ fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, T
                 y,
                 x_squares: false,
                 y_squares: squares,
+                moments: false,
             };
             kernels.convolve(tape, &call);
             y

@@ -18,7 +18,7 @@ pub use load::{Loaded, SlotPool, Stores};
 pub use op::{Case, CaseInput, Fill, Node, Op, OpEntry};
 pub use plan::{Lifetime, MemoryPlan};
 pub use program::{Arg, Dispatch, Phase, Program};
-pub use reading::{Normalisation, Read};
+pub use reading::{Moments, Normalisation, Read};
 pub use record::{DispatchBuilder, Mode, Tape};
 pub use tensor::{Element, Home, Layout, LayoutEntry, Shape, Store, TensorId, TensorInfo};
 pub use tuning::Tuning;

@@ -30,6 +30,20 @@ impl From<TensorId> for Read {
     }
 }
 
+/// Moments of an activation [N, H, W, C] by channel, gathered by the operation that wrote it. Its pixels are cut into slices
+/// of the batch and these into splits, all of one length but for the last ones, which may be shorter or empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moments {
+    /// [slices * splits, 2, C] of f32: mean and sum of squared deviations of each split.
+    pub part: TensorId,
+    /// Splits of a slice.
+    pub splits: usize,
+    /// Pixels of a whole slice.
+    pub slice_pixels: usize,
+    /// Pixels of a whole split.
+    pub split_pixels: usize,
+}
+
 /// A tensor that can be read from another one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deferred {
@@ -52,6 +66,16 @@ impl Tape {
     /// ([`super::Op::normalises`]) makes its producer write it after all ([`super::Op::write_deferred`]).
     pub fn defer(&mut self, id: TensorId, read: Read) {
         self.deferred.insert(id, Deferred { read, written: false });
+    }
+
+    /// Notes the moments of a tensor for the batch norm that follows.
+    pub fn note_moments(&mut self, id: TensorId, moments: Moments) {
+        self.moments.insert(id, moments);
+    }
+
+    /// The moments of a tensor, where who wrote it gathered them.
+    pub fn moments(&self, id: TensorId) -> Option<Moments> {
+        self.moments.get(&id).copied()
     }
 
     /// A tensor for an operation that can normalise what it reads, forward or backward.

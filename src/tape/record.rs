@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::op::{Node, Op};
 use super::program::{Arg, Dispatch, Phase, Program};
-use super::reading::{Deferred, Read};
+use super::reading::{Deferred, Moments, Read};
 use super::tensor::{Element, Home, Layout, Shape, Store, TensorId, TensorInfo};
 use super::tuning::Tuning;
 use crate::gpu::{Kernel, Limits, Params};
@@ -41,6 +41,7 @@ pub struct Tape {
     pub(super) again: HashMap<TensorId, TensorId>,
     /// Tensors that readers can make of another one.
     pub(super) deferred: HashMap<TensorId, Deferred>,
+    pub(super) moments: HashMap<TensorId, Moments>,
     dispatches: Vec<Dispatch>,
     gradients: HashMap<TensorId, TensorId>,
     kept: Vec<TensorId>,
@@ -67,6 +68,7 @@ impl Tape {
             producers: HashMap::new(),
             again: HashMap::new(),
             deferred: HashMap::new(),
+            moments: HashMap::new(),
             dispatches: Vec::new(),
             gradients: HashMap::new(),
             kept: Vec::new(),
@@ -439,6 +441,14 @@ impl DispatchBuilder<'_> {
         match read.normalisation {
             Some(normalisation) => self.tensor(normalisation.coefficients),
             None => self.range(instead, 0, SOMETHING_BYTES),
+        }
+    }
+
+    /// Binds a whole tensor where there is one.
+    pub fn also(self, tensor: Option<TensorId>) -> Self {
+        match tensor {
+            Some(tensor) => self.tensor(tensor),
+            None => self,
         }
     }
 
