@@ -202,7 +202,7 @@ section! {
         learning_rate: f64 = 1e-3, Rule::within(0.0, 1.0).above();
         /// How the learning rate goes on after the warm-up.
         scheduler: Scheduler = Scheduler::Plateau, Rule::any();
-        /// Epochs, or parts of one, in which the learning rate rises to its full size, step by step.
+        /// Epochs, or parts of one, in which the learning rate rises to its full size, step by step; at most `num_epochs`.
         warmup_epochs: f64 = 0.0, Rule::within(0.0, 1e6);
         /// No schedule goes below this.
         min_learning_rate: f64 = 0.0, Rule::within(0.0, 1.0).read(reads::FALLING);
