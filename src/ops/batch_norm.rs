@@ -139,7 +139,10 @@ impl BatchNorm {
             momentum: MOMENTUM,
             ..bytemuck::Zeroable::zeroed()
         };
-        tape.dispatch(self.kernel(SHADER, "finish_moments", channels, Variant::new()))
+        // On a processor a barrier costs more than what few splits leave to do side by side.
+        let lanes = if tape.limits().software { 8 } else { 64 };
+        let variant = Variant::new().with("LANES", u(lanes));
+        tape.dispatch(self.kernel(SHADER, "finish_moments", channels, variant))
             .tensor(moments.part)
             .tensor(inputs[3])
             .tensor(inputs[4])

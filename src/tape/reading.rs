@@ -3,7 +3,7 @@
 
 use super::program::Phase;
 use super::record::Tape;
-use super::tensor::TensorId;
+use super::tensor::{Home, TensorId};
 
 /// What a reader makes of each element: `z = relu?((x - mean) * scale + beta)` of its channel, rounded as it would have
 /// been stored, so that reading and storing give the same bits.
@@ -64,7 +64,11 @@ impl Tape {
 
     /// Says that `id` was not written, and what to read in its place. An operation that cannot do so
     /// ([`super::Op::normalises`]) makes its producer write it after all ([`super::Op::write_deferred`]).
+    ///
+    /// # Panics
+    /// Where the tensor is not transient: whoever reads it outside the program would find nothing.
     pub fn defer(&mut self, id: TensorId, read: Read) {
+        assert_eq!(self.info(id).home, Home::Transient, "{} is read outside", self.info(id).name);
         self.deferred.insert(id, Deferred { read, written: false });
     }
 
