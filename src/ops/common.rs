@@ -29,6 +29,11 @@ pub(super) fn vector(len: usize) -> (usize, &'static str) {
     if len.is_multiple_of(4) { (4, "vec4<f32>") } else { (1, "f32") }
 }
 
+/// A power of two of at most `most` that does not leave half of it idle.
+pub(super) fn block_of(count: usize, most: usize) -> usize {
+    [8, 4, 2, 1].into_iter().find(|block| *block <= most && *block <= count).unwrap_or(1)
+}
+
 /// Sets the shader's type `alias` for four elements of a tensor; its declared default is that of f32.
 pub(super) fn stored(variant: Variant, alias: &'static str, tape: &Tape, id: TensorId) -> Variant {
     match tape.element(id) {

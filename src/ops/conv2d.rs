@@ -184,6 +184,7 @@ pub fn cases() -> Vec<Case> {
         ([2, 9, 13], &[8], 24, 3),
         ([1, 6, 5], &[40, 32], 40, 3),
         ([1, 3, 2], &[72], 64, 1),
+        ([2, 8, 9], &[12], 40, 1),
     ];
     let mut cases = Vec::new();
     for form in [Form::Direct, Form::Winograd, Form::Tiled] {

@@ -6,7 +6,7 @@
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
 use super::choice::{Form, Pass, Question, question};
-use super::common::{Scatter, reading, split_sum, splits_for, stored, u};
+use super::common::{Scatter, block_of, reading, split_sum, splits_for, stored, u};
 use super::matrix::{self, Tile};
 use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
@@ -15,6 +15,8 @@ use crate::tape::{Moments, Read, Shape, Tape, TensorId};
 
 const DIRECT: ShaderSource =
     ShaderSource { name: "conv2d_direct", text: include_str!("../../shaders/conv2d_direct.wgsl") };
+const PIXEL: ShaderSource =
+    ShaderSource { name: "conv2d_pixel", text: include_str!("../../shaders/conv2d_pixel.wgsl") };
 const TILED: ShaderSource =
     ShaderSource { name: "conv2d_tiled", text: include_str!("../../shaders/conv2d_tiled.wgsl") };
 const GRADIENT: ShaderSource = ShaderSource {
@@ -23,12 +25,19 @@ const GRADIENT: ShaderSource = ShaderSource {
 };
 
 /// The shaders of the forms that compete, but for Winograd's.
-pub(super) const SOURCES: &[ShaderSource] = &[DIRECT, TILED, GRADIENT];
+pub(super) const SOURCES: &[ShaderSource] = &[DIRECT, PIXEL, TILED, GRADIENT];
 
 params! {
     struct DirectParams {
         images: u32, height: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32, blocks: u32,
         out_channels: u32, tile_rows: u32, tile_cols: u32, groups_per_block: u32, start_from: u32,
+    }
+}
+
+params! {
+    struct PixelParams {
+        pixels: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32, blocks: u32,
+        out_groups: u32, start_from: u32,
     }
 }
 
@@ -178,7 +187,6 @@ impl Convolution {
 
     fn variant(&self, tape: &Tape, call: &Call, x: Read) -> Variant {
         stored(stored(reading(Variant::new(), x), "X", tape, x.tensor), "Y", tape, call.y)
-            .with("K", u(self.kernel))
             .with("X_SQUARES", call.x_squares)
             .with("Y_SQUARES", call.y_squares)
     }
@@ -207,6 +215,9 @@ impl Convolution {
             let start = if place == 0 { call.start } else { Start::Y };
             let source = Source { x: *x, first: *first, start, place };
             match form {
+                Form::Direct if self.kernel == 1 && tape.limits().software => {
+                    self.convolve_pixels(tape, call, source);
+                }
                 Form::Direct => self.convolve_direct(tape, call, source),
                 _ => self.convolve_tiled(tape, call, source),
             }
@@ -223,7 +234,7 @@ impl Convolution {
         let slices = tape.image_slices(&[x, call.y]);
         let moments = call.gathers(tape, source.place, slices.len(), slices[0].len() * h * w, TILE_PIXELS);
         let entry = if moments.is_some() { "forward_moments" } else { "forward" };
-        let kernel = Kernel::new(TILED, entry, self.variant(tape, call, source.x));
+        let kernel = Kernel::new(TILED, entry, self.variant(tape, call, source.x).with("K", u(self.kernel)));
         for (slice, images) in slices.into_iter().enumerate() {
             let pixels = images.len() * h * w;
             let params = TiledParams {
@@ -252,6 +263,41 @@ impl Convolution {
         }
     }
 
+    /// The direct form of a 1x1 convolution on a software adapter.
+    fn convolve_pixels(&self, tape: &mut Tape, call: &Call, source: Source) {
+        let x = source.x.tensor;
+        let [_, h, w, cx] = seen(tape, x, call.x_squares);
+        let co = seen(tape, call.y, call.y_squares)[3];
+        let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
+        let blocks_each = block_of(blocks, 4);
+        for images in tape.image_slices(&[x, call.y]) {
+            let pixels = images.len() * h * w;
+            // As many a lane as leave no lane of a subgroup idle.
+            let pixels_each = block_of(pixels / 8, 8);
+            let variant = self.variant(tape, call, source.x);
+            let variant = variant.with("PIXELS", u(pixels_each)).with("BLOCKS", u(blocks_each));
+            let params = PixelParams {
+                pixels: pixels as u32,
+                width: w as u32,
+                x_groups: (cx / 4) as u32,
+                weight_groups: weight_groups as u32,
+                weight_first: source.first as u32,
+                blocks: blocks as u32,
+                out_groups: (co / 4) as u32,
+                start_from: source.start as u32,
+            };
+            tape.dispatch(Kernel::new(PIXEL, "forward", variant))
+                .images(x, &images)
+                .tensor(call.weight)
+                .tensor(call.bias.unwrap_or(call.weight))
+                .images(call.y, &images)
+                .coefficients(source.x, call.weight)
+                .params(&params)
+                .flops(2 * pixels * cx * co)
+                .groups(pixels.div_ceil(pixels_each * 8) * blocks.div_ceil(blocks_each));
+        }
+    }
+
     fn convolve_direct(&self, tape: &mut Tape, call: &Call, source: Source) {
         // A 1x1 convolution has registers to spare for a second block of outputs.
         let (rows, cols, blocks_each) = if self.kernel == 3 { (2, 4, 1) } else { (1, 4, 2) };
@@ -261,6 +307,7 @@ impl Convolution {
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
         let variant = self
             .variant(tape, call, source.x)
+            .with("K", u(self.kernel))
             .with("ROWS", u(rows))
             .with("COLS", u(cols))
             .with("BLOCKS", u(blocks_each));

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, reading, split_sum, splits_for, stored, u};
+use super::common::{Scatter, block_of, reading, split_sum, splits_for, stored, u};
 use super::convolution::Call;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -150,7 +150,7 @@ fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
     let tiles = params.tiles as usize;
     transform_input(tape, (&call.sources, call.weight), work.v, *params, images);
     // As many tiles a lane as leave no lane of a subgroup idle.
-    let each = [8, 4, 2].into_iter().find(|each| tiles >= each * 8).unwrap_or(1);
+    let each = block_of(tiles / 8, 8);
     // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
     let blocks_each = block_of(params.blocks as usize, 4);
     let groups = tiles.div_ceil(each * 8) * (params.blocks as usize).div_ceil(blocks_each) * PRODUCTS;
@@ -277,11 +277,6 @@ impl Product {
         let variant = self.sizes.iter().fold(stored, |variant, (name, size)| variant.with(name, u(*size)));
         Kernel::new(PRODUCT, self.entry, variant)
     }
-}
-
-/// A power of two of at most `most` that does not leave half of it idle.
-fn block_of(count: usize, most: usize) -> usize {
-    [4, 2, 1].into_iter().find(|block| *block <= most && *block <= count).unwrap_or(1)
 }
 
 fn transform_gradient(

@@ -1,0 +1,122 @@
+// Convolution 1x1, and the transposed one as a 1x1 convolution to squares, for software adapters:  y = W x  for each pixel.
+//
+//   x       [N, H, W, CX]               X; or [N, 2 H, 2 W, CX / 4] seen as squares
+//   weight  [blocks][weight_groups][4][8]   f32
+//   y       [N, H, W, CO]               Y; or [N, 2 H, 2 W, CO / 4] seen as squares
+//
+// A lane owns PIXELS pixels x BLOCKS x 8 outputs. The lanes of a subgroup (8 at least) load weights in turn and pass them
+// round, since a load costs such a device as much as two dozen multiply-adds. It is what conv2d_direct does for one tap, with
+// more outputs: the driver unrolls these loops, which have no window, and would not unroll those.
+#import grid
+#import depth_to_space
+
+// How four channels of x and of y are stored. Arithmetic is in f32.
+alias X = vec4<f32>;
+alias Y = vec4<f32>;
+const PIXELS: u32 = 8u;
+const BLOCKS: u32 = 4u;
+const X_SQUARES: bool = false;
+const Y_SQUARES: bool = false;
+
+struct Params {
+    pixels: u32,
+    width: u32,
+    x_groups: u32,
+    weight_groups: u32,
+    weight_first: u32,
+    blocks: u32,
+    out_groups: u32,
+    // 0: the bias, 1: what y holds, 2: zero
+    start_from: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<Y>;
+@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
+
+#import normalised_read
+
+// `pixel` counts those of the small side.
+fn x_index(pixel: u32, group: u32) -> u32 {
+    if (X_SQUARES) {
+        return depth_to_space(pixel / params.width, pixel % params.width, params.width, group, params.x_groups);
+    }
+    return pixel * params.x_groups + group;
+}
+
+fn y_index(pixel: u32, group: u32) -> u32 {
+    if (Y_SQUARES) {
+        return depth_to_space(pixel / params.width, pixel % params.width, params.width, group, params.out_groups);
+    }
+    return pixel * params.out_groups + group;
+}
+
+// A square's pixels share the bias.
+fn bias_group(group: u32) -> u32 {
+    return select(group, group % (params.out_groups / 4u), Y_SQUARES);
+}
+
+@compute @workgroup_size(8)
+fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) {
+    let index = linear_group(id);
+    let pixel_groups = (params.pixels + PIXELS * 8u - 1u) / (PIXELS * 8u);
+    let block = index / pixel_groups * BLOCKS;
+    if (block >= params.blocks) {
+        return;
+    }
+    // Lanes beyond the last pixel work on it too, since they carry weights.
+    let first = (index % pixel_groups) * PIXELS * 8u + id.lane * PIXELS;
+    // Blocks beyond the last one are the last one again.
+    var from_block: array<u32, BLOCKS>;
+    var sum: array<array<array<vec4<f32>, 2>, PIXELS>, BLOCKS>;
+    for (var b = 0u; b < BLOCKS; b++) {
+        let row = min(block + b, params.blocks - 1u) * params.weight_groups + params.weight_first;
+        from_block[b] = row * 8u + subgroup_lane % 8u;
+        for (var t = 0u; t < PIXELS; t++) {
+            sum[b][t] = array<vec4<f32>, 2>(vec4<f32>(0.0), vec4<f32>(0.0));
+        }
+    }
+    for (var c = 0u; c < params.x_groups; c++) {
+        let norm = norm_of(c, params.x_groups);
+        var value: array<vec4<f32>, PIXELS>;
+        for (var t = 0u; t < PIXELS; t++) {
+            value[t] = vec4<f32>(as_read(x[x_index(min(first + t, params.pixels - 1u), c)], norm));
+        }
+        for (var b = 0u; b < BLOCKS; b++) {
+            let mine = weight[from_block[b] + c * 8u];
+            let w0 = subgroupBroadcast(mine, 0u);
+            let w1 = subgroupBroadcast(mine, 1u);
+            let w2 = subgroupBroadcast(mine, 2u);
+            let w3 = subgroupBroadcast(mine, 3u);
+            let w4 = subgroupBroadcast(mine, 4u);
+            let w5 = subgroupBroadcast(mine, 5u);
+            let w6 = subgroupBroadcast(mine, 6u);
+            let w7 = subgroupBroadcast(mine, 7u);
+            for (var t = 0u; t < PIXELS; t++) {
+                let d = value[t];
+                sum[b][t][0] = fma(vec4<f32>(d.w), w6, fma(vec4<f32>(d.z), w4, fma(vec4<f32>(d.y), w2, fma(vec4<f32>(d.x), w0, sum[b][t][0]))));
+                sum[b][t][1] = fma(vec4<f32>(d.w), w7, fma(vec4<f32>(d.z), w5, fma(vec4<f32>(d.y), w3, fma(vec4<f32>(d.x), w1, sum[b][t][1]))));
+            }
+        }
+    }
+    for (var t = 0u; t < PIXELS; t++) {
+        for (var b = 0u; b < BLOCKS; b++) {
+            for (var half = 0u; half < 2u; half++) {
+                let o = (block + b) * 2u + half;
+                if (first + t < params.pixels && o < params.out_groups) {
+                    let at = y_index(first + t, o);
+                    if (params.start_from == 0u) {
+                        y[at] = Y(bias[bias_group(o)] + sum[b][t][half]);
+                    } else if (params.start_from == 1u) {
+                        y[at] = Y(vec4<f32>(y[at]) + sum[b][t][half]);
+                    } else {
+                        y[at] = Y(sum[b][t][half]);
+                    }
+                }
+            }
+        }
+    }
+}
