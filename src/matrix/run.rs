@@ -109,7 +109,7 @@ impl MatrixRun {
     }
 }
 
-/// Trains what [`plan_matrix`] found to be trained, in a directory that is `held` already or taken now. One that fails does not stop the others; a signal stops all, and the
+/// Trains what [`super::plan_matrix`] found to be trained, in a directory that is `held` already or taken now. One that fails does not stop the others; a signal stops all, and the
 /// same command goes on later.
 ///
 /// # Errors

@@ -132,7 +132,7 @@ pub fn collect(output_dir: &Path, names: Option<&[String]>) -> Result<Vec<Summar
 /// experiment failed, has become outdated, or is yet to be trained. What has been trained since is told as it is.
 ///
 /// # Errors
-/// As [`collect`].
+/// A user error where the directory, or a record in it, cannot be read.
 pub fn rebuild(output_dir: &Path, table: &Path) -> Result<Vec<SummaryRow>> {
     let mut found = collect(output_dir, None)?;
     let mut rows = Vec::new();

@@ -75,7 +75,7 @@ fn result(record: &RunRecord, rows: &[EpochRow]) -> Html {
             1 => "one training".into(),
             count => format!("{count} trainings, mean ± standard deviation"),
         };
-        paragraph(&format!(
+        paragraph(format!(
             "Scores are of {count}; all else on this page, and the weights in this directory, are of {}, which has the \
              highest F1.",
             members.best
