@@ -9,7 +9,7 @@
 //   y       [N, H, W, CO]               Y
 //
 // `transform_input`: an invocation owns 4 channels of a tile. `multiply`: of one of the 36 products
-// TILES tiles x 16 outputs; the lanes of a subgroup (8 at least) load weights in turn and
+// TILES tiles x BLOCKS x 8 outputs; the lanes of a subgroup (8 at least) load weights in turn and
 // pass them round. `transform_output`: 4 channels of a tile. Rounding grows by the transforms, to about 1e-5 of the
 // largest value in f32: sums are in a fixed order all the same.
 #import grid

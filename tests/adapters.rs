@@ -128,9 +128,10 @@ fn signal(name: &str, id: u32) {
 #[cfg(target_os = "linux")]
 fn are_under_way(workshop: &Workshop, child: &mut Child) -> bool {
     assert!(child.try_wait().expect("a child").is_none(), "it has ended");
-    ["tiny", "faster"]
-        .iter()
-        .all(|name| workshop.path("results").join(name).join("last.safetensors").exists())
+    let has = |file: &str| {
+        ["tiny", "faster"].iter().all(|name| workshop.path("results").join(name).join(file).exists())
+    };
+    has(".rosette.lock") && has("last.safetensors") && children(child.id()).len() == 2
 }
 
 #[cfg(target_os = "linux")]
@@ -171,6 +172,7 @@ fn trainings_save_and_leave_when_the_run_that_started_them_is_told_to_stop_or_ki
         let mut child = start(&workshop);
         wait_until("no checkpoints", || are_under_way(&workshop, &mut child));
         let trainings = children(child.id());
+        assert_eq!(trainings.len(), 2, "{trainings:?}");
         // To this process alone, as a scheduler may do it.
         signal(name, child.id());
         let code = child.wait().expect("it ends").code();

@@ -21,7 +21,12 @@ use step::Settings;
 
 /// A storage binding of at most that much, on a GPU and on the processor.
 fn limits(storage_binding_bytes: u64) -> [Limits; 2] {
-    [false, true].map(|software| Limits { storage_binding_bytes, software, ..Limits::WEBGPU })
+    [false, true].map(|software| Limits {
+        storage_binding_bytes,
+        software,
+        subgroup_lanes: 8,
+        ..Limits::WEBGPU
+    })
 }
 
 /// Small steps with both skips, once whole and once with the batch in slices, and the pipeline's.

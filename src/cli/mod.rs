@@ -59,10 +59,15 @@ enum Command {
 /// 0 done, 1 a failure of the machine, 2 a mistake in what the user gave.
 pub fn main() -> ExitCode {
     // clap itself exits with 2 on arguments that it does not understand.
-    match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    let before = match &command {
+        Command::Train(args) if args.until_stdin_ends => crate::matrix::CHILD_ERROR,
+        _ => "error: ",
+    };
+    match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            progress::print_line(&format!("error: {error}"));
+            progress::print_line(&format!("{before}{error}"));
             ExitCode::from(error.exit_code())
         }
     }

@@ -11,4 +11,4 @@ pub use ceiling::{Ceilings, ceiling_kernels};
 pub use device::{AdapterSummary, Gpu, Limits, MatrixUnits, device_lost, is_device_gone, list_adapters};
 pub use executor::{Binding, Command, Executable, PendingRead, SharedBuffer};
 pub use kernel::{BindingInfo, BindingKind, Kernel, Params, Reflection};
-pub use shader::{ShaderSource, Variant};
+pub use shader::{ShaderSource, Variant, compose};

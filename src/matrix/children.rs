@@ -43,12 +43,24 @@ struct Workshop<'a> {
     changed: Condvar,
 }
 
+/// Before the error of a training that this program has started: drivers, too, write lines that begin with `error:`.
+pub const CHILD_ERROR: &str = "rosette's error: ";
+
 /// How a training's process ended that did not finish its work.
-enum End {
-    /// The training failed, and said why.
-    Failed(Error),
-    /// The device was lost, or the process was killed: another adapter may do it.
-    Broken(Error),
+#[derive(Debug)]
+struct End {
+    error: Error,
+    /// The device was lost, or the process crashed or was killed: another adapter may do it.
+    is_broken: bool,
+    /// The process has said it itself, as an event too where events are wanted.
+    is_told: bool,
+}
+
+impl End {
+    /// Of a training that could not even be started.
+    fn unstarted(error: Error) -> Self {
+        Self { error, is_broken: false, is_told: false }
+    }
 }
 
 /// Trains with one worker for each adapter; the failures.
@@ -124,7 +136,7 @@ impl<'a> Workshop<'a> {
         let label = job.planned.label();
         match outcome {
             Ok(()) => true,
-            Err(End::Broken(error)) if job.broke.is_none() && state.workers > 1 => {
+            Err(End { error, is_broken: true, .. }) if job.broke.is_none() && state.workers > 1 => {
                 state.workers -= 1;
                 state.queue.push_front(Job { broke: Some(adapter), ..job });
                 print_line(&format!(
@@ -132,14 +144,14 @@ impl<'a> Workshop<'a> {
                 ));
                 false
             }
-            Err(End::Failed(error) | End::Broken(error)) => {
+            Err(End { error, is_told, .. }) => {
                 let error = match job.broke {
                     Some(first) => {
                         Error::failure(format!("after adapter {first}, on {adapter} too: {error}"))
                     }
                     None => error,
                 };
-                state.failures.push(failed(run, &label, error));
+                state.failures.push(failed(run, &label, error, is_told));
                 true
             }
         }
@@ -147,8 +159,8 @@ impl<'a> Workshop<'a> {
 }
 
 fn train_child(run: &MatrixRun, planned: &Planned, adapter: &str) -> std::result::Result<(), End> {
-    let failure = |what: String| End::Failed(Error::failure(what));
-    let mut command = command(run, planned, adapter).map_err(End::Failed)?;
+    let failure = |what: String| End::unstarted(Error::failure(what));
+    let mut command = command(run, planned, adapter).map_err(End::unstarted)?;
     let mut child = command.spawn().map_err(|e| failure(format!("starting a training: {e}")))?;
     let said = std::thread::scope(|scope| {
         let stderr = child.stderr.take().expect("it is piped");
@@ -188,21 +200,24 @@ fn command(run: &MatrixRun, planned: &Planned, adapter: &str) -> Result<Command>
 
 /// What a process's end means; `said` is its error, where it said one.
 fn end_of(status: ExitStatus, said: Option<String>) -> std::result::Result<(), End> {
-    let message = said.unwrap_or_else(|| format!("its process ended without a word ({status})"));
     match status.code() {
-        Some(0) => Ok(()),
-        Some(code) if code == i32::from(STOPPED_EXIT_CODE) && stop_is_requested() => Ok(()),
-        Some(2) => Err(End::Failed(Error::Relayed { message, exit_code: 2 })),
-        Some(_) if !is_device_gone(&message) => Err(End::Failed(Error::failure(message))),
-        _ => Err(End::Broken(Error::failure(message))),
+        Some(0) => return Ok(()),
+        Some(code) if code == i32::from(STOPPED_EXIT_CODE) && stop_is_requested() => return Ok(()),
+        _ => {}
     }
+    // A lost device can end the process in many ways, a panic of wgpu's among them, in which it says no error of its own.
+    let is_told = said.is_some();
+    let message = said.unwrap_or_else(|| format!("its process ended without an error of its own ({status})"));
+    let exit_code = if status.code() == Some(2) { 2 } else { 1 };
+    let is_broken = !is_told || is_device_gone(&message);
+    Err(End { error: Error::Relayed { message, exit_code }, is_broken, is_told })
 }
 
 /// Prints a training's lines after its name; returns its error, which the caller tells.
 fn relay(name: &str, lines: impl Read) -> Option<String> {
     let mut error: Option<String> = None;
     for line in BufReader::new(lines).lines().map_while(std::result::Result::ok) {
-        match (&mut error, line.strip_prefix("error: ")) {
+        match (&mut error, line.strip_prefix(CHILD_ERROR)) {
             (None, Some(text)) => error = Some(text.to_string()),
             // It is the last thing that a process says.
             (Some(error), _) => {
@@ -232,8 +247,8 @@ mod tests {
 
     #[test]
     fn the_error_of_a_training_is_told_whole_and_once() {
-        let lines =
-            "epoch 1/2: step 1\nerror: a.yaml: expected a number, found text\n  help: give a number\n";
+        let lines = "error: XDG_RUNTIME_DIR is invalid\nepoch 1/2: step 1\n\
+                     rosette's error: a.yaml: expected a number, found text\n  help: give a number\n";
         let said = relay("tiny", lines.as_bytes());
         assert_eq!(said.as_deref(), Some("a.yaml: expected a number, found text\n  help: give a number"));
         assert_eq!(relay("tiny", "epoch 1/2\n".as_bytes()), None);
@@ -244,12 +259,17 @@ mod tests {
     fn a_lost_device_and_a_crash_are_told_from_a_training_that_failed() {
         use std::os::unix::process::ExitStatusExt;
         let exited = |code: i32| ExitStatus::from_raw(code << 8);
-        let end = |status, said: &str| end_of(status, Some(said.to_string()));
-        assert!(end(exited(0), "").is_ok());
-        assert!(matches!(end(exited(2), "a key"), Err(End::Failed(error)) if error.exit_code() == 2));
-        assert!(matches!(end(exited(1), "the loss is no number"), Err(End::Failed(_))));
-        let lost = crate::gpu::device_lost("a fault");
-        assert!(matches!(end(exited(1), &lost.to_string()), Err(End::Broken(_))));
-        assert!(matches!(end_of(ExitStatus::from_raw(9), None), Err(End::Broken(_))));
+        let end = |status, said: Option<&str>| {
+            let end = end_of(status, said.map(str::to_string)).expect_err("it did not finish");
+            (end.is_broken, end.error.exit_code())
+        };
+        assert!(end_of(exited(0), None).is_ok());
+        assert_eq!(end(exited(2), Some("a key")), (false, 2));
+        assert_eq!(end(exited(1), Some("the loss is no number")), (false, 1));
+        let lost = crate::gpu::device_lost("a fault").to_string();
+        assert_eq!(end(exited(1), Some(&lost)), (true, 1));
+        // A panic, as wgpu's own at a lost device, and a kill.
+        assert_eq!(end(exited(101), None), (true, 1));
+        assert_eq!(end(ExitStatus::from_raw(9), None), (true, 1));
     }
 }

@@ -9,6 +9,7 @@ mod plan;
 mod run;
 mod summary;
 
+pub use children::CHILD_ERROR;
 pub use decide::{Decision, Inputs, decide};
 pub use members::{MemberPlan, has_members, members, train_members, trainings};
 pub use page::write_page;

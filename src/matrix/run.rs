@@ -127,7 +127,7 @@ pub fn run_matrix(run: &MatrixRun, plan: Plan, held: Option<DirLock>) -> Result<
     };
     let Plan { parts, failures: unplanned } = plan;
     for (name, error) in unplanned.iter().filter(|(name, _)| run.is_asked(name)) {
-        tell_failure(run, name, error);
+        tell_failure(run, name, error, false);
         let _log = logging::start(&[&run.log_dir.join(format!("{name}.log"))])?;
         // Not as an error: the terminal has it.
         tracing::info!("failed: {error}");
@@ -241,7 +241,7 @@ fn locked(run: &MatrixRun, grouped: &mut Grouped) -> (Vec<DirLock>, Vec<(String,
         match DirLock::take(&dir).and_then(|lock| make_way(&dir).map(|()| lock)) {
             Ok(lock) => locks.push(lock),
             Err(error) => {
-                failures.push(failed(run, &experiment.name, error));
+                failures.push(failed(run, &experiment.name, error, false));
                 return false;
             }
         }
@@ -289,10 +289,10 @@ fn train_in_turn(run: &MatrixRun, todo: &[&Planned]) -> Result<Vec<(String, Erro
         match std::panic::catch_unwind(AssertUnwindSafe(|| train(&train_run))) {
             Ok(Ok(outcome)) => report(run, &planned.label(), &outcome),
             Ok(Err(stopped @ Error::Stopped(_))) => return Err(stopped),
-            Ok(Err(error)) => failures.push(failed(run, &planned.label(), error)),
+            Ok(Err(error)) => failures.push(failed(run, &planned.label(), error, false)),
             Err(panic) => {
                 let what = panic.downcast_ref::<String>().map_or("a panic", String::as_str);
-                failures.push(failed(run, &planned.label(), Error::failure(what)));
+                failures.push(failed(run, &planned.label(), Error::failure(what), false));
             }
         }
     }
@@ -318,14 +318,15 @@ fn report(run: &MatrixRun, name: &str, outcome: &Outcome) {
 }
 
 /// Says at once what failed: the others may take hours.
-pub(super) fn failed(run: &MatrixRun, name: &str, error: Error) -> (String, Error) {
-    tell_failure(run, name, &error);
+///
+/// `is_told` where an event has told it already.
+pub(super) fn failed(run: &MatrixRun, name: &str, error: Error, is_told: bool) -> (String, Error) {
+    tell_failure(run, name, &error, is_told);
     (name.to_string(), error)
 }
 
-fn tell_failure(run: &MatrixRun, name: &str, error: &Error) {
-    // A child process has said so itself.
-    if run.mode == Mode::Json && run.adapters.len() < 2 {
+fn tell_failure(run: &MatrixRun, name: &str, error: &Error, is_told: bool) {
+    if run.mode == Mode::Json && !is_told {
         let event = Event::Error { message: error.to_string(), exit_code: error.exit_code() };
         events::emit(Some(name), &event);
     }

@@ -138,7 +138,7 @@ pub fn rebuild(output_dir: &Path, table: &Path) -> Result<Vec<SummaryRow>> {
     let mut rows = Vec::new();
     for known in read_summary(table) {
         let at = found.iter().position(|row| row.experiment_name == known.experiment_name);
-        let tells_more = is_stale(&known) || known.status == "not trained";
+        let tells_more = !known.reason.is_empty() || known.status == "not trained";
         match at.map(|at| found.remove(at)) {
             Some(row) if tells_more && row.has_results_of(&known) => rows.push(known),
             Some(row) => rows.push(row),

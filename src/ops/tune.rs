@@ -12,7 +12,7 @@ use super::convolution::{Call, Convolution, Packing, SOURCES, Start};
 use super::{matrix, winograd};
 use crate::error::Result;
 use crate::files;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Variant, compose};
 use crate::tape::{
     Element, Loaded, Mode, Normalisation, Phase, Read, Shape, SlotPool, Store, Stores, Tape, TensorId,
 };
@@ -39,12 +39,12 @@ pub struct Timing {
     pub sound: bool,
 }
 
-/// A hash over the text of every shader that competes: answers measured with other text are not used.
+/// A hash over the text of every shader that competes, imports included: answers measured with other text are not used.
 pub fn shader_digest() -> String {
     let mut hash = Sha256::new();
     for source in SOURCES.iter().chain(winograd::SOURCES).chain(matrix::SOURCES) {
         hash.update(source.name);
-        hash.update(source.text);
+        hash.update(compose(*source, &Variant::new()));
     }
     files::hex(&hash.finalize())
 }

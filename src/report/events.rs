@@ -170,5 +170,5 @@ pub fn emit(label: Option<&str>, event: &Event) {
 pub fn print(line: &str) {
     let mut out = std::io::stdout().lock();
     // Nobody reads a closed pipe: the training goes on.
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    let _ = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
 }

@@ -77,7 +77,18 @@ fn budget_words(experiment: &Experiment) -> usize {
 /// Those of [`Fit::plan`].
 pub fn planned_fit(experiment: &Experiment, limits: Limits, sample_words: &[usize]) -> Result<Fit> {
     let (budget, batch_size) = (budget_words(experiment), experiment.training.batch_size);
-    let residency = Residency::of_words(sample_words, budget, most_chunk_words(limits), batch_size);
+    let (largest, most) = (sample_words.iter().copied().max().unwrap_or(0), most_chunk_words(limits));
+    if largest > most {
+        let expected = format!("at most {} MiB on this adapter", most >> 18);
+        let remedy = "cut the image into parts, or take another adapter";
+        return Err(Error::user(
+            "the largest training sample",
+            expected,
+            format!("{} MiB", largest >> 18),
+            remedy,
+        ));
+    }
+    let residency = Residency::of_words(sample_words, budget, most, batch_size);
     Fit::plan(experiment, limits, residency.bytes())
 }
 

@@ -29,6 +29,7 @@ impl Training<'_> {
         self.session.restore(&checkpoint.buffers, steps, batches)?;
         self.skipped = checkpoint.buffers["loss scaling"][2];
         self.state = checkpoint.state;
+        self.step_samples.clear();
         self.metrics = MetricsLog::resume(&self.run.output_dir.join("metrics.csv"), &self.state.history)?;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What a training shows of itself while it runs: curves, pictures of validation images, a page, TensorBoard's events.
 //! Nothing here has an influence on what it learns; what it costs is counted.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::data::loader::Dataset;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::experiment_page::{self, overlay_path, overlays};
-use crate::report::tensorboard::EventFile;
+use crate::report::tensorboard::{EventFile, event_files};
 use crate::report::{EpochRow, Event, Prediction, Progress, RunRecord, overlay, plots};
 
 /// Validation images in the last picture, ...
@@ -59,7 +59,7 @@ impl Shown {
         }
         self.events = None;
         if from <= 1 && !self.settings.tensorboard {
-            remove_dir(&self.dir.join("tensorboard"))?;
+            forget_events(&self.dir)?;
         }
         if self.settings.tensorboard {
             // Steps count from 1: below it is nothing to keep.
@@ -171,13 +171,21 @@ fn write_pictures(
 /// # Errors
 /// A user error where it cannot be removed.
 pub fn forget_shown(dir: &Path) -> Result<()> {
-    remove_dir(&dir.join("overlays"))?;
-    remove_dir(&dir.join("tensorboard"))
+    forget(dir.join("overlays"), overlays(dir).into_iter().map(|(_, path)| path))?;
+    forget_events(dir)
 }
 
-fn remove_dir(dir: &Path) -> Result<()> {
-    match dir.is_dir() {
-        true => std::fs::remove_dir_all(dir).map_err(|e| Error::io(dir, "a directory to remove", &e)),
-        false => Ok(()),
+fn forget_events(dir: &Path) -> Result<()> {
+    let dir = dir.join("tensorboard");
+    let files = event_files(&dir);
+    forget(dir, files)
+}
+
+/// Removes these files, and the directory where nothing else is in it.
+fn forget(dir: PathBuf, files: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+    for path in files {
+        std::fs::remove_file(&path).map_err(|e| Error::io(&path, "a file to remove", &e))?;
     }
+    let _ = std::fs::remove_dir(dir);
+    Ok(())
 }

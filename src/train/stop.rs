@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::STOPPED_EXIT_CODE;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+/// Apart: it may come before or after a first signal, which must not end the process at once for that.
+static INPUT_ENDED: AtomicBool = AtomicBool::new(false);
 
 /// Listens from now on. Where a host program listens already, it keeps doing so.
 pub fn listen() {
@@ -28,12 +30,12 @@ pub fn listen_to_stdin() {
     std::thread::spawn(|| {
         // What is written there says nothing; an input that cannot be read is no reason to stop.
         if std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).is_ok() {
-            REQUESTED.store(true, Ordering::SeqCst);
+            INPUT_ENDED.store(true, Ordering::SeqCst);
         }
     });
 }
 
 /// A signal has come.
 pub fn is_requested() -> bool {
-    REQUESTED.load(Ordering::SeqCst)
+    REQUESTED.load(Ordering::SeqCst) || INPUT_ENDED.load(Ordering::SeqCst)
 }

@@ -43,7 +43,7 @@ pub(super) struct Training<'a> {
     /// Steps that loss scaling has skipped.
     pub(super) skipped: f32,
     /// The samples of the step in progress.
-    step_samples: Vec<usize>,
+    pub(super) step_samples: Vec<usize>,
 }
 
 /// How an epoch's training patches ended.
