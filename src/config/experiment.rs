@@ -251,7 +251,7 @@ section! {
         foreground_share: f64 = 0.7, Rule::within(0.0, 1.0);
         /// Winograd's fast 3x3 convolutions where the device gains by them; they round ten times as much (to 1e-5).
         winograd: bool = true, Rule::any();
-        /// Computes cheap tensors again instead of keeping them: a fifth less memory, a few percent more time.
+        /// Computes cheap tensors again instead of keeping them: a sixth less memory, a few percent more time.
         recompute: Recompute = Recompute::Auto, Rule::any().read(Read::Placement);
         /// How activations are stored.
         precision: Precision = Precision::F32, Rule::any();
