@@ -267,13 +267,16 @@ impl Keeper {
     ///
     /// # Errors
     /// A failure where there is none any more: somebody removed it.
-    pub fn before(&self, epoch: usize) -> Result<Checkpoint> {
+    pub fn before(&mut self, epoch: usize) -> Result<Checkpoint> {
         let is_before = |state: &State| (state.epoch, state.batch) <= (epoch, 0);
         let found =
             [LAST, PREVIOUS].iter().filter_map(|name| self.read(name)).map(|(_, checkpoint)| checkpoint);
-        found.into_iter().find(|checkpoint| is_before(&checkpoint.state)).ok_or_else(|| {
+        let found = found.into_iter().find(|checkpoint| is_before(&checkpoint.state)).ok_or_else(|| {
             Error::failure(format!("{}: the checkpoints are gone: start again", self.dir.display()))
-        })
+        })?;
+        // What comes after the one that is gone back to has diverged: the next one takes its place, and keeps it nowhere.
+        self.newest = None;
+        Ok(found)
     }
 
     fn read(&self, name: &str) -> Option<(Identity, Checkpoint)> {
@@ -388,6 +391,24 @@ mod tests {
         change(&mut experiment);
         let data = ["a".to_string(), "b".to_string()];
         Identity { settings: settings_json(&experiment), data, initial: None, patches }
+    }
+
+    #[test]
+    fn what_diverged_is_not_kept_as_the_previous_checkpoint() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut keeper = Keeper::new(dir.path(), identity(None, |_| {}), Duration::ZERO);
+        let write = |keeper: &mut Keeper, epoch, batch| {
+            let mut state = State::new(Plateau::new(1e-3, 1e-6, 7), EarlyStopping::new(15));
+            (state.epoch, state.batch) = (epoch, batch);
+            let buffers = [("weights".to_string(), vec![epoch as f32])].into_iter().collect();
+            keeper.write(Checkpoint { state, buffers }, Instant::now()).expect("a checkpoint");
+        };
+        write(&mut keeper, 1, 0);
+        write(&mut keeper, 3, 5);
+        assert_eq!(keeper.before(3).expect("the first").state.epoch, 1);
+        write(&mut keeper, 1, 0);
+        let (_, previous) = keeper.read(PREVIOUS).expect("a file");
+        assert_eq!((previous.state.epoch, previous.state.batch), (1, 0), "epoch 3 diverged");
     }
 
     /// What README says of a crash.
