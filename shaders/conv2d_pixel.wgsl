@@ -1,12 +1,11 @@
-// Convolution 1x1, and the transposed one as a 1x1 convolution to squares, for software adapters:  y = W x  for each pixel.
+// The direct form of 1x1 convolutions, and of transposed ones as 1x1 convolutions to squares:  y = W x  for each pixel.
 //
 //   x       [N, H, W, CX]               X; or [N, 2 H, 2 W, CX / 4] seen as squares
 //   weight  [blocks][weight_groups][4][8]   f32
 //   y       [N, H, W, CO]               Y; or [N, 2 H, 2 W, CO / 4] seen as squares
 //
 // A lane owns PIXELS pixels x BLOCKS x 8 outputs. The lanes of a subgroup (8 at least) load weights in turn and pass them
-// round, since a load costs such a device as much as two dozen multiply-adds. It is what conv2d_direct does for one tap, with
-// more outputs: the driver unrolls these loops, which have no window, and would not unroll those.
+// round. conv2d_direct has no room for as many: with a window a software adapter's driver unrolls no loop of that size.
 #import grid
 #import depth_to_space
 
@@ -38,6 +37,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
 
 #import normalised_read
+#import weights_round
 
 // `pixel` counts those of the small side.
 fn x_index(pixel: u32, group: u32) -> u32 {
@@ -86,19 +86,10 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
             value[t] = vec4<f32>(as_read(x[x_index(min(first + t, params.pixels - 1u), c)], norm));
         }
         for (var b = 0u; b < BLOCKS; b++) {
-            let mine = weight[from_block[b] + c * 8u];
-            let w0 = subgroupBroadcast(mine, 0u);
-            let w1 = subgroupBroadcast(mine, 1u);
-            let w2 = subgroupBroadcast(mine, 2u);
-            let w3 = subgroupBroadcast(mine, 3u);
-            let w4 = subgroupBroadcast(mine, 4u);
-            let w5 = subgroupBroadcast(mine, 5u);
-            let w6 = subgroupBroadcast(mine, 6u);
-            let w7 = subgroupBroadcast(mine, 7u);
+            let w = passed_round(weight[from_block[b] + c * 8u]);
             for (var t = 0u; t < PIXELS; t++) {
-                let d = value[t];
-                sum[b][t][0] = fma(vec4<f32>(d.w), w6, fma(vec4<f32>(d.z), w4, fma(vec4<f32>(d.y), w2, fma(vec4<f32>(d.x), w0, sum[b][t][0]))));
-                sum[b][t][1] = fma(vec4<f32>(d.w), w7, fma(vec4<f32>(d.z), w5, fma(vec4<f32>(d.y), w3, fma(vec4<f32>(d.x), w1, sum[b][t][1]))));
+                sum[b][t][0] = add_product(sum[b][t][0], value[t], w, 0u);
+                sum[b][t][1] = add_product(sum[b][t][1], value[t], w, 1u);
             }
         }
     }

@@ -13,6 +13,7 @@
 // pass them round. `transform_output`: 4 channels of a tile. Rounding grows by the transforms, to about 1e-5 of the
 // largest value in f32: sums are in a fixed order all the same.
 #import grid
+#import weights_round
 
 // How four channels of x and of y are stored: vec4<f32>, or vec4<f16>. All between is f32.
 alias X = vec4<f32>;
@@ -124,19 +125,10 @@ fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32)
             value[t] = v[from_tile[t] + c];
         }
         for (var b = 0u; b < BLOCKS; b++) {
-            let mine = u[from_block[b] + c * 8u];
-            let w0 = subgroupBroadcast(mine, 0u);
-            let w1 = subgroupBroadcast(mine, 1u);
-            let w2 = subgroupBroadcast(mine, 2u);
-            let w3 = subgroupBroadcast(mine, 3u);
-            let w4 = subgroupBroadcast(mine, 4u);
-            let w5 = subgroupBroadcast(mine, 5u);
-            let w6 = subgroupBroadcast(mine, 6u);
-            let w7 = subgroupBroadcast(mine, 7u);
+            let w = passed_round(u[from_block[b] + c * 8u]);
             for (var t = 0u; t < TILES; t++) {
-                let d = value[t];
-                sum[b][t][0] = fma(vec4<f32>(d.w), w6, fma(vec4<f32>(d.z), w4, fma(vec4<f32>(d.y), w2, fma(vec4<f32>(d.x), w0, sum[b][t][0]))));
-                sum[b][t][1] = fma(vec4<f32>(d.w), w7, fma(vec4<f32>(d.z), w5, fma(vec4<f32>(d.y), w3, fma(vec4<f32>(d.x), w1, sum[b][t][1]))));
+                sum[b][t][0] = add_product(sum[b][t][0], value[t], w, 0u);
+                sum[b][t][1] = add_product(sum[b][t][1], value[t], w, 1u);
             }
         }
     }

@@ -9,7 +9,7 @@ use rosette::data::channels::Prepared;
 use rosette::data::loader::{
     Batch, Dataset, PatchBatch, PatchPlan, TrainBatches, ValBatches, epoch_order, patch_of,
 };
-use rosette::data::residency::{Residency, Upload, pack};
+use rosette::data::residency::{Residency, SampleSize, Upload, pack};
 use rosette::data::sample::{Sample, discover, sample_path};
 use rosette::data::synth::{Layout, SynthPlan, write_samples};
 
@@ -159,6 +159,12 @@ fn a_sample_that_no_buffer_holds_is_told() {
     let error = Residency::plan(dataset.samples(), usize::MAX, 100, 4).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("sample 'T"), "{error}");
+    // A dry run knows the sizes alone; where samples take turns, it divided by zero.
+    let sizes: Vec<SampleSize> = dataset.samples().iter().map(SampleSize::of).collect();
+    for budget_words in [0, usize::MAX] {
+        let told = Residency::of_sizes(&sizes, budget_words, 100, 1).unwrap_err();
+        assert_eq!(told.to_string(), error.to_string());
+    }
 }
 
 #[test]

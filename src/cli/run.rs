@@ -142,7 +142,7 @@ fn plan_table(matrix: &MatrixRun, plan: &Plan) -> Result<Table> {
             Decision::Keep => ("keep", "done and unchanged"),
             Decision::Train(reason) => ("train", reason.as_str()),
         };
-        let memory = match planned_fit(experiment, limits, &planned.sample_words) {
+        let memory = match planned_fit(experiment, limits, &planned.sample_sizes) {
             Ok(fit) if fit.is_cut() => {
                 format!("{}, {} patches at once", gib(fit.planned_bytes), fit.most_patches)
             }

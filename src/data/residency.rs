@@ -50,9 +50,20 @@ pub fn pack(image: &Prepared) -> Vec<u32> {
     planes.chain(image.intensity.iter().flatten().map(|v| v.to_bits())).collect()
 }
 
-/// Words of device memory that a sample takes.
-pub fn words_of(image: &Prepared) -> usize {
-    plane_words(image) + image.intensity.as_ref().map_or(0, Vec::len)
+/// The memory that a sample takes on the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampleSize {
+    /// Its name and its sides, to be told.
+    label: String,
+    words: usize,
+}
+
+impl SampleSize {
+    /// That of a sample.
+    pub fn of(image: &Prepared) -> Self {
+        let words = plane_words(image) + image.intensity.as_ref().map_or(0, Vec::len);
+        Self { label: format!("sample '{}', {} x {} px", image.name, image.height, image.width), words }
+    }
 }
 
 impl Residency {
@@ -67,45 +78,46 @@ impl Residency {
         most_chunk_words: usize,
         batch_size: usize,
     ) -> Result<Self> {
-        let largest = samples.iter().max_by_key(|sample| words_of(sample)).expect("a dataset has samples");
-        let largest_words = words_of(largest).max(1);
-        if largest_words > most_chunk_words {
-            let place = format!("sample '{}'", largest.name);
-            let expected = format!("at most {} MiB on this adapter", most_chunk_words >> 18);
-            let found = format!("{} x {} px, {} MiB", largest.height, largest.width, largest_words >> 18);
-            return Err(Error::user(
-                place,
-                expected,
-                found,
-                "cut the image into parts, or take another adapter",
-            ));
-        }
-        let words: Vec<usize> = samples.iter().map(words_of).collect();
-        Ok(Self::of_words(&words, budget_words, most_chunk_words, batch_size))
+        let sizes: Vec<SampleSize> = samples.iter().map(SampleSize::of).collect();
+        Self::of_sizes(&sizes, budget_words, most_chunk_words, batch_size)
     }
 
-    /// The same for samples of so many words, each of which fits a buffer.
-    pub fn of_words(
-        words: &[usize],
+    /// [`Residency::plan`] by the samples' sizes alone.
+    ///
+    /// # Errors
+    /// A user error where one sample exceeds a buffer.
+    ///
+    /// # Panics
+    /// Without samples.
+    pub fn of_sizes(
+        sizes: &[SampleSize],
         budget_words: usize,
         most_chunk_words: usize,
         batch_size: usize,
-    ) -> Self {
-        let largest_words = words.iter().copied().max().unwrap_or(0).max(1);
+    ) -> Result<Self> {
+        let largest = sizes.iter().max_by_key(|size| size.words).expect("a dataset has samples");
+        let largest_words = largest.words.max(1);
+        if largest_words > most_chunk_words {
+            let expected = format!("at most {} MiB on this adapter", most_chunk_words >> 18);
+            let found = format!("{} MiB", largest_words >> 18);
+            let remedy = "cut the image into parts, or take another adapter";
+            return Err(Error::user(&largest.label, expected, found, remedy));
+        }
+        let words: Vec<usize> = sizes.iter().map(|size| size.words).collect();
         let total: usize = words.iter().sum();
         let needed = batch_size.min(words.len());
         if total <= budget_words || words.len() <= needed {
-            return Self::resident(words, most_chunk_words.min(total));
+            return Ok(Self::resident(&words, most_chunk_words.min(total)));
         }
         let per_chunk = most_chunk_words / largest_words;
         let slots = (budget_words / largest_words).clamp(needed, words.len());
         let place =
             |slot: usize| Place { chunk: slot / per_chunk, first_word: slot % per_chunk * largest_words };
-        Self {
+        Ok(Self {
             chunks: slots.div_ceil(per_chunk),
             chunk_words: slots.min(per_chunk) * largest_words,
             layout: Layout::Slots((0..slots).map(place).collect()),
-        }
+        })
     }
 
     fn resident(words: &[usize], most_chunk_words: usize) -> Self {

@@ -25,6 +25,7 @@ const SHARED: &[(&str, &str)] = &[
     ("patch", include_str!("../../shaders/shared/patch.wgsl")),
     ("random", include_str!("../../shaders/shared/random.wgsl")),
     ("tile_moments", include_str!("../../shaders/shared/tile_moments.wgsl")),
+    ("weights_round", include_str!("../../shaders/shared/weights_round.wgsl")),
 ];
 
 /// The values a kernel gives to its shader's constants and aliases: the substitution, the cache key and the

@@ -9,7 +9,7 @@ use super::members::{known_manifest, members};
 use super::run::MatrixRun;
 use crate::config::{Config, Experiment, Origins};
 use crate::data::loader::Dataset;
-use crate::data::residency::words_of;
+use crate::data::residency::SampleSize;
 use crate::data::sample::discover;
 use crate::data::split::Manifest;
 use crate::error::{Error, Result};
@@ -30,8 +30,8 @@ pub struct Planned {
     pub is_new_split: bool,
     /// Whether it has to be trained.
     pub decision: Decision,
-    /// Words of device memory that each of its training samples takes.
-    pub sample_words: Vec<usize>,
+    /// The memory that its training samples take on a device.
+    pub sample_sizes: Vec<SampleSize>,
     /// Whether it is among those that this run is asked for.
     pub is_asked: bool,
 }
@@ -72,7 +72,7 @@ impl Planned {
             manifest,
             is_new_split: true,
             decision: Decision::Keep,
-            sample_words: Vec::new(),
+            sample_sizes: Vec::new(),
             is_asked: true,
         }
     }
@@ -137,7 +137,7 @@ fn plan(
         let use_intensity = planned.experiment.model.use_intensity;
         let train = digests.of(&planned.manifest.train_sample_list, use_intensity)?;
         let val = digests.of(&planned.manifest.val_sample_list, use_intensity)?;
-        planned.sample_words = train.words;
+        planned.sample_sizes = train.sizes;
         let inputs = Inputs { initial: None, data: [train.digest, val.digest] };
         planned.decision =
             decide(&planned.experiment, &run.dir(planned), &inputs, run.force && planned.is_asked);
@@ -153,8 +153,7 @@ pub fn plain_split(samples: &[String], experiment: &Experiment) -> Result<Manife
 #[derive(Clone)]
 struct Samples {
     digest: String,
-    /// Words of device memory that each of them takes.
-    words: Vec<usize>,
+    sizes: Vec<SampleSize>,
 }
 
 /// Lists of samples, each read once: experiments share them.
@@ -171,8 +170,8 @@ impl Digests<'_> {
         }
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let dataset = Dataset::load(self.data_dir, names, use_intensity, threads)?;
-        let words = dataset.samples().iter().map(words_of).collect();
-        let samples = Samples { digest: dataset.digest(), words };
+        let sizes = dataset.samples().iter().map(SampleSize::of).collect();
+        let samples = Samples { digest: dataset.digest(), sizes };
         self.known.insert(key, samples.clone());
         Ok(samples)
     }

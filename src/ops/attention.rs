@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::activation::{Add, Relu};
 use super::batch_norm::BatchNorm;
-use super::common::{Scatter, bias_gradient, pixel_lanes, split_sum_plain, splits_for, stored_alike, u};
+use super::common::{bias_gradient, pixel_lanes, split_sums, splits_for, stored_alike, u};
 use super::project::Project;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -107,9 +107,7 @@ impl Attention {
                 .flops(params.pixels as usize * c * 13)
                 .invocations(splits * c / 4);
         }
-        let sums = tape.transient("sums", Shape::new([SUMS, c]));
-        split_sum_plain(tape, part, sums, Scatter::plain(SUMS * c));
-        sums
+        split_sums(tape, part)
     }
 
     /// Gradients of both norms' gamma and beta, and of the weight.

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, indices, split_sum_plain, splits_for, stored_alike, u, vector};
+use super::common::{indices, split_sums, splits_for, stored_alike, u, vector};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{
@@ -216,9 +216,7 @@ impl BatchNorm {
                 .params(&params)
                 .invocations(cut.splits * cut.groups);
         }
-        let sums = tape.transient("sums", Shape::new([2, cut.channels]));
-        split_sum_plain(tape, part, sums, Scatter::plain(2 * cut.channels));
-        sums
+        split_sums(tape, part)
     }
 
     pub(super) fn affine_gradient(&self, tape: &mut Tape, node: &Node, sums: TensorId) {

@@ -7,7 +7,7 @@
 //! of equal values in reading order, found again from `x`.
 
 use super::batch_norm::{BatchNorm, Cut, NormParams};
-use super::common::{Scatter, split_sum_plain, stored_alike, u};
+use super::common::{split_sums, stored_alike, u};
 use super::max_pool2d::MaxPool2d;
 use crate::gpu::{Kernel, ShaderSource};
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
@@ -60,9 +60,7 @@ impl BatchNormPool {
                 .params(&params)
                 .invocations(cut.splits * cut.groups);
         }
-        let sums = tape.transient("sums", Shape::new([2, cut.channels]));
-        split_sum_plain(tape, part, sums, Scatter::plain(2 * cut.channels));
-        sums
+        split_sums(tape, part)
     }
 
     fn input_gradient(

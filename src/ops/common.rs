@@ -92,9 +92,13 @@ pub(super) fn split_sum(tape: &mut Tape, part: TensorId, y: TensorId, scatter: S
     record_split_sum(tape, part, y, scatter, accumulate);
 }
 
-/// [`split_sum`] over whatever `y` held.
-pub(super) fn split_sum_plain(tape: &mut Tape, part: TensorId, y: TensorId, scatter: Scatter) {
-    record_split_sum(tape, part, y, scatter, 0);
+/// Sums partial sums [splits, ...] into a tensor of their own, without the first dimension.
+pub(super) fn split_sums(tape: &mut Tape, part: TensorId) -> TensorId {
+    let shape = Shape::new(tape.shape(part).dims()[1..].to_vec());
+    let scatter = Scatter::plain(shape.len());
+    let sums = tape.transient("sums", shape);
+    record_split_sum(tape, part, sums, scatter, 0);
+    sums
 }
 
 fn record_split_sum(tape: &mut Tape, part: TensorId, y: TensorId, scatter: Scatter, accumulate: u32) {

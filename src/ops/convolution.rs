@@ -215,9 +215,7 @@ impl Convolution {
             let start = if place == 0 { call.start } else { Start::Y };
             let source = Source { x: *x, first: *first, start, place };
             match form {
-                Form::Direct if self.kernel == 1 && tape.limits().software => {
-                    self.convolve_pixels(tape, call, source);
-                }
+                Form::Direct if self.kernel == 1 => self.convolve_pixels(tape, call, source),
                 Form::Direct => self.convolve_direct(tape, call, source),
                 _ => self.convolve_tiled(tape, call, source),
             }
@@ -263,7 +261,7 @@ impl Convolution {
         }
     }
 
-    /// The direct form of a 1x1 convolution on a software adapter.
+    /// The direct form of a 1x1 convolution.
     fn convolve_pixels(&self, tape: &mut Tape, call: &Call, source: Source) {
         let x = source.x.tensor;
         let [_, h, w, cx] = seen(tape, x, call.x_squares);
@@ -299,18 +297,14 @@ impl Convolution {
     }
 
     fn convolve_direct(&self, tape: &mut Tape, call: &Call, source: Source) {
-        // A 1x1 convolution has registers to spare for a second block of outputs.
-        let (rows, cols, blocks_each) = if self.kernel == 3 { (2, 4, 1) } else { (1, 4, 2) };
+        let (rows, cols) = (2, 4);
         let x = source.x.tensor;
-        let [_, h, w, cx] = seen(tape, x, call.x_squares);
-        let co = seen(tape, call.y, call.y_squares)[3];
+        let [_, h, w, cx] = tape.shape(x).as_nhwc();
+        let co = tape.shape(call.y).as_nhwc()[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
-        let variant = self
-            .variant(tape, call, source.x)
-            .with("K", u(self.kernel))
+        let variant = stored(stored(reading(Variant::new(), source.x), "X", tape, x), "Y", tape, call.y)
             .with("ROWS", u(rows))
-            .with("COLS", u(cols))
-            .with("BLOCKS", u(blocks_each));
+            .with("COLS", u(cols));
         let kernel = Kernel::new(DIRECT, "forward", variant);
         let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
         for images in tape.image_slices(&[x, call.y]) {
@@ -337,7 +331,7 @@ impl Convolution {
                 .coefficients(source.x, call.weight)
                 .params(&params)
                 .flops(2 * images.len() * h * w * cx * co * self.taps())
-                .groups(groups_per_block * blocks.div_ceil(blocks_each));
+                .groups(groups_per_block * blocks);
         }
     }
 

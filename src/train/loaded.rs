@@ -11,7 +11,7 @@ use super::step::StepSettings;
 use crate::config::Experiment;
 use crate::data::augment::smoothing_weights;
 use crate::data::loader::Dataset;
-use crate::data::residency::Residency;
+use crate::data::residency::{Residency, SampleSize};
 use crate::data::tiles::tiles;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Limits};
@@ -71,24 +71,13 @@ fn budget_words(experiment: &Experiment) -> usize {
     (experiment.training.data.memory_budget * f64::from(1 << 28)) as usize
 }
 
-/// How an experiment's batch will fit a device, beside training samples of so many words.
+/// How an experiment's batch will fit a device, beside training samples of these sizes.
 ///
 /// # Errors
-/// Those of [`Fit::plan`].
-pub fn planned_fit(experiment: &Experiment, limits: Limits, sample_words: &[usize]) -> Result<Fit> {
+/// Those of [`Residency::plan`] and [`Fit::plan`].
+pub fn planned_fit(experiment: &Experiment, limits: Limits, samples: &[SampleSize]) -> Result<Fit> {
     let (budget, batch_size) = (budget_words(experiment), experiment.training.batch_size);
-    let (largest, most) = (sample_words.iter().copied().max().unwrap_or(0), most_chunk_words(limits));
-    if largest > most {
-        let expected = format!("at most {} MiB on this adapter", most >> 18);
-        let remedy = "cut the image into parts, or take another adapter";
-        return Err(Error::user(
-            "the largest training sample",
-            expected,
-            format!("{} MiB", largest >> 18),
-            remedy,
-        ));
-    }
-    let residency = Residency::of_words(sample_words, budget, most, batch_size);
+    let residency = Residency::of_sizes(samples, budget, most_chunk_words(limits), batch_size)?;
     Fit::plan(experiment, limits, residency.bytes())
 }
 
