@@ -168,13 +168,20 @@ fn trainings_save_and_leave_when_the_run_that_started_them_is_told_to_stop_or_ki
     }
     let workshop = Workshop::new();
     workshop.write("config.yaml", config(""));
-    for name in ["-TERM", "-KILL"] {
+    for (name, to_all) in [("-TERM", false), ("-KILL", false), ("-TERM", true)] {
         let mut child = start(&workshop);
         wait_until("no checkpoints", || are_under_way(&workshop, &mut child));
         let trainings = children(child.id());
         assert_eq!(trainings.len(), 2, "{trainings:?}");
         // To this process alone, as a scheduler may do it.
         signal(name, child.id());
+        if to_all {
+            // The end of their input has reached them: a first signal after it does not end them at once.
+            std::thread::sleep(Duration::from_millis(80));
+            for (id, _) in &trainings {
+                let _ = Command::new("kill").args([name, &id.to_string()]).stderr(Stdio::null()).status();
+            }
+        }
         let code = child.wait().expect("it ends").code();
         assert_eq!(code, if name == "-TERM" { Some(130) } else { None });
         wait_until("a training goes on alone", || {

@@ -68,6 +68,12 @@ impl Case {
         Self::new(label, op, vec![image(16, 16, 16), image(16, 16, 16), weight(packing.shape()), bias])
     }
 
+    /// A 1x1 convolution of many channels: lanes share the loads of its weights' gradient.
+    fn pixels(label: &'static str, op: fn() -> Box<dyn Op>) -> Self {
+        let packing = Packing { out_channels: 32, in_channels: 32, kernel: 1 };
+        Self::new(label, op, vec![image(8, 16, 32), weight(packing.shape()), weight(Shape::new([32]))])
+    }
+
     fn transposed(label: &'static str, op: fn() -> Box<dyn Op>) -> Self {
         let shape = conv_transpose2d::packing(8, 4).shape();
         Self::new(label, op, vec![image(16, 16, 8), weight(shape), weight(Shape::new([4]))])
@@ -106,6 +112,7 @@ fn cases() -> Vec<Case> {
     vec![
         Case::convolution("conv2d direct", || conv2d(Form::Direct)),
         Case::convolution("conv2d tiled", || conv2d(Form::Tiled)),
+        Case::pixels("conv2d 1x1 direct, many channels", || conv2d_1x1(Form::Direct)),
         Case::transposed("conv_transpose2d direct", || conv_transpose2d(Form::Direct)),
         Case::transposed("conv_transpose2d tiled", || conv_transpose2d(Form::Tiled)),
         Case::with_norms("batch_norm", norm, vec![c16()], &[16], &[]),
@@ -150,6 +157,10 @@ fn pool(whole: bool) -> Box<dyn Op> {
 
 fn conv2d(form: Form) -> Box<dyn Op> {
     Box::new(Conv2d { form: Some(form), ..Conv2d::new(3, 8) })
+}
+
+fn conv2d_1x1(form: Form) -> Box<dyn Op> {
+    Box::new(Conv2d { form: Some(form), ..Conv2d::new(1, 32) })
 }
 
 fn conv_transpose2d(form: Form) -> Box<dyn Op> {
