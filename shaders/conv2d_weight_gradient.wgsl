@@ -120,25 +120,31 @@ fn weight_gradient(id: Invocation) {
     }
 }
 
-@group(0) @binding(4) var<storage, read> weight: array<f32>;
-@group(0) @binding(5) var<storage, read_write> flipped: array<f32>;
+@group(0) @binding(4) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> flipped: array<vec4<f32>>;
 
 // weight [blocks][weight_groups][K*K][4][8] -> flipped [x_groups/2][out_groups][K*K][4][8], for the input channels that
-// start at group weight_first; one invocation an element of the result.
+// start at group weight_first; one invocation 4 inputs by 4 outputs of a tap.
 @compute @workgroup_size(64)
 fn flip(id: Invocation) {
     let index = invocation_index(id);
-    let c_low = index % 8u;
-    let o_low = (index / 8u) % 4u;
-    let tap = (index / 32u) % (K * K);
-    let o_group = (index / (32u * K * K)) % params.out_groups;
-    let c_block = index / (32u * K * K * params.out_groups);
-    let o = o_group * 4u + o_low;
-    let c = c_block * 8u + c_low;
+    let half = index % 2u;
+    let tap = (index / 2u) % (K * K);
+    let o = (index / (2u * K * K)) % params.out_groups;
+    let c_block = index / (2u * K * K * params.out_groups);
     if (c_block * 2u >= params.x_groups) {
         return;
     }
-    let group = params.weight_first + min(c / 4u, params.x_groups - 1u);
-    let source = (((o / 8u) * params.weight_groups + group) * K * K + (K * K - 1u - tap)) * 32u + (c % 4u) * 8u + o % 8u;
-    flipped[index] = select(0.0, weight[source], c / 4u < params.x_groups);
+    let c = c_block * 2u + half;
+    let to = index / 2u * 8u + half;
+    var transposed = mat4x4<f32>();
+    // The second half of the last block may be none.
+    if (c < params.x_groups) {
+        let group = o / 2u * params.weight_groups + params.weight_first + c;
+        let source = (group * K * K + (K * K - 1u - tap)) * 8u + o % 2u;
+        transposed = transpose(mat4x4<f32>(weight[source], weight[source + 2u], weight[source + 4u], weight[source + 6u]));
+    }
+    for (var k = 0u; k < 4u; k++) {
+        flipped[to + k * 2u] = transposed[k];
+    }
 }

@@ -1,11 +1,14 @@
 // Sums partial results in a fixed order: y[e] = sum over s of part[s][e] (+ y[e] where `accumulate`).
 //
-//   part  [splits][len]   f32
-//   y     [len]           f32
+//   part  [splits][len]   V
+//   y     [len]           V
 //
-// `sum` gives an element to an invocation. `scatter` writes the packed weights' partial sums of one source of a
-// convolution, [blocks][x_groups][unit], into the weights of all sources, [blocks][weight_groups][unit].
+// `sum` gives an element to an invocation, and writes the packed weights' partial sums of one source of a convolution,
+// [blocks][x_groups][unit], into the weights of all sources, [blocks][weight_groups][unit].
 #import grid
+
+// An element: f32, or vec4<f32> where the lengths allow. All lengths count these.
+alias V = vec4<f32>;
 
 struct Params {
     len: u32,
@@ -17,22 +20,28 @@ struct Params {
     weight_first: u32,
 }
 
-@group(0) @binding(0) var<storage, read> part: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read> part: array<V>;
+@group(0) @binding(1) var<storage, read_write> y: array<V>;
 @group(0) @binding(2) var<uniform> params: Params;
 
-fn total(index: u32) -> f32 {
+fn total(index: u32) -> V {
     // Four running sums hide the latency of the additions and halve the rounding twice.
-    var sums = vec4<f32>(0.0);
+    var a = V(0.0);
+    var b = V(0.0);
+    var c = V(0.0);
+    var d = V(0.0);
     var s = 0u;
     for (; s + 4u <= params.splits; s += 4u) {
         let at = s * params.len + index;
-        sums += vec4<f32>(part[at], part[at + params.len], part[at + 2u * params.len], part[at + 3u * params.len]);
+        a += part[at];
+        b += part[at + params.len];
+        c += part[at + 2u * params.len];
+        d += part[at + 3u * params.len];
     }
     for (; s < params.splits; s++) {
-        sums.x += part[s * params.len + index];
+        a += part[s * params.len + index];
     }
-    return (sums.x + sums.y) + (sums.z + sums.w);
+    return (a + b) + (c + d);
 }
 
 @compute @workgroup_size(64)

@@ -104,17 +104,18 @@ pub(super) fn split_sums(tape: &mut Tape, part: TensorId) -> TensorId {
 fn record_split_sum(tape: &mut Tape, part: TensorId, y: TensorId, scatter: Scatter, accumulate: u32) {
     let dims = tape.shape(part).dims();
     let (splits, len) = (dims[0], dims[1..].iter().product::<usize>());
+    let (width, alias) = vector(scatter.unit);
     let params = SplitSumParams {
-        len: len as u32,
+        len: (len / width) as u32,
         splits: splits as u32,
         accumulate,
-        unit: scatter.unit as u32,
+        unit: (scatter.unit / width) as u32,
         x_groups: scatter.from_groups as u32,
         weight_groups: scatter.to_groups as u32,
         weight_first: scatter.first as u32,
     };
-    let kernel = Kernel::new(SPLIT_SUM, "sum", Variant::new());
-    tape.dispatch(kernel).tensor(part).tensor(y).params(&params).flops(len * splits).invocations(len);
+    let kernel = Kernel::new(SPLIT_SUM, "sum", Variant::new().with("V", alias));
+    tape.dispatch(kernel).tensor(part).tensor(y).params(&params).flops(len * splits).invocations(len / width);
 }
 
 /// Sums an activation [N, H, W, C] over its pixels into the gradient [C] of a bias.

@@ -350,7 +350,7 @@ impl Convolution {
         let flipped = tape.transient("flipped", shape);
         let variant = Variant::new().with("K", u(self.kernel)).with("TAP_ROWS", u(self.kernel));
         let kernel = Kernel::new(GRADIENT, "flip", variant);
-        tape.dispatch(kernel).tensor(weight).tensor(flipped).params(&params).invocations(len);
+        tape.dispatch(kernel).tensor(weight).tensor(flipped).params(&params).invocations(len / 16);
         flipped
     }
 

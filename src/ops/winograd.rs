@@ -112,11 +112,11 @@ fn tiles_at_once(tape: &Tape, groups: usize, blocks: usize) -> usize {
 
 fn transform_weight(tape: &mut Tape, call: &Call) -> TensorId {
     let [blocks, groups] = call.weight_dims(tape);
-    let count = blocks * groups * 32;
+    let count = blocks * groups * 8;
     let mut params = WeightParams { count: count as u32, ..bytemuck::Zeroable::zeroed() };
-    let mut entry = "transform_weight";
+    let (mut entry, mut invocations) = ("transform_weight", count);
     if let Some(first) = call.flip_from {
-        entry = "transform_flipped";
+        (entry, invocations) = ("transform_flipped", count / 4);
         params.weight_groups = tape.shape(call.weight).dims()[1] as u32;
         params.weight_first = first as u32;
         params.x_groups = (tape.shape(call.y).as_nhwc()[3] / 4) as u32;
@@ -124,7 +124,7 @@ fn transform_weight(tape: &mut Tape, call: &Call) -> TensorId {
     }
     let u = tape.transient("winograd u", Shape::new([PRODUCTS, blocks, groups, 4, 8]));
     let kernel = Kernel::new(WEIGHT, entry, Variant::new());
-    tape.dispatch(kernel).tensor(call.weight).tensor(u).params(&params).invocations(count);
+    tape.dispatch(kernel).tensor(call.weight).tensor(u).params(&params).invocations(invocations);
     u
 }
 
@@ -232,7 +232,7 @@ pub(super) fn weight_gradient(tape: &mut Tape, sources: &[(Read, usize)], dy: Te
 /// Adds the splits up and takes them back to taps.
 fn finish(tape: &mut Tape, part: TensorId, weight: TensorId) {
     let dims = tape.shape(part).dims();
-    let (splits, count) = (dims[0], dims[2] * dims[3] * 32);
+    let (splits, count) = (dims[0], dims[2] * dims[3] * 8);
     let params = WeightParams {
         count: count as u32,
         splits: splits as u32,
