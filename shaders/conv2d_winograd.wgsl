@@ -31,7 +31,11 @@ struct Params {
     x_groups: u32,
     v_groups: u32,
     v_first: u32,
+    // Of the outputs that u covers: blocks of 8; the first group of 4, how many.
     blocks: u32,
+    out_first: u32,
+    out_count: u32,
+    // Of all outputs.
     out_groups: u32,
     // 0: the bias, 1: what y holds, 2: zero
     start_from: u32,
@@ -157,8 +161,8 @@ fn fold(m0: vec4<f32>, m1: vec4<f32>, m2: vec4<f32>, m3: vec4<f32>, m4: vec4<f32
 @compute @workgroup_size(64)
 fn transform_output(id: Invocation) {
     let index = invocation_index(id);
-    let o = index % params.out_groups;
-    let local_tile = index / params.out_groups;
+    let o = index % params.out_count;
+    let local_tile = index / params.out_count;
     if (local_tile >= params.tiles) {
         return;
     }
@@ -174,13 +178,13 @@ fn transform_output(id: Invocation) {
     }
     var start = vec4<f32>(0.0);
     if (params.start_from == 0u) {
-        start = bias[o];
+        start = bias[params.out_first + o];
     }
     for (var j = 0u; j < 4u; j++) {
         let column = fold(rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]);
         for (var i = 0u; i < 4u; i++) {
             if (h0 + i < params.height && w0 + j < params.width) {
-                let at = ((image * params.height + h0 + i) * params.width + w0 + j) * params.out_groups + o;
+                let at = ((image * params.height + h0 + i) * params.width + w0 + j) * params.out_groups + params.out_first + o;
                 var value = start + column[i];
                 if (params.start_from == 1u) {
                     value += vec4<f32>(y[at]);

@@ -18,7 +18,10 @@ struct Params {
     tile_cols: u32,
     tile_first: u32,
     tiles: u32,
+    // Of the outputs that m covers: blocks of 8, and the first group of 4.
     blocks: u32,
+    out_first: u32,
+    // Of all outputs.
     out_groups: u32,
 }
 
@@ -48,14 +51,14 @@ fn transform_gradient(id: Invocation) {
     let image = tile / (params.tile_rows * params.tile_cols);
     let h0 = (tile / params.tile_cols % params.tile_rows) * 4u;
     let w0 = (tile % params.tile_cols) * 4u;
-    let channel = min(o, params.out_groups - 1u);
+    let channel = min(params.out_first + o, params.out_groups - 1u);
     var rows: array<array<vec4<f32>, 6>, 4>;
     for (var i = 0u; i < 4u; i++) {
         let row = (image * params.height + min(h0 + i, params.height - 1u)) * params.width;
         var d: array<vec4<f32>, 4>;
         for (var j = 0u; j < 4u; j++) {
             let value = vec4<f32>(dy[(row + min(w0 + j, params.width - 1u)) * params.out_groups + channel]);
-            let inside = h0 + i < params.height && w0 + j < params.width && o < params.out_groups;
+            let inside = h0 + i < params.height && w0 + j < params.width && params.out_first + o < params.out_groups;
             d[j] = select(vec4<f32>(0.0), value, inside);
         }
         rows[i] = unfold(d[0], d[1], d[2], d[3]);

@@ -9,15 +9,16 @@
 #import grid
 
 struct Params {
-    // blocks * CG * 8
+    // blocks * CG * 8, and the first block in the weight (of the flipped one, where it is flipped)
     count: u32,
+    block_first: u32,
+    groups: u32,
     splits: u32,
     accumulate: u32,
-    // Of the weight that is flipped: groups in a row, the first one wanted, how many; and the flipped one's groups.
+    // Of the weight that is flipped: groups in a row, the first one wanted, how many.
     weight_groups: u32,
     weight_first: u32,
     x_groups: u32,
-    out_groups: u32,
 }
 
 @group(0) @binding(0) var<storage, read> weight: array<vec4<f32>>;
@@ -49,6 +50,11 @@ fn write_products(index: u32, g: array<vec4<f32>, 9>) {
     }
 }
 
+// Where tap `t` of element `index` is in the weight.
+fn tap_index(index: u32, t: u32) -> u32 {
+    return ((params.block_first * params.groups + index / 8u) * 9u + t) * 8u + index % 8u;
+}
+
 @compute @workgroup_size(64)
 fn transform_weight(id: Invocation) {
     let index = invocation_index(id);
@@ -57,7 +63,7 @@ fn transform_weight(id: Invocation) {
     }
     var g: array<vec4<f32>, 9>;
     for (var t = 0u; t < 9u; t++) {
-        g[t] = weight[(index / 8u * 9u + t) * 8u + index % 8u];
+        g[t] = weight[tap_index(index, t)];
     }
     write_products(index, g);
 }
@@ -71,8 +77,8 @@ fn transform_flipped(id: Invocation) {
         return;
     }
     // Of the forward pass: a group of 4 outputs, and one of 4 inputs, half a block of the input gradient's outputs.
-    let o = index / 2u % params.out_groups;
-    let c = index / 2u / params.out_groups * 2u + index % 2u;
+    let o = index / 2u % params.groups;
+    let c = (params.block_first + index / 2u / params.groups) * 2u + index % 2u;
     let to = index / 2u * 8u + index % 2u;
     if (c >= params.x_groups) {
         // The second half of the last block.
@@ -129,7 +135,7 @@ fn finish(id: Invocation) {
     for (var j = 0u; j < 3u; j++) {
         let column = narrow(rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]);
         for (var i = 0u; i < 3u; i++) {
-            let to = (index / 8u * 9u + i * 3u + j) * 8u + index % 8u;
+            let to = tap_index(index, i * 3u + j);
             dw[to] = select(vec4<f32>(0.0), dw[to], params.accumulate != 0u) + column[i];
         }
     }

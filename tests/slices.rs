@@ -159,6 +159,11 @@ fn conv2d(form: Form) -> Box<dyn Op> {
     Box::new(Conv2d { form: Some(form), ..Conv2d::new(3, 8) })
 }
 
+/// Three blocks of 8 outputs, the last one half empty.
+fn conv2d_of_three_blocks() -> Box<dyn Op> {
+    Box::new(Conv2d { form: Some(Form::Winograd), ..Conv2d::new(3, 20) })
+}
+
 fn conv2d_1x1(form: Form) -> Box<dyn Op> {
     Box::new(Conv2d { form: Some(form), ..Conv2d::new(1, 32) })
 }
@@ -224,4 +229,28 @@ fn slices_give_the_result_of_the_whole_batch() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn transformed_weights_beyond_a_binding_are_cut_by_outputs() {
+    let Some(whole) = common::device() else { return };
+    if whole.limits().subgroup_lanes < 8 {
+        return;
+    }
+    let packing = Packing { out_channels: 20, in_channels: 32, kernel: 3 };
+    let (weight, bias) = (weight(packing.shape()), weight(Shape::new([20])));
+    let inputs = vec![image(16, 16, 16), image(16, 16, 16), weight, bias];
+    let case = Case::new("conv2d winograd", conv2d_of_three_blocks, inputs);
+    let expected = results(&whole, &case);
+    // 36 products of 32 inputs by 8 outputs take 36,864 bytes: two blocks of three.
+    let limits = Limits { storage_binding_bytes: 2 * 36_864, ..whole.limits() };
+    let found = results(&whole.with_limits(limits), &case);
+    assert!(found.dispatches > expected.dispatches, "nothing was cut");
+    assert_eq!(bits(&found.forward), bits(&expected.forward));
+    for ((name, found), (_, expected)) in found.others.iter().zip(&expected.others) {
+        let error = distance(found, expected);
+        println!("{name:<12} {error:.1e}");
+        // Sums of the weight's gradient are split differently, and Winograd's transforms round more.
+        assert!(error <= 1e-5, "{name} is {error:.1e} off");
+    }
 }

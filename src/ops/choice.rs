@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::convolution::Packing;
+use super::winograd;
 use crate::gpu::{Limits, MatrixUnits};
 use crate::tape::{Element, Read, Shape, Tape, TensorId};
 
@@ -161,14 +161,13 @@ impl Question {
         }
     }
 
-    /// The transformed weights, or their gradient's partial sums, fit a binding; the image is no smaller than a tile, and
-    /// neither side is seen as squares.
+    /// The transformed weights of 8 outputs, or their gradient's partial sums, fit a binding; the image is no smaller than
+    /// a tile, and neither side is seen as squares.
     fn winograd_fits(&self, limits: Limits) -> bool {
         let [_, h, w] = self.image;
-        let channels = self.sources.iter().sum::<usize>();
-        let packing = Packing { out_channels: self.out_channels, in_channels: channels, kernel: 1 };
-        let bytes = 36 * packing.shape().bytes();
-        self.kernel == 3 && !self.squares && bytes <= limits.storage_binding_bytes && h >= 4 && w >= 4
+        let groups = self.sources.iter().map(|channels| channels.div_ceil(4)).sum();
+        let fits = winograd::block_bytes(groups) <= limits.storage_binding_bytes;
+        self.kernel == 3 && !self.squares && fits && h >= 4 && w >= 4
     }
 }
 

@@ -38,14 +38,15 @@ pub(super) const SOURCES: &[ShaderSource] = &[SHADER, GRADIENT, PRODUCT, WEIGHT]
 
 params! {
     struct WeightParams {
-        count: u32, splits: u32, accumulate: u32, weight_groups: u32, weight_first: u32, x_groups: u32, out_groups: u32,
+        count: u32, block_first: u32, groups: u32, splits: u32, accumulate: u32, weight_groups: u32,
+        weight_first: u32, x_groups: u32,
     }
 }
 
 params! {
     struct GradientParams {
         height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, blocks: u32,
-        out_groups: u32,
+        out_first: u32, out_groups: u32,
     }
 }
 
@@ -56,7 +57,7 @@ params! {
 params! {
     struct WinogradParams {
         height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, x_groups: u32,
-        v_groups: u32, v_first: u32, blocks: u32, out_groups: u32, start_from: u32,
+        v_groups: u32, v_first: u32, blocks: u32, out_first: u32, out_count: u32, out_groups: u32, start_from: u32,
     }
 }
 
@@ -71,8 +72,29 @@ struct Work<'a> {
 
 /// Records `y = conv(x, weight) + bias` for all sources at once.
 pub(super) fn convolve(tape: &mut Tape, call: &Call) {
-    let [_, h, w, co] = tape.shape(call.y).as_nhwc();
     let [blocks, groups] = call.weight_dims(tape);
+    for range in block_ranges(tape, blocks, groups) {
+        convolve_blocks(tape, call, range);
+    }
+}
+
+/// Bytes of a block of 8 outputs among the transformed weights, or their gradient's partial sums.
+pub(super) fn block_bytes(groups: usize) -> u64 {
+    (PRODUCTS * groups * 32 * 4) as u64
+}
+
+/// As few equal ranges of output blocks as keep their transformed weights within a binding.
+fn block_ranges(tape: &Tape, blocks: usize, groups: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let most = (tape.limits().storage_binding_bytes / block_bytes(groups)) as usize;
+    let each = blocks.div_ceil(blocks.div_ceil(most));
+    (0..blocks).step_by(each).map(move |first| first..(first + each).min(blocks))
+}
+
+/// The same for a range of blocks of outputs.
+fn convolve_blocks(tape: &mut Tape, call: &Call, outputs: Range<usize>) {
+    let [_, h, w, co] = tape.shape(call.y).as_nhwc();
+    let groups = call.weight_dims(tape)[1];
+    let blocks = outputs.len();
     let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
     let params = WinogradParams {
         height: h as u32,
@@ -81,6 +103,8 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call) {
         tile_cols: tile_cols as u32,
         v_groups: groups as u32,
         blocks: blocks as u32,
+        out_first: (outputs.start * 2) as u32,
+        out_count: (outputs.end * 2).min(co / 4) as u32 - (outputs.start * 2) as u32,
         out_groups: (co / 4) as u32,
         start_from: call.start as u32,
         ..bytemuck::Zeroable::zeroed()
@@ -88,7 +112,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call) {
     let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| x.tensor).chain([call.y]).collect();
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
-    let u = transform_weight(tape, call);
+    let u = transform_weight(tape, call, &outputs);
     let v = tape.transient("winograd v", Shape::new([PRODUCTS, range, groups, 4]));
     let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
     for images in slices {
@@ -110,19 +134,23 @@ fn tiles_at_once(tape: &Tape, groups: usize, blocks: usize) -> usize {
     (cached.max(64) / 64 * 64).min(bound)
 }
 
-fn transform_weight(tape: &mut Tape, call: &Call) -> TensorId {
-    let [blocks, groups] = call.weight_dims(tape);
-    let count = blocks * groups * 8;
-    let mut params = WeightParams { count: count as u32, ..bytemuck::Zeroable::zeroed() };
+fn transform_weight(tape: &mut Tape, call: &Call, outputs: &Range<usize>) -> TensorId {
+    let groups = call.weight_dims(tape)[1];
+    let count = outputs.len() * groups * 8;
+    let mut params = WeightParams {
+        count: count as u32,
+        block_first: outputs.start as u32,
+        groups: groups as u32,
+        ..bytemuck::Zeroable::zeroed()
+    };
     let (mut entry, mut invocations) = ("transform_weight", count);
     if let Some(first) = call.flip_from {
         (entry, invocations) = ("transform_flipped", count / 4);
         params.weight_groups = tape.shape(call.weight).dims()[1] as u32;
         params.weight_first = first as u32;
         params.x_groups = (tape.shape(call.y).as_nhwc()[3] / 4) as u32;
-        params.out_groups = groups as u32;
     }
-    let u = tape.transient("winograd u", Shape::new([PRODUCTS, blocks, groups, 4, 8]));
+    let u = tape.transient("winograd u", Shape::new([PRODUCTS, outputs.len(), groups, 4, 8]));
     let kernel = Kernel::new(WEIGHT, entry, Variant::new());
     tape.dispatch(kernel).tensor(call.weight).tensor(u).params(&params).invocations(invocations);
     u
@@ -155,7 +183,7 @@ fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
     let blocks_each = block_of(params.blocks as usize, 4);
     let groups = tiles.div_ceil(each * 8) * (params.blocks as usize).div_ceil(blocks_each) * PRODUCTS;
     // Counted as the convolution that it stands for, so that forms compare.
-    let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * params.out_groups as usize * 4;
+    let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * params.out_count as usize * 4;
     let multiply =
         Kernel::new(SHADER, "multiply", Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each)));
     let dispatch = tape.dispatch(multiply).tensor(work.v).tensor(work.u).tensor(work.m);
@@ -164,13 +192,25 @@ fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
     let dispatch = tape.dispatch(output).tensor(work.m);
     // Where there is no bias, something must be bound all the same.
     let dispatch = dispatch.tensor(call.bias.unwrap_or(work.u)).images(call.y, images);
-    dispatch.params(params).invocations(tiles * params.out_groups as usize);
+    dispatch.params(params).invocations(tiles * params.out_count as usize);
 }
 
 /// Records the weight's gradient, for all sources at once.
 pub(super) fn weight_gradient(tape: &mut Tape, sources: &[(Read, usize)], dy: TensorId, weight: TensorId) {
-    let [_, h, w, co] = tape.shape(dy).as_nhwc();
     let [blocks, groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
+    for range in block_ranges(tape, blocks, groups) {
+        weight_gradient_blocks(tape, (sources, dy, weight), range);
+    }
+}
+
+/// The same for a range of blocks of outputs.
+fn weight_gradient_blocks(
+    tape: &mut Tape,
+    (sources, dy, weight): (&[(Read, usize)], TensorId, TensorId),
+    outputs: Range<usize>,
+) {
+    let [_, h, w, co] = tape.shape(dy).as_nhwc();
+    let (blocks, groups) = (outputs.len(), tape.shape(weight).dims()[1]);
     let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
     let touched: Vec<TensorId> = sources.iter().map(|(x, _)| x.tensor).chain([dy]).collect();
     let slices = tape.image_slices(&touched);
@@ -188,6 +228,7 @@ pub(super) fn weight_gradient(tape: &mut Tape, sources: &[(Read, usize)], dy: Te
         tile_first: 0,
         tiles: 0,
         blocks: blocks as u32,
+        out_first: (outputs.start * 2) as u32,
         out_groups: (co / 4) as u32,
     };
     let mut factors = ProductParams {
@@ -221,20 +262,22 @@ pub(super) fn weight_gradient(tape: &mut Tape, sources: &[(Read, usize)], dy: Te
             dispatch
                 .coefficients(v.into(), v)
                 .params(&factors)
-                .flops(2 * params.tiles as usize * TILE * TILE * 9 * groups * 4 * co)
+                .flops(2 * params.tiles as usize * TILE * TILE * 9 * groups * 4 * (blocks * 8).min(co))
                 .invocations(PRODUCTS * splits * product.lanes);
             factors.add_to = 1;
         }
     }
-    finish(tape, part, weight);
+    finish(tape, part, weight, outputs.start);
 }
 
-/// Adds the splits up and takes them back to taps.
-fn finish(tape: &mut Tape, part: TensorId, weight: TensorId) {
+/// Adds the splits up and takes them back to taps, from this block of the weight on.
+fn finish(tape: &mut Tape, part: TensorId, weight: TensorId, block_first: usize) {
     let dims = tape.shape(part).dims();
-    let (splits, count) = (dims[0], dims[2] * dims[3] * 8);
+    let (splits, groups, count) = (dims[0], dims[3], dims[2] * dims[3] * 8);
     let params = WeightParams {
         count: count as u32,
+        block_first: block_first as u32,
+        groups: groups as u32,
         splits: splits as u32,
         accumulate: tape.accumulate(),
         ..bytemuck::Zeroable::zeroed()
