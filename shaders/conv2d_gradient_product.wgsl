@@ -21,6 +21,8 @@ const BLOCKS: u32 = 2u;
 // Of `multiply_wide`: loads of 8 x 4 inputs and of 8 x 4 outputs.
 const V_LOADS: u32 = 1u;
 const M_LOADS: u32 = 1u;
+// Tiles at a time: sums are more than registers hold, and travel once for all of these.
+const TILES: u32 = 2u;
 // 36, or 1 for a 1x1 convolution, whose dy's pixels may be squares of a transposed one.
 const PRODUCTS: u32 = 36u;
 const M_SQUARES: bool = false;
@@ -41,12 +43,25 @@ struct Params {
 @group(0) @binding(4) var<uniform> params: Params;
 
 #import normalised_read
+#import weights_round
 
-fn m_index(row: u32, group: u32) -> u32 {
+// A row of v and of m. Beyond the end it is the last one, and counts for nothing.
+struct Row {
+    index: u32,
+    counts: bool,
+}
+
+fn row_of(product: u32, tile: u32, end: u32) -> Row {
+    return Row(product * params.tiles + min(tile, end - 1u), tile < end);
+}
+
+fn m_at(row: Row, group: u32) -> vec4<f32> {
+    var at = row.index * params.blocks * 2u + group;
     if (M_SQUARES) {
-        return depth_to_space(row / params.width, row % params.width, params.width, group, params.blocks * 2u);
+        let width = params.width;
+        at = depth_to_space(row.index / width, row.index % width, width, group, params.blocks * 2u);
     }
-    return row * params.blocks * 2u + group;
+    return select(vec4<f32>(0.0), vec4<f32>(m[at]), row.counts);
 }
 
 @compute @workgroup_size(64)
@@ -79,20 +94,28 @@ fn multiply(id: Invocation) {
     }
     let each = (params.tiles + params.splits - 1u) / params.splits;
     let end = min((split + 1u) * each, params.tiles);
-    for (var t = split * each; t < end; t++) {
-        let row = product * params.tiles + t;
-        var d: array<vec4<f32>, 2u * BLOCKS>;
-        for (var b = 0u; b < BLOCKS; b++) {
-            d[b * 2u] = vec4<f32>(m[m_index(row, block[b])]);
-            d[b * 2u + 1u] = vec4<f32>(m[m_index(row, block[b] + 1u)]);
+    for (var first = split * each; first < end; first += TILES) {
+        // By arrays of as many tiles: a driver unrolls such loops whatever their size.
+        var d: array<array<vec4<f32>, 2u * BLOCKS>, TILES>;
+        var value: array<array<vec4<f32>, GROUPS>, TILES>;
+        for (var t = 0u; t < TILES; t++) {
+            let row = row_of(product, first + t, end);
+            for (var b = 0u; b < BLOCKS; b++) {
+                d[t][b * 2u] = m_at(row, block[b]);
+                d[t][b * 2u + 1u] = m_at(row, block[b] + 1u);
+            }
+            for (var g = 0u; g < GROUPS; g++) {
+                value[t][g] = vec4<f32>(as_read(v[row.index * params.groups + group[g]], norm[g]));
+            }
         }
         for (var g = 0u; g < GROUPS; g++) {
-            let value = vec4<f32>(as_read(v[row * params.groups + group[g]], norm[g]));
             for (var b = 0u; b < 2u * BLOCKS; b++) {
-                sum[g][b] = fma(vec4<f32>(value.x), d[b], sum[g][b]);
-                sum[g][2u * BLOCKS + b] = fma(vec4<f32>(value.y), d[b], sum[g][2u * BLOCKS + b]);
-                sum[g][4u * BLOCKS + b] = fma(vec4<f32>(value.z), d[b], sum[g][4u * BLOCKS + b]);
-                sum[g][6u * BLOCKS + b] = fma(vec4<f32>(value.w), d[b], sum[g][6u * BLOCKS + b]);
+                for (var t = 0u; t < TILES; t++) {
+                    sum[g][b] = fma(vec4<f32>(value[t][g].x), d[t][b], sum[g][b]);
+                    sum[g][2u * BLOCKS + b] = fma(vec4<f32>(value[t][g].y), d[t][b], sum[g][2u * BLOCKS + b]);
+                    sum[g][4u * BLOCKS + b] = fma(vec4<f32>(value[t][g].z), d[t][b], sum[g][4u * BLOCKS + b]);
+                    sum[g][6u * BLOCKS + b] = fma(vec4<f32>(value[t][g].w), d[t][b], sum[g][6u * BLOCKS + b]);
+                }
             }
         }
     }
@@ -151,32 +174,32 @@ fn multiply_wide(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane:
     }
     let each = (params.tiles + params.splits - 1u) / params.splits;
     let end = min((split + 1u) * each, params.tiles);
-    for (var t = split * each; t < end; t++) {
-        let row = product * params.tiles + t;
-        var d: array<vec4<f32>, M_LOADS>;
-        for (var b = 0u; b < M_LOADS; b++) {
-            d[b] = vec4<f32>(m[m_index(row, out[b])]);
+    for (var first = split * each; first < end; first += TILES) {
+        // By arrays of as many tiles: a driver unrolls such loops whatever their size.
+        var d: array<array<vec4<f32>, M_LOADS>, TILES>;
+        var mine: array<array<vec4<f32>, V_LOADS>, TILES>;
+        for (var t = 0u; t < TILES; t++) {
+            let row = row_of(product, first + t, end);
+            for (var b = 0u; b < M_LOADS; b++) {
+                d[t][b] = m_at(row, out[b]);
+            }
+            for (var a = 0u; a < V_LOADS; a++) {
+                mine[t][a] = vec4<f32>(as_read(v[row.index * params.groups + group[a]], norm[a]));
+            }
         }
-        var mine: array<vec4<f32>, V_LOADS>;
         for (var a = 0u; a < V_LOADS; a++) {
-            mine[a] = vec4<f32>(as_read(v[row * params.groups + group[a]], norm[a]));
-        }
-        for (var a = 0u; a < V_LOADS; a++) {
-            let v0 = subgroupBroadcast(mine[a], 0u);
-            let v1 = subgroupBroadcast(mine[a], 1u);
-            let v2 = subgroupBroadcast(mine[a], 2u);
-            let v3 = subgroupBroadcast(mine[a], 3u);
-            let v4 = subgroupBroadcast(mine[a], 4u);
-            let v5 = subgroupBroadcast(mine[a], 5u);
-            let v6 = subgroupBroadcast(mine[a], 6u);
-            let v7 = subgroupBroadcast(mine[a], 7u);
-            let value = array<vec4<f32>, 8>(v0, v1, v2, v3, v4, v5, v6, v7);
+            var value: array<array<vec4<f32>, 8>, TILES>;
+            for (var t = 0u; t < TILES; t++) {
+                value[t] = passed_round(mine[t][a]);
+            }
             for (var g = 0u; g < 8u; g++) {
                 for (var b = 0u; b < M_LOADS; b++) {
-                    sum[a][b][g][0] = fma(vec4<f32>(value[g].x), d[b], sum[a][b][g][0]);
-                    sum[a][b][g][1] = fma(vec4<f32>(value[g].y), d[b], sum[a][b][g][1]);
-                    sum[a][b][g][2] = fma(vec4<f32>(value[g].z), d[b], sum[a][b][g][2]);
-                    sum[a][b][g][3] = fma(vec4<f32>(value[g].w), d[b], sum[a][b][g][3]);
+                    for (var t = 0u; t < TILES; t++) {
+                        sum[a][b][g][0] = fma(vec4<f32>(value[t][g].x), d[t][b], sum[a][b][g][0]);
+                        sum[a][b][g][1] = fma(vec4<f32>(value[t][g].y), d[t][b], sum[a][b][g][1]);
+                        sum[a][b][g][2] = fma(vec4<f32>(value[t][g].z), d[t][b], sum[a][b][g][2]);
+                        sum[a][b][g][3] = fma(vec4<f32>(value[t][g].w), d[t][b], sum[a][b][g][3]);
+                    }
                 }
             }
         }
