@@ -4,7 +4,7 @@
 //!
 //! Inputs: one or two sources `x` [N, H, W, CX] (two are the channel concatenation, which is never made), the packed
 //! weight `[CO/8, CI/4, K*K, 4, 8]` (see [`Packing`]), the bias `[CO]`. Output `[N, H, W, CO]`. Channels come in fours.
-//! Nothing is saved but the inputs. The input gradient is the same convolution with flipped, transposed weights.
+//! Nothing is saved but the inputs, and where memory is not short what Winograd's form made of them. The input gradient is the same convolution with flipped, transposed weights.
 
 pub use super::choice::Form;
 use super::common::{bias_gradient, indices};
@@ -100,12 +100,13 @@ impl Op for Conv2d {
             bias: Some(bias),
             start: Start::Bias,
             y,
+            transformed: None,
             x_squares: false,
             y_squares: false,
             moments: self.centred && matches!(tape.mode(), Mode::Train { .. }),
         };
-        self.kernels().convolve(tape, &call);
-        Vec::new()
+        let transformed = self.kernels().convolve(tape, &call);
+        transformed.filter(|_| !tape.recomputes()).into_iter().collect()
     }
 
     fn backward(
@@ -122,10 +123,12 @@ impl Op for Conv2d {
         let sources = sources(tape, &node.inputs);
         if needs[count - 2] {
             let read = reads(tape, &sources);
-            self.kernels().weight_gradient(tape, &read, dy, weight);
+            self.kernels().weight_gradient(tape, (&read, node.saved.first().copied()), dy, weight);
         }
-        for (place, (x, first)) in sources.into_iter().enumerate().filter(|(place, _)| needs[*place]) {
-            gradients[place] = Some(self.kernels().input_gradient(tape, dy, weight, first, x));
+        let mut transformed = None;
+        for (place, source) in sources.into_iter().enumerate().filter(|(place, _)| needs[*place]) {
+            let dx = self.kernels().input_gradient(tape, (dy, &mut transformed), weight, source);
+            gradients[place] = Some(dx);
         }
         if needs[count - 1] && !self.centred {
             bias_gradient(tape, dy, bias);

@@ -78,6 +78,7 @@ impl Op for ConvTranspose2d {
             start: Start::Bias,
             y: outputs[0],
             flip_from: None,
+            transformed: None,
             x_squares: false,
             y_squares: true,
             moments: false,
@@ -97,12 +98,13 @@ impl Op for ConvTranspose2d {
         let [x, weight, bias] = node.inputs[..] else { unreachable!("three inputs") };
         if needs[1] {
             let read = tape.read(x);
-            self.kernels().weight_gradient(tape, &[(read, 0)], dy, weight);
+            self.kernels().weight_gradient(tape, (&[(read, 0)], None), dy, weight);
         }
         if needs[2] {
             bias_gradient(tape, dy, bias);
         }
-        vec![needs[0].then(|| self.kernels().input_gradient(tape, dy, weight, 0, x)), None, None]
+        let dx = needs[0].then(|| self.kernels().input_gradient(tape, (dy, &mut None), weight, (x, 0)));
+        vec![dx, None, None]
     }
 
     fn reference(&self, inputs: &[Array]) -> Vec<Array> {

@@ -109,6 +109,8 @@ pub(super) struct Call {
     /// What the sums are added to: [`Start::Bias`] where there is one.
     pub start: Start,
     pub y: TensorId,
+    /// Winograd's transformed sources, where a call with the same sources has left them.
+    pub transformed: Option<TensorId>,
     /// `x` is [N, 2 H, 2 W, C] seen as [N, H, W, 4 C].
     pub x_squares: bool,
     /// The same of `y`.
@@ -191,13 +193,14 @@ impl Convolution {
             .with("Y_SQUARES", call.y_squares)
     }
 
-    /// `y = conv(sources, weight) + bias`.
-    pub(super) fn convolve(&self, tape: &mut Tape, call: &Call) {
+    /// `y = conv(sources, weight) + bias`. Returns the transformed sources, where this form has them whole: they serve
+    /// [`Call::transformed`] and [`Convolution::weight_gradient`].
+    pub(super) fn convolve(&self, tape: &mut Tape, call: &Call) -> Option<TensorId> {
         let pass = if call.flip_from.is_some() { Pass::InputGradient } else { Pass::Forward };
         let sources: Vec<Read> = call.sources.iter().map(|(x, _)| *x).collect();
         let question = question(tape, (pass, self.kernel, self.squares), &sources, call.y);
         match (self.form(tape, &question), call.flip_from) {
-            (Form::Winograd, _) => winograd::convolve(tape, call),
+            (Form::Winograd, _) => return winograd::convolve(tape, call),
             (Form::Matrix, _) => matrix::convolve(tape, call, self.kernel, Tile::WIDE),
             (Form::MatrixNarrow, _) => matrix::convolve(tape, call, self.kernel, Tile::NARROW),
             (form, Some(first)) => {
@@ -208,6 +211,7 @@ impl Convolution {
             }
             (form, None) => self.convolve_plainly(tape, call, form),
         }
+        None
     }
 
     fn convolve_plainly(&self, tape: &mut Tape, call: &Call, form: Form) {
@@ -354,11 +358,11 @@ impl Convolution {
         flipped
     }
 
-    /// Records the weight's gradient, for all sources.
+    /// Records the weight's gradient, for all sources; `transformed` is what the forward pass left of them.
     pub(super) fn weight_gradient(
         &self,
         tape: &mut Tape,
-        sources: &[(Read, usize)],
+        (sources, transformed): (&[(Read, usize)], Option<TensorId>),
         dy: TensorId,
         weight: TensorId,
     ) {
@@ -366,7 +370,7 @@ impl Convolution {
         let question = question(tape, (Pass::WeightGradient, self.kernel, self.squares), &read, dy);
         let form = self.form(tape, &question);
         if form == Form::Winograd {
-            return winograd::weight_gradient(tape, sources, dy, weight);
+            return winograd::weight_gradient(tape, (sources, transformed), dy, weight);
         }
         let by_pixels = form != Form::Tiled && self.kernel == 1;
         let matrix_tile = match form {
@@ -442,13 +446,14 @@ impl Convolution {
         split_sum(tape, part, target, scatter);
     }
 
+    /// Records the gradient of a source, whose channels start at this group of the weight's; `transformed` passes what is
+    /// left of dy on from one source to the next.
     pub(super) fn input_gradient(
         &self,
         tape: &mut Tape,
-        dy: TensorId,
+        (dy, transformed): (TensorId, &mut Option<TensorId>),
         weight: TensorId,
-        first: usize,
-        x: TensorId,
+        (x, first): (TensorId, usize),
     ) -> TensorId {
         let shape = tape.shape(x).clone();
         let so_far = tape.gradient_so_far(x);
@@ -460,11 +465,12 @@ impl Convolution {
             start: if so_far.is_some() { Start::Y } else { Start::Zero },
             bias: None,
             y: dx,
+            transformed: *transformed,
             x_squares: self.squares,
             y_squares: false,
             moments: false,
         };
-        self.convolve(tape, &call);
+        *transformed = self.convolve(tape, &call).or(*transformed);
         dx
     }
 }

@@ -185,6 +185,7 @@ fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, T
                 bias: None,
                 start: Start::Zero,
                 y,
+                transformed: None,
                 x_squares: false,
                 y_squares: squares,
                 moments: false,
@@ -194,11 +195,11 @@ fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, T
         }
         Pass::InputGradient => {
             let x = tape.activation("x", written);
-            kernels.input_gradient(tape, inputs[0], weight, 0, x)
+            kernels.input_gradient(tape, (inputs[0], &mut None), weight, (x, 0))
         }
         Pass::WeightGradient => {
             let dy = input(tape, "dy", written);
-            kernels.weight_gradient(tape, &sources, dy, weight);
+            kernels.weight_gradient(tape, (&sources, None), dy, weight);
             inputs.push(dy);
             return (inputs, weight, weight);
         }

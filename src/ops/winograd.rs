@@ -12,7 +12,7 @@ use crate::tape::{Read, Shape, Tape, TensorId};
 const SHADER: ShaderSource =
     ShaderSource { name: "conv2d_winograd", text: include_str!("../../shaders/conv2d_winograd.wgsl") };
 /// Transformed inputs and products of a range of tiles, at most, on a processor: about its cache.
-const CACHED_BYTES: usize = 3 << 20;
+const CACHED_BYTES: usize = 32 << 20;
 /// Outputs of a tile, a side.
 const TILE: usize = 4;
 /// Products a tile.
@@ -70,12 +70,15 @@ struct Work<'a> {
     params: WinogradParams,
 }
 
-/// Records `y = conv(x, weight) + bias` for all sources at once.
-pub(super) fn convolve(tape: &mut Tape, call: &Call) {
+/// Records `y = conv(x, weight) + bias` for all sources at once. Returns the transformed sources, where they are in one
+/// piece.
+pub(super) fn convolve(tape: &mut Tape, call: &Call) -> Option<TensorId> {
     let [blocks, groups] = call.weight_dims(tape);
+    let mut transformed = call.transformed;
     for range in block_ranges(tape, blocks, groups) {
-        convolve_blocks(tape, call, range);
+        transformed = convolve_blocks(tape, &Call { transformed, sources: call.sources.clone(), ..*call }, range);
     }
+    transformed
 }
 
 /// Bytes of a block of 8 outputs among the transformed weights, or their gradient's partial sums.
@@ -91,8 +94,8 @@ fn block_ranges(tape: &Tape, blocks: usize, groups: usize) -> impl Iterator<Item
 }
 
 /// The same for a range of blocks of outputs.
-fn convolve_blocks(tape: &mut Tape, call: &Call, outputs: Range<usize>) {
-    let [_, h, w, co] = tape.shape(call.y).as_nhwc();
+fn convolve_blocks(tape: &mut Tape, call: &Call, outputs: Range<usize>) -> Option<TensorId> {
+    let [n, h, w, co] = tape.shape(call.y).as_nhwc();
     let groups = call.weight_dims(tape)[1];
     let blocks = outputs.len();
     let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
@@ -113,16 +116,22 @@ fn convolve_blocks(tape: &mut Tape, call: &Call, outputs: Range<usize>) {
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
     let u = transform_weight(tape, call, &outputs);
-    let v = tape.transient("winograd v", Shape::new([PRODUCTS, range, groups, 4]));
+    let is_whole = range == n * tile_rows * tile_cols;
+    let transformed = call.transformed.filter(|_| is_whole);
+    let v = transformed.unwrap_or_else(|| winograd_v(tape, range, groups));
     let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
     for images in slices {
         let tiles = images.len() * tile_rows * tile_cols;
         for first in (0..tiles).step_by(range) {
             let tiles = range.min(tiles - first);
             let params = WinogradParams { tile_first: first as u32, tiles: tiles as u32, ..params };
+            if transformed.is_none() {
+                transform_input(tape, (&call.sources, call.weight), v, params, &images);
+            }
             record_range(tape, &Work { call, u, v, m, params }, &images);
         }
     }
+    is_whole.then_some(v)
 }
 
 /// Tiles whose transformed inputs and products stay in a processor's cache; on a GPU, what a binding holds.
@@ -156,6 +165,11 @@ fn transform_weight(tape: &mut Tape, call: &Call, outputs: &Range<usize>) -> Ten
     u
 }
 
+/// Room for transformed inputs of so many tiles.
+fn winograd_v(tape: &mut Tape, tiles: usize, groups: usize) -> TensorId {
+    tape.transient("winograd v", Shape::new([PRODUCTS, tiles, groups, 4]))
+}
+
 fn transform_input(
     tape: &mut Tape,
     (sources, weight): (&[(Read, usize)], TensorId),
@@ -176,7 +190,6 @@ fn transform_input(
 fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
     let Work { call, params, .. } = work;
     let tiles = params.tiles as usize;
-    transform_input(tape, (&call.sources, call.weight), work.v, *params, images);
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = block_of(tiles / 8, 8);
     // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
@@ -195,18 +208,24 @@ fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
     dispatch.params(params).invocations(tiles * params.out_count as usize);
 }
 
-/// Records the weight's gradient, for all sources at once.
-pub(super) fn weight_gradient(tape: &mut Tape, sources: &[(Read, usize)], dy: TensorId, weight: TensorId) {
+/// Records the weight's gradient, for all sources at once; where they are there, from their transforms.
+pub(super) fn weight_gradient(
+    tape: &mut Tape,
+    sources: (&[(Read, usize)], Option<TensorId>),
+    dy: TensorId,
+    weight: TensorId,
+) {
     let [blocks, groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
     for range in block_ranges(tape, blocks, groups) {
-        weight_gradient_blocks(tape, (sources, dy, weight), range);
+        weight_gradient_blocks(tape, sources, (dy, weight), range);
     }
 }
 
 /// The same for a range of blocks of outputs.
 fn weight_gradient_blocks(
     tape: &mut Tape,
-    (sources, dy, weight): (&[(Read, usize)], TensorId, TensorId),
+    (sources, transformed): (&[(Read, usize)], Option<TensorId>),
+    (dy, weight): (TensorId, TensorId),
     outputs: Range<usize>,
 ) {
     let [_, h, w, co] = tape.shape(dy).as_nhwc();
@@ -215,9 +234,10 @@ fn weight_gradient_blocks(
     let touched: Vec<TensorId> = sources.iter().map(|(x, _)| x.tensor).chain([dy]).collect();
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
+    let transformed = transformed.filter(|v| tape.shape(*v).dims()[1] == range);
+    let v = transformed.unwrap_or_else(|| winograd_v(tape, range, groups));
     let product = Product::new(tape, groups, blocks);
     let splits = splits_for(tape, range, PRODUCTS * product.lanes, 8, PRODUCTS * blocks * groups * 32);
-    let v = tape.transient("winograd v", Shape::new([PRODUCTS, range, groups, 4]));
     let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
     let part = tape.transient("winograd part", Shape::new([splits, PRODUCTS, blocks, groups, 4, 8]));
     let mut params = GradientParams {
@@ -255,7 +275,9 @@ fn weight_gradient_blocks(
                 v_groups: factors.groups,
                 ..bytemuck::Zeroable::zeroed()
             };
-            transform_input(tape, (sources, weight), v, input, &images);
+            if transformed.is_none() {
+                transform_input(tape, (sources, weight), v, input, &images);
+            }
             transform_gradient(tape, (dy, m), params, &images);
             factors.tiles = params.tiles;
             let dispatch = tape.dispatch(kernel.clone()).tensor(v).tensor(m).tensor(part);

@@ -104,6 +104,11 @@ impl Tape {
         self.recompute = recompute;
     }
 
+    /// Whether [`Tape::set_recompute`] asked for less memory.
+    pub fn recomputes(&self) -> bool {
+        self.recompute
+    }
+
     /// How activations and their gradients are stored.
     pub fn stored_element(&self) -> Element {
         self.stored
