@@ -26,6 +26,9 @@ const TILES: u32 = 2u;
 // 36, or 1 for a 1x1 convolution, whose dy's pixels may be squares of a transposed one.
 const PRODUCTS: u32 = 36u;
 const M_SQUARES: bool = false;
+// Add to the partial sums of the ranges before. A constant: a software adapter's loads are long code, and what it keeps of
+// that is bounded.
+const ADD_TO: bool = false;
 
 struct Params {
     width: u32,
@@ -33,7 +36,6 @@ struct Params {
     groups: u32,
     blocks: u32,
     splits: u32,
-    add_to: u32,
 }
 
 @group(0) @binding(0) var<storage, read> v: array<X>;
@@ -77,11 +79,6 @@ fn multiply(id: Invocation) {
         return;
     }
     var sum: array<array<vec4<f32>, 8u * BLOCKS>, GROUPS>;
-    for (var g = 0u; g < GROUPS; g++) {
-        for (var k = 0u; k < 8u * BLOCKS; k++) {
-            sum[g][k] = vec4<f32>(0.0);
-        }
-    }
     var group: array<u32, GROUPS>;
     var norm: array<Norm, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {
@@ -126,7 +123,7 @@ fn multiply(id: Invocation) {
                 for (var k = 0u; k < 4u; k++) {
                     var first = sum[g][k * 2u * BLOCKS + b * 2u];
                     var second = sum[g][k * 2u * BLOCKS + b * 2u + 1u];
-                    if (params.add_to != 0u) {
+                    if (ADD_TO) {
                         first += part[to + k * 2u];
                         second += part[to + k * 2u + 1u];
                     }
@@ -153,14 +150,6 @@ fn multiply_wide(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane:
         return;
     }
     var sum: array<array<array<array<vec4<f32>, 4>, 8>, M_LOADS>, V_LOADS>;
-    for (var a = 0u; a < V_LOADS; a++) {
-        for (var b = 0u; b < M_LOADS; b++) {
-            for (var g = 0u; g < 8u; g++) {
-                let zero = vec4<f32>(0.0);
-                sum[a][b][g] = array<vec4<f32>, 4>(zero, zero, zero, zero);
-            }
-        }
-    }
     // Channels beyond the last one are the last one again.
     var group: array<u32, V_LOADS>;
     var norm: array<Norm, V_LOADS>;
@@ -213,7 +202,7 @@ fn multiply_wide(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane:
                     let first = (((split * PRODUCTS + product) * params.blocks + o / 2u) * params.groups + group) * 8u + o % 2u;
                     for (var k = 0u; k < 4u; k++) {
                         var total = sum[a][b][g][k];
-                        if (params.add_to != 0u) {
+                        if (ADD_TO) {
                             total += part[first + k * 2u];
                         }
                         part[first + k * 2u] = total;

@@ -14,6 +14,9 @@ alias X = vec4<f32>;
 alias Y = vec4<f32>;
 const PIXELS: u32 = 8u;
 const BLOCKS: u32 = 4u;
+// What the sums are added to: 0: the bias, 1: what y holds, 2: zero. A constant: a software adapter's loads and stores are
+// long code, and what it keeps of that is bounded.
+const START: u32 = 0u;
 const X_SQUARES: bool = false;
 const Y_SQUARES: bool = false;
 
@@ -25,8 +28,6 @@ struct Params {
     weight_first: u32,
     blocks: u32,
     out_groups: u32,
-    // 0: the bias, 1: what y holds, 2: zero
-    start_from: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<X>;
@@ -57,6 +58,13 @@ fn y_index(pixel: u32, group: u32) -> u32 {
 // A square's pixels share the bias.
 fn bias_group(group: u32) -> u32 {
     return select(group, group % (params.out_groups / 4u), Y_SQUARES);
+}
+
+fn started(at: u32, from_bias: vec4<f32>) -> vec4<f32> {
+    if (START == 1u) {
+        return vec4<f32>(y[at]);
+    }
+    return from_bias;
 }
 
 @compute @workgroup_size(8)
@@ -93,19 +101,21 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
             }
         }
     }
+    var start: array<array<vec4<f32>, 2>, BLOCKS>;
+    if (START == 0u) {
+        for (var b = 0u; b < BLOCKS; b++) {
+            for (var half = 0u; half < 2u; half++) {
+                start[b][half] = bias[bias_group(min((block + b) * 2u + half, params.out_groups - 1u))];
+            }
+        }
+    }
     for (var t = 0u; t < PIXELS; t++) {
         for (var b = 0u; b < BLOCKS; b++) {
             for (var half = 0u; half < 2u; half++) {
                 let o = (block + b) * 2u + half;
                 if (first + t < params.pixels && o < params.out_groups) {
                     let at = y_index(first + t, o);
-                    if (params.start_from == 0u) {
-                        y[at] = Y(bias[bias_group(o)] + sum[b][t][half]);
-                    } else if (params.start_from == 1u) {
-                        y[at] = Y(vec4<f32>(y[at]) + sum[b][t][half]);
-                    } else {
-                        y[at] = Y(sum[b][t][half]);
-                    }
+                    y[at] = Y(started(at, start[b][half]) + sum[b][t][half]);
                 }
             }
         }

@@ -6,18 +6,16 @@
 //   u       [36][blocks][CG][4][8]      f32, transformed weights (conv2d_winograd_weight)
 //   v       [36][tiles][CG][4]          f32, transformed inputs of a range of tiles
 //   m       [36][tiles][blocks][8]      f32, products
-//   y       [N, H, W, CO]               Y
 //
-// `transform_input`: an invocation owns 4 channels of a tile. `multiply`: of one of the 36 products
-// TILES tiles x BLOCKS x 8 outputs; the lanes of a subgroup (8 at least) load weights in turn and
-// pass them round. `transform_output`: 4 channels of a tile. Rounding grows by the transforms, to about 1e-5 of the
-// largest value in f32: sums are in a fixed order all the same.
+// `transform_input`: an invocation owns 4 channels of a tile. `multiply`: of one of the 36 products TILES tiles x BLOCKS x 8
+// outputs; the lanes of a subgroup (8 at least) load weights in turn and pass them round. The rest is in
+// conv2d_winograd_output. Rounding grows by the transforms, to about 1e-5 of the largest value in f32: sums are in a fixed
+// order all the same.
 #import grid
 #import weights_round
 
-// How four channels of x and of y are stored: vec4<f32>, or vec4<f16>. All between is f32.
+// How four channels of x are stored: vec4<f32>, or vec4<f16>. All between is f32.
 alias X = vec4<f32>;
-alias Y = vec4<f32>;
 const TILES: u32 = 8u;
 const BLOCKS: u32 = 2u;
 
@@ -31,26 +29,16 @@ struct Params {
     x_groups: u32,
     v_groups: u32,
     v_first: u32,
-    // Of the outputs that u covers: blocks of 8; the first group of 4, how many.
     blocks: u32,
-    out_first: u32,
-    out_count: u32,
-    // Of all outputs.
-    out_groups: u32,
-    // 0: the bias, 1: what y holds, 2: zero
-    start_from: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read> coefficients: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> v_out: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> u: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> m_out: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read> m: array<vec4<f32>>;
-@group(0) @binding(8) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(9) var<storage, read_write> y: array<Y>;
-@group(0) @binding(10) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read_write> v_out: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> u: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> m_out: array<vec4<f32>>;
+@group(0) @binding(6) var<uniform> params: Params;
 
 #import normalised_read
 
@@ -142,54 +130,6 @@ fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32)
                 let to = ((product * params.tiles + first + t) * params.blocks + block + b) * 2u;
                 m_out[to] = sum[b][t][0];
                 m_out[to + 1u] = sum[b][t][1];
-            }
-        }
-    }
-}
-
-// A' m: six to four.
-fn fold(m0: vec4<f32>, m1: vec4<f32>, m2: vec4<f32>, m3: vec4<f32>, m4: vec4<f32>, m5: vec4<f32>) -> array<vec4<f32>, 4> {
-    let near = m1 + m2;
-    let near_odd = m1 - m2;
-    let far = m3 + m4;
-    let far_odd = m3 - m4;
-    return array<vec4<f32>, 4>(
-        m0 + near + far, near_odd + 2.0 * far_odd, near + 4.0 * far, near_odd + 8.0 * far_odd + m5,
-    );
-}
-
-@compute @workgroup_size(64)
-fn transform_output(id: Invocation) {
-    let index = invocation_index(id);
-    let o = index % params.out_count;
-    let local_tile = index / params.out_count;
-    if (local_tile >= params.tiles) {
-        return;
-    }
-    let tile = params.tile_first + local_tile;
-    let image = tile / (params.tile_rows * params.tile_cols);
-    let h0 = (tile / params.tile_cols % params.tile_rows) * 4u;
-    let w0 = (tile % params.tile_cols) * 4u;
-    var rows: array<array<vec4<f32>, 4>, 6>;
-    let stride = params.tiles * params.blocks * 2u;
-    for (var i = 0u; i < 6u; i++) {
-        let at = i * 6u * stride + local_tile * params.blocks * 2u + o;
-        rows[i] = fold(m[at], m[at + stride], m[at + 2u * stride], m[at + 3u * stride], m[at + 4u * stride], m[at + 5u * stride]);
-    }
-    var start = vec4<f32>(0.0);
-    if (params.start_from == 0u) {
-        start = bias[params.out_first + o];
-    }
-    for (var j = 0u; j < 4u; j++) {
-        let column = fold(rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]);
-        for (var i = 0u; i < 4u; i++) {
-            if (h0 + i < params.height && w0 + j < params.width) {
-                let at = ((image * params.height + h0 + i) * params.width + w0 + j) * params.out_groups + params.out_first + o;
-                var value = start + column[i];
-                if (params.start_from == 1u) {
-                    value += vec4<f32>(y[at]);
-                }
-                y[at] = Y(value);
             }
         }
     }

@@ -141,14 +141,41 @@ const CASES: [Case; 6] = [
     Case { bias: 1000.0, ..Case::new(Form::Tiled, [1, 40, 40], &[8], 8) },
 ];
 
+/// Of whole tiles, in runs of one tile and of several.
+const WINOGRAD: [Case; 4] = [
+    Case::new(Form::Winograd, [2, 16, 24], &[8], 24),
+    Case::new(Form::Winograd, [1, 20, 12], &[8, 16], 12),
+    Case::new(Form::Winograd, [4, 60, 64], &[4], 16),
+    Case { bias: 1000.0, ..Case::new(Form::Winograd, [1, 40, 40], &[8], 8) },
+];
+
 #[test]
 fn moments_are_those_of_what_is_stored() {
     let Some(gpu) = common::device() else { return };
-    CASES.iter().for_each(|case| check(&gpu, case, Element::F32));
+    let in_lanes = WINOGRAD.iter().filter(|_| gpu.limits().subgroup_lanes >= 8);
+    let cases: Vec<&Case> = CASES.iter().chain(in_lanes).collect();
+    cases.iter().for_each(|case| check(&gpu, case, Element::F32));
     if gpu.limits().f16 {
         // f16 has not the digits for a mean that far away.
-        CASES.iter().filter(|case| case.bias < 100.0).for_each(|case| check(&gpu, case, Element::F16));
+        cases.iter().filter(|case| case.bias < 100.0).for_each(|case| check(&gpu, case, Element::F16));
     }
+}
+
+/// Ranges of tiles of which the first ends within what would be a run.
+#[test]
+fn moments_of_tiles_in_ranges() {
+    let Some(gpu) = common::device() else { return };
+    if gpu.limits().subgroup_lanes < 8 {
+        return println!("SKIPPED: {} has no subgroups", gpu.summary());
+    }
+    // Products of 8 outputs take 1152 bytes a tile: 455 of the 720 tiles at once.
+    let limits = Limits { storage_binding_bytes: 524_288, ..gpu.limits() };
+    let gpu = gpu.with_limits(limits);
+    let case = Case::new(Form::Winograd, [3, 60, 64], &[4], 8);
+    let program = record(&case, limits, Element::F32, Mode::Train { accumulate: false }).program;
+    let of = |name: &str| program.dispatches.iter().filter(|d| d.kernel.name() == name).count();
+    assert_eq!(of("conv2d_winograd_output/transform_output_moments"), 2);
+    check(&gpu, &case, Element::F32);
 }
 
 #[test]

@@ -204,6 +204,8 @@ pub fn cases() -> Vec<Case> {
     for form in [Form::Tiled, Form::Matrix, Form::MatrixNarrow] {
         cases.push(centred(form, [2, 5, 7], &[8, 16], 12));
     }
+    cases.push(centred(Form::Winograd, [2, 8, 12], &[8, 16], 12));
+    cases.push(centred(Form::Winograd, [1, 5, 8], &[8], 12));
     for form in [Form::Matrix, Form::MatrixNarrow] {
         cases.push(case(form, [1, 1, 1], &[8], 8, 1));
         cases.push(case(form, [2, 9, 13], &[4], 20, 3));

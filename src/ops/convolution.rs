@@ -30,14 +30,14 @@ pub(super) const SOURCES: &[ShaderSource] = &[DIRECT, PIXEL, TILED, GRADIENT];
 params! {
     struct DirectParams {
         images: u32, height: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32, blocks: u32,
-        out_channels: u32, tile_rows: u32, tile_cols: u32, groups_per_block: u32, start_from: u32,
+        out_channels: u32, tile_rows: u32, tile_cols: u32, groups_per_block: u32,
     }
 }
 
 params! {
     struct PixelParams {
         pixels: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32, blocks: u32,
-        out_groups: u32, start_from: u32,
+        out_groups: u32,
     }
 }
 
@@ -277,7 +277,10 @@ impl Convolution {
             // As many a lane as leave no lane of a subgroup idle.
             let pixels_each = block_of(pixels / 8, 8);
             let variant = self.variant(tape, call, source.x);
-            let variant = variant.with("PIXELS", u(pixels_each)).with("BLOCKS", u(blocks_each));
+            let variant = variant
+                .with("PIXELS", u(pixels_each))
+                .with("BLOCKS", u(blocks_each))
+                .with("START", u(source.start as usize));
             let params = PixelParams {
                 pixels: pixels as u32,
                 width: w as u32,
@@ -286,7 +289,6 @@ impl Convolution {
                 weight_first: source.first as u32,
                 blocks: blocks as u32,
                 out_groups: (co / 4) as u32,
-                start_from: source.start as u32,
             };
             tape.dispatch(Kernel::new(PIXEL, "forward", variant))
                 .images(x, &images)
@@ -308,7 +310,8 @@ impl Convolution {
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
         let variant = stored(stored(reading(Variant::new(), source.x), "X", tape, x), "Y", tape, call.y)
             .with("ROWS", u(rows))
-            .with("COLS", u(cols));
+            .with("COLS", u(cols))
+            .with("START", u(source.start as usize));
         let kernel = Kernel::new(DIRECT, "forward", variant);
         let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
         for images in tape.image_slices(&[x, call.y]) {
@@ -325,7 +328,6 @@ impl Convolution {
                 tile_rows: tile_rows as u32,
                 tile_cols: tile_cols as u32,
                 groups_per_block: groups_per_block as u32,
-                start_from: source.start as u32,
             };
             tape.dispatch(kernel.clone())
                 .images(x, &images)

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, block_of, reading, split_sum, splits_for, stored, u};
+use super::common::{Scatter, block_of, busy_invocations, reading, split_sum, splits_for, stored, u};
 use super::convolution::Call;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Read, Shape, Tape, TensorId};
+use crate::tape::{Moments, Read, Shape, Tape, TensorId};
 
 const SHADER: ShaderSource =
     ShaderSource { name: "conv2d_winograd", text: include_str!("../../shaders/conv2d_winograd.wgsl") };
@@ -17,6 +17,11 @@ const CACHED_BYTES: usize = 32 << 20;
 const TILE: usize = 4;
 /// Products a tile.
 const PRODUCTS: usize = 36;
+
+const OUTPUT: ShaderSource = ShaderSource {
+    name: "conv2d_winograd_output",
+    text: include_str!("../../shaders/conv2d_winograd_output.wgsl"),
+};
 
 const GRADIENT: ShaderSource = ShaderSource {
     name: "conv2d_winograd_gradient",
@@ -34,7 +39,7 @@ const WEIGHT: ShaderSource = ShaderSource {
 };
 
 /// The shaders of Winograd's passes.
-pub(super) const SOURCES: &[ShaderSource] = &[SHADER, GRADIENT, PRODUCT, WEIGHT];
+pub(super) const SOURCES: &[ShaderSource] = &[SHADER, OUTPUT, GRADIENT, PRODUCT, WEIGHT];
 
 params! {
     struct WeightParams {
@@ -51,23 +56,29 @@ params! {
 }
 
 params! {
-    struct ProductParams { width: u32, tiles: u32, groups: u32, blocks: u32, splits: u32, add_to: u32 }
+    struct ProductParams { width: u32, tiles: u32, groups: u32, blocks: u32, splits: u32 }
 }
 
 params! {
     struct WinogradParams {
         height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, x_groups: u32,
-        v_groups: u32, v_first: u32, blocks: u32, out_first: u32, out_count: u32, out_groups: u32, start_from: u32,
+        v_groups: u32, v_first: u32, blocks: u32,
     }
 }
 
-/// What is the same for every range of tiles.
+params! {
+    struct OutputParams {
+        height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, blocks: u32,
+        out_first: u32, out_count: u32, out_groups: u32, moments_first: u32,
+    }
+}
+
+/// Where a range of tiles goes through.
 struct Work<'a> {
     call: &'a Call,
     u: TensorId,
     v: TensorId,
     m: TensorId,
-    params: WinogradParams,
 }
 
 /// Records `y = conv(x, weight) + bias` for all sources at once. Returns the transformed sources, where they are in one
@@ -76,7 +87,8 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call) -> Option<TensorId> {
     let [blocks, groups] = call.weight_dims(tape);
     let mut transformed = call.transformed;
     for range in block_ranges(tape, blocks, groups) {
-        transformed = convolve_blocks(tape, &Call { transformed, sources: call.sources.clone(), ..*call }, range);
+        transformed =
+            convolve_blocks(tape, &Call { transformed, sources: call.sources.clone(), ..*call }, range);
     }
     transformed
 }
@@ -99,36 +111,50 @@ fn convolve_blocks(tape: &mut Tape, call: &Call, outputs: Range<usize>) -> Optio
     let groups = call.weight_dims(tape)[1];
     let blocks = outputs.len();
     let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
-    let params = WinogradParams {
+    let mut params = WinogradParams {
         height: h as u32,
         width: w as u32,
         tile_rows: tile_rows as u32,
         tile_cols: tile_cols as u32,
         v_groups: groups as u32,
         blocks: blocks as u32,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let mut last = OutputParams {
+        height: h as u32,
+        width: w as u32,
+        tile_rows: tile_rows as u32,
+        tile_cols: tile_cols as u32,
+        blocks: blocks as u32,
         out_first: (outputs.start * 2) as u32,
         out_count: (outputs.end * 2).min(co / 4) as u32 - (outputs.start * 2) as u32,
         out_groups: (co / 4) as u32,
-        start_from: call.start as u32,
         ..bytemuck::Zeroable::zeroed()
     };
     let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| x.tensor).chain([call.y]).collect();
     let slices = tape.image_slices(&touched);
     let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
-    let u = transform_weight(tape, call, &outputs);
     let is_whole = range == n * tile_rows * tile_cols;
     let transformed = call.transformed.filter(|_| is_whole);
+    let u = transform_weight(tape, call, &outputs);
     let v = transformed.unwrap_or_else(|| winograd_v(tape, range, groups));
     let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
-    for images in slices {
+    let work = Work { call, u, v, m };
+    let moments = gathers(tape, call, &slices, range);
+    for (slice, images) in slices.into_iter().enumerate() {
         let tiles = images.len() * tile_rows * tile_cols;
         for first in (0..tiles).step_by(range) {
-            let tiles = range.min(tiles - first);
-            let params = WinogradParams { tile_first: first as u32, tiles: tiles as u32, ..params };
+            (params.tile_first, params.tiles) = (first as u32, range.min(tiles - first) as u32);
+            (last.tile_first, last.tiles) = (params.tile_first, params.tiles);
             if transformed.is_none() {
                 transform_input(tape, (&call.sources, call.weight), v, params, &images);
             }
-            record_range(tape, &Work { call, u, v, m, params }, &images);
+            multiply(tape, &work, params);
+            if let Some(moments) = moments {
+                let before = slice * moments.splits + first * TILE * TILE / moments.split_pixels;
+                last.moments_first = before as u32;
+            }
+            transform_output(tape, &work, moments, last, &images);
         }
     }
     is_whole.then_some(v)
@@ -187,25 +213,55 @@ fn transform_input(
     }
 }
 
-fn record_range(tape: &mut Tape, work: &Work, images: &Range<usize>) {
-    let Work { call, params, .. } = work;
-    let tiles = params.tiles as usize;
+fn multiply(tape: &mut Tape, work: &Work, params: WinogradParams) {
+    let (tiles, blocks) = (params.tiles as usize, params.blocks as usize);
+    let co = tape.shape(work.call.y).as_nhwc()[3];
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = block_of(tiles / 8, 8);
     // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
-    let blocks_each = block_of(params.blocks as usize, 4);
-    let groups = tiles.div_ceil(each * 8) * (params.blocks as usize).div_ceil(blocks_each) * PRODUCTS;
+    let blocks_each = block_of(blocks, 4);
+    let groups = tiles.div_ceil(each * 8) * blocks.div_ceil(blocks_each) * PRODUCTS;
     // Counted as the convolution that it stands for, so that forms compare.
-    let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * params.out_count as usize * 4;
-    let multiply =
-        Kernel::new(SHADER, "multiply", Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each)));
-    let dispatch = tape.dispatch(multiply).tensor(work.v).tensor(work.u).tensor(work.m);
-    dispatch.params(params).flops(flops).groups(groups);
-    let output = Kernel::new(SHADER, "transform_output", stored(Variant::new(), "Y", tape, call.y));
-    let dispatch = tape.dispatch(output).tensor(work.m);
+    let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * (blocks * 8).min(co);
+    let variant = Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each));
+    let dispatch = tape.dispatch(Kernel::new(SHADER, "multiply", variant));
+    dispatch.tensor(work.v).tensor(work.u).tensor(work.m).params(&params).flops(flops).groups(groups);
+}
+
+fn transform_output(
+    tape: &mut Tape,
+    work: &Work,
+    moments: Option<Moments>,
+    params: OutputParams,
+    images: &Range<usize>,
+) {
+    let call = work.call;
+    let (mut entry, mut runs) = ("transform_output", params.tiles as usize);
+    let mut variant = stored(Variant::new(), "Y", tape, call.y).with("START", u(call.start as usize));
+    if let Some(moments) = moments {
+        let run = moments.split_pixels / (TILE * TILE);
+        (entry, runs) = ("transform_output_moments", runs.div_ceil(run));
+        variant = variant.with("TILE_RUN", u(run));
+    }
+    let dispatch = tape.dispatch(Kernel::new(OUTPUT, entry, variant)).tensor(work.m);
     // Where there is no bias, something must be bound all the same.
     let dispatch = dispatch.tensor(call.bias.unwrap_or(work.u)).images(call.y, images);
-    dispatch.params(params).invocations(tiles * params.out_count as usize);
+    let dispatch = dispatch.also(moments.map(|moments| moments.part)).params(&params);
+    dispatch.invocations(runs * params.out_count as usize);
+}
+
+/// Where the moments of y go, where they are wanted: not of images that end within a tile, whose tiles count unequally.
+fn gathers(tape: &mut Tape, call: &Call, slices: &[Range<usize>], range: usize) -> Option<Moments> {
+    let [_, h, w, co] = tape.shape(call.y).as_nhwc();
+    if !h.is_multiple_of(TILE) || !w.is_multiple_of(TILE) {
+        return None;
+    }
+    let slice_pixels = slices[0].len() * h * w;
+    let tiles = slice_pixels / (TILE * TILE);
+    // As long runs as leave the device busy; a range of tiles that another one follows is made of whole runs.
+    let run = block_of(tiles * co / 4 / busy_invocations(tape), 8);
+    let run = if range == tiles || range.is_multiple_of(run) { run } else { 1 };
+    call.gathers(tape, call.sources.len() - 1, slices.len(), slice_pixels, run * TILE * TILE)
 }
 
 /// Records the weight's gradient, for all sources at once; where they are there, from their transforms.
@@ -257,9 +313,8 @@ fn weight_gradient_blocks(
         groups: groups as u32,
         blocks: blocks as u32,
         splits: splits as u32,
-        add_to: 0,
     };
-    let kernel = product.kernel(Variant::new());
+    let mut adds = false;
     for images in slices {
         let tiles = images.len() * tile_rows * tile_cols;
         for first in (0..tiles).step_by(range) {
@@ -280,13 +335,14 @@ fn weight_gradient_blocks(
             }
             transform_gradient(tape, (dy, m), params, &images);
             factors.tiles = params.tiles;
-            let dispatch = tape.dispatch(kernel.clone()).tensor(v).tensor(m).tensor(part);
+            let kernel = product.kernel(Variant::new().with("ADD_TO", adds));
+            let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part);
             dispatch
                 .coefficients(v.into(), v)
                 .params(&factors)
                 .flops(2 * params.tiles as usize * TILE * TILE * 9 * groups * 4 * (blocks * 8).min(co))
                 .invocations(PRODUCTS * splits * product.lanes);
-            factors.add_to = 1;
+            adds = true;
         }
     }
     finish(tape, part, weight, outputs.start);
@@ -373,7 +429,7 @@ pub(super) fn pixel_weight_gradient(
     let splits = splits_for(tape, slices[0].len() * h * w, product.lanes, 32, blocks * groups * 32);
     let part = tape.transient("weight part", Shape::new([splits, blocks, groups, 4, 8]));
     let variant = stored(stored(reading(Variant::new(), read), "X", tape, x), "M", tape, dy);
-    let kernel = product.kernel(variant.with("PRODUCTS", u(1)).with("M_SQUARES", squares));
+    let variant = variant.with("PRODUCTS", u(1)).with("M_SQUARES", squares);
     for images in slices {
         let pixels = images.len() * h * w;
         let params = ProductParams {
@@ -382,9 +438,9 @@ pub(super) fn pixel_weight_gradient(
             groups: groups as u32,
             blocks: blocks as u32,
             splits: splits as u32,
-            add_to: u32::from(images.start > 0),
         };
-        tape.dispatch(kernel.clone())
+        let kernel = product.kernel(variant.clone().with("ADD_TO", images.start > 0));
+        tape.dispatch(kernel)
             .images(x, &images)
             .images(dy, &images)
             .tensor(part)
