@@ -26,7 +26,10 @@ const PIXELS: u32 = 8u;
 @group(0) @binding(9) var<storage, read_write> dbeta: array<V>;
 @group(0) @binding(10) var<uniform> params: Params;
 
+@group(0) @binding(11) var<storage, read_write> sums_out: array<V>;
+
 #import normalise
+#import ordered_sum
 
 fn through_relu(gradient: V, centred: V, c: Channel) -> V {
     if (RELU) {
@@ -58,15 +61,17 @@ fn gradient_sums(id: Invocation) {
     part[to + params.groups] = total_xhat;
 }
 
-// dbeta = sum dz, dgamma = sum dz * xhat.
+// Adds the splits up; dbeta = sum dz, dgamma = sum dz * xhat.
 @compute @workgroup_size(64)
 fn affine_gradient(id: Invocation) {
     let group = invocation_index(id);
     if (group >= params.groups) {
         return;
     }
-    var total = sums[group];
-    var total_xhat = sums[params.groups + group];
+    var total = ordered_sum(group, 2u * params.groups, params.splits);
+    var total_xhat = ordered_sum(params.groups + group, 2u * params.groups, params.splits);
+    sums_out[group] = total;
+    sums_out[params.groups + group] = total_xhat;
     if (params.accumulate != 0u) {
         total += dbeta[group];
         total_xhat += dgamma[group];

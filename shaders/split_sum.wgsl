@@ -24,25 +24,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> y: array<V>;
 @group(0) @binding(2) var<uniform> params: Params;
 
-fn total(index: u32) -> V {
-    // Four running sums hide the latency of the additions and halve the rounding twice.
-    var a = V(0.0);
-    var b = V(0.0);
-    var c = V(0.0);
-    var d = V(0.0);
-    var s = 0u;
-    for (; s + 4u <= params.splits; s += 4u) {
-        let at = s * params.len + index;
-        a += part[at];
-        b += part[at + params.len];
-        c += part[at + 2u * params.len];
-        d += part[at + 3u * params.len];
-    }
-    for (; s < params.splits; s++) {
-        a += part[s * params.len + index];
-    }
-    return (a + b) + (c + d);
-}
+#import ordered_sum
 
 @compute @workgroup_size(64)
 fn sum(id: Invocation) {
@@ -54,7 +36,7 @@ fn sum(id: Invocation) {
     let group = unit_index % params.x_groups;
     let block = unit_index / params.x_groups;
     let to = (block * params.weight_groups + params.weight_first + group) * params.unit + index % params.unit;
-    var value = total(index);
+    var value = ordered_sum(index, params.len, params.splits);
     if (params.accumulate != 0u) {
         value += y[to];
     }

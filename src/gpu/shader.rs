@@ -22,6 +22,7 @@ const SHARED: &[(&str, &str)] = &[
     ("matrix_emulated", include_str!("../../shaders/shared/matrix_emulated.wgsl")),
     ("normalise", include_str!("../../shaders/shared/normalise.wgsl")),
     ("normalised_read", include_str!("../../shaders/shared/normalised_read.wgsl")),
+    ("ordered_sum", include_str!("../../shaders/shared/ordered_sum.wgsl")),
     ("patch", include_str!("../../shaders/shared/patch.wgsl")),
     ("random", include_str!("../../shaders/shared/random.wgsl")),
     ("tile_moments", include_str!("../../shaders/shared/tile_moments.wgsl")),

@@ -200,7 +200,7 @@ impl BatchNorm {
         dx
     }
 
-    /// `[2, C]`: sum of dz, sum of dz * xhat.
+    /// `[splits, 2, C]`: sum of dz, sum of dz * xhat, of each split.
     fn gradient_sums(&self, tape: &mut Tape, node: &Node, dy: TensorId) -> TensorId {
         let x = tape.value(node.inputs[0]);
         let cut = Cut::new(tape, &[x, dy]);
@@ -216,24 +216,38 @@ impl BatchNorm {
                 .params(&params)
                 .invocations(cut.splits * cut.groups);
         }
-        split_sums(tape, part)
+        part
     }
 
-    pub(super) fn affine_gradient(&self, tape: &mut Tape, node: &Node, sums: TensorId) {
-        let channels = tape.shape(sums).dims()[1];
+    /// `[2, C]`, the sums of all splits; where they are wanted they are the gradients of beta and gamma too.
+    pub(super) fn affine_gradient(
+        &self,
+        tape: &mut Tape,
+        node: &Node,
+        part: TensorId,
+        needs: &[bool],
+    ) -> TensorId {
+        if !needs[1] && !needs[2] {
+            return split_sums(tape, part);
+        }
+        let (splits, channels) = (tape.shape(part).dims()[0], tape.shape(part).dims()[2]);
+        let sums = tape.transient("sums", Shape::new([2, channels]));
         let (dgamma, dbeta) = (tape.weight_gradient(node.inputs[1]), tape.weight_gradient(node.inputs[2]));
         let groups = channels / vector(channels).0;
         let params = NormParams {
             groups: groups as u32,
+            splits: splits as u32,
             accumulate: tape.accumulate(),
             ..bytemuck::Zeroable::zeroed()
         };
         tape.dispatch(self.kernel(GRADIENT, "affine_gradient", channels, Variant::new()))
-            .tensor(sums)
+            .tensor(part)
             .tensor(dgamma)
             .tensor(dbeta)
+            .tensor(sums)
             .params(&params)
             .invocations(groups);
+        sums
     }
 }
 
@@ -276,10 +290,8 @@ impl Op for BatchNorm {
         needs: &[bool],
     ) -> Vec<Option<TensorId>> {
         let dy = dy[0].expect("one output");
-        let sums = self.gradient_sums(tape, node, dy);
-        if needs[1] || needs[2] {
-            self.affine_gradient(tape, node, sums);
-        }
+        let part = self.gradient_sums(tape, node, dy);
+        let sums = self.affine_gradient(tape, node, part, needs);
         let dx = needs[0].then(|| self.input_gradient(tape, node, dy, sums));
         vec![dx, None, None, None, None]
     }

@@ -7,7 +7,7 @@
 //! of equal values in reading order, found again from `x`.
 
 use super::batch_norm::{BatchNorm, Cut, NormParams};
-use super::common::{split_sums, stored_alike, u};
+use super::common::{stored_alike, u};
 use super::max_pool2d::MaxPool2d;
 use crate::gpu::{Kernel, ShaderSource};
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
@@ -42,7 +42,7 @@ impl BatchNormPool {
         Kernel::new(SHADER, entry, stored_alike(tape, tensors).with("PIXELS", u(SQUARES)))
     }
 
-    /// `[2, C]`: sum of dz, sum of dz * xhat.
+    /// `[splits, 2, C]`: sum of dz, sum of dz * xhat, of each split.
     fn gradient_sums(&self, tape: &mut Tape, node: &Node, gradients: &Gradients) -> TensorId {
         let x = tape.value(node.inputs[0]);
         let [dy, dpooled] = gradients.bound();
@@ -60,7 +60,7 @@ impl BatchNormPool {
                 .params(&params)
                 .invocations(cut.splits * cut.groups);
         }
-        split_sums(tape, part)
+        part
     }
 
     fn input_gradient(
@@ -152,10 +152,8 @@ impl Op for BatchNormPool {
             return self.norm().backward(tape, node, &[whole], needs);
         };
         let gradients = Gradients { whole, pooled };
-        let sums = self.gradient_sums(tape, node, &gradients);
-        if needs[1] || needs[2] {
-            self.norm().affine_gradient(tape, node, sums);
-        }
+        let part = self.gradient_sums(tape, node, &gradients);
+        let sums = self.norm().affine_gradient(tape, node, part, needs);
         let dx = needs[0].then(|| self.input_gradient(tape, node, &gradients, sums));
         vec![dx, None, None, None, None]
     }
