@@ -31,15 +31,18 @@ fn multiply_add(id: Invocation) {
     var g = f + addend;
     var h = g + addend;
     for (var round = 0u; round < params.rounds; round++) {
-        for (var step = 0u; step < 64u; step++) {
-            a = fma(a, factor, addend);
-            b = fma(b, factor, addend);
-            c = fma(c, factor, addend);
-            d = fma(d, factor, addend);
-            e = fma(e, factor, addend);
-            f = fma(f, factor, addend);
-            g = fma(g, factor, addend);
-            h = fma(h, factor, addend);
+        for (var step = 0u; step < 8u; step++) {
+            // Short enough for compilers to unroll: what a loop costs is no arithmetic.
+            for (var k = 0u; k < 8u; k++) {
+                a = fma(a, factor, addend);
+                b = fma(b, factor, addend);
+                c = fma(c, factor, addend);
+                d = fma(d, factor, addend);
+                e = fma(e, factor, addend);
+                f = fma(f, factor, addend);
+                g = fma(g, factor, addend);
+                h = fma(h, factor, addend);
+            }
         }
     }
     y[index % params.len] = vec4<f32>(((a + b) + (c + d)) + ((e + f) + (g + h)));
