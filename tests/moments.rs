@@ -191,6 +191,23 @@ fn moments_of_a_batch_in_slices() {
     check(&gpu, &case, Element::F32);
 }
 
+/// Transformed weights beyond a binding: each range of outputs gathers its own channels, of one set of moments.
+#[test]
+fn moments_of_outputs_in_ranges() {
+    let Some(gpu) = common::device() else { return };
+    if gpu.limits().subgroup_lanes < 8 {
+        return println!("SKIPPED: {} has no subgroups", gpu.summary());
+    }
+    // 36 products of 32 inputs by 8 outputs take 36,864 bytes: two blocks of three.
+    let limits = Limits { storage_binding_bytes: 2 * 36_864, ..gpu.limits() };
+    let gpu = gpu.with_limits(limits);
+    let case = Case::new(Form::Winograd, [1, 16, 16], &[32], 20);
+    let program = record(&case, limits, Element::F32, Mode::Train { accumulate: false }).program;
+    let of = |name: &str| program.dispatches.iter().filter(|d| d.kernel.name() == name).count();
+    assert_eq!(of("conv2d_winograd_weight/transform_weight"), 2);
+    check(&gpu, &case, Element::F32);
+}
+
 /// Matrix units, replaced by what they stand for.
 #[test]
 fn moments_that_matrix_units_gather() {

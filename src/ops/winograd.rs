@@ -79,18 +79,58 @@ struct Work<'a> {
     u: TensorId,
     v: TensorId,
     m: TensorId,
+    /// Channels of y, those that this is about.
+    outputs: usize,
 }
 
 /// Records `y = conv(x, weight) + bias` for all sources at once. Returns the transformed sources, where they are in one
 /// piece.
 pub(super) fn convolve(tape: &mut Tape, call: &Call) -> Option<TensorId> {
     let [blocks, groups] = call.weight_dims(tape);
+    let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| x.tensor).chain([call.y]).collect();
+    let ranges = block_ranges(tape, blocks, groups);
+    let tiles = Tiles::new(tape, &touched, groups, ranges[0].len());
+    let moments = gathers(tape, call, &tiles);
     let mut transformed = call.transformed;
-    for range in block_ranges(tape, blocks, groups) {
-        transformed =
-            convolve_blocks(tape, &Call { transformed, sources: call.sources.clone(), ..*call }, range);
+    for outputs in ranges {
+        let call = Call { transformed, sources: call.sources.clone(), ..*call };
+        transformed = convolve_blocks(tape, &call, outputs, &tiles, moments);
     }
     transformed
+}
+
+/// How the batch is cut for all output blocks alike: into slices that fit a binding, and these into ranges of tiles.
+struct Tiles {
+    rows: usize,
+    cols: usize,
+    slices: Vec<Range<usize>>,
+    /// Tiles of a range, all but the last one's of a slice.
+    range: usize,
+}
+
+impl Tiles {
+    /// For bindings to `touched`, transformed inputs of `groups` and products of `blocks` at most.
+    fn new(tape: &Tape, touched: &[TensorId], groups: usize, blocks: usize) -> Self {
+        let [_, h, w, _] = tape.shape(touched[0]).as_nhwc();
+        let (rows, cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
+        let slices = tape.image_slices(touched);
+        let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * rows * cols);
+        Self { rows, cols, slices, range }
+    }
+
+    /// Whether one range is all there is.
+    fn is_whole(&self) -> bool {
+        self.slices.len() == 1 && self.range == self.slices[0].len() * self.rows * self.cols
+    }
+
+    /// Slice, images, first tile and number of tiles of each range.
+    fn ranges(&self) -> impl Iterator<Item = (usize, Range<usize>, usize, usize)> {
+        self.slices.iter().enumerate().flat_map(move |(slice, images)| {
+            let tiles = images.len() * self.rows * self.cols;
+            let ranges = (0..tiles).step_by(self.range);
+            ranges.map(move |first| (slice, images.clone(), first, self.range.min(tiles - first)))
+        })
+    }
 }
 
 /// Bytes of a block of 8 outputs among the transformed weights, or their gradient's partial sums.
@@ -99,23 +139,28 @@ pub(super) fn block_bytes(groups: usize) -> u64 {
 }
 
 /// As few equal ranges of output blocks as keep their transformed weights within a binding.
-fn block_ranges(tape: &Tape, blocks: usize, groups: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+fn block_ranges(tape: &Tape, blocks: usize, groups: usize) -> Vec<Range<usize>> {
     let most = (tape.limits().storage_binding_bytes / block_bytes(groups)) as usize;
     let each = blocks.div_ceil(blocks.div_ceil(most));
-    (0..blocks).step_by(each).map(move |first| first..(first + each).min(blocks))
+    (0..blocks).step_by(each).map(|first| first..(first + each).min(blocks)).collect()
 }
 
-/// The same for a range of blocks of outputs.
-fn convolve_blocks(tape: &mut Tape, call: &Call, outputs: Range<usize>) -> Option<TensorId> {
-    let [n, h, w, co] = tape.shape(call.y).as_nhwc();
+/// [`convolve`] for a range of blocks of outputs.
+fn convolve_blocks(
+    tape: &mut Tape,
+    call: &Call,
+    outputs: Range<usize>,
+    tiles: &Tiles,
+    moments: Option<Moments>,
+) -> Option<TensorId> {
+    let [_, h, w, co] = tape.shape(call.y).as_nhwc();
     let groups = call.weight_dims(tape)[1];
     let blocks = outputs.len();
-    let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
     let mut params = WinogradParams {
         height: h as u32,
         width: w as u32,
-        tile_rows: tile_rows as u32,
-        tile_cols: tile_cols as u32,
+        tile_rows: tiles.rows as u32,
+        tile_cols: tiles.cols as u32,
         v_groups: groups as u32,
         blocks: blocks as u32,
         ..bytemuck::Zeroable::zeroed()
@@ -123,41 +168,33 @@ fn convolve_blocks(tape: &mut Tape, call: &Call, outputs: Range<usize>) -> Optio
     let mut last = OutputParams {
         height: h as u32,
         width: w as u32,
-        tile_rows: tile_rows as u32,
-        tile_cols: tile_cols as u32,
+        tile_rows: tiles.rows as u32,
+        tile_cols: tiles.cols as u32,
         blocks: blocks as u32,
         out_first: (outputs.start * 2) as u32,
         out_count: (outputs.end * 2).min(co / 4) as u32 - (outputs.start * 2) as u32,
         out_groups: (co / 4) as u32,
         ..bytemuck::Zeroable::zeroed()
     };
-    let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| x.tensor).chain([call.y]).collect();
-    let slices = tape.image_slices(&touched);
-    let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
-    let is_whole = range == n * tile_rows * tile_cols;
-    let transformed = call.transformed.filter(|_| is_whole);
+    let transformed = call.transformed.filter(|_| tiles.is_whole());
     let u = transform_weight(tape, call, &outputs);
-    let v = transformed.unwrap_or_else(|| winograd_v(tape, range, groups));
-    let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
-    let work = Work { call, u, v, m };
-    let moments = gathers(tape, call, &slices, range);
-    for (slice, images) in slices.into_iter().enumerate() {
-        let tiles = images.len() * tile_rows * tile_cols;
-        for first in (0..tiles).step_by(range) {
-            (params.tile_first, params.tiles) = (first as u32, range.min(tiles - first) as u32);
-            (last.tile_first, last.tiles) = (params.tile_first, params.tiles);
-            if transformed.is_none() {
-                transform_input(tape, (&call.sources, call.weight), v, params, &images);
-            }
-            multiply(tape, &work, params);
-            if let Some(moments) = moments {
-                let before = slice * moments.splits + first * TILE * TILE / moments.split_pixels;
-                last.moments_first = before as u32;
-            }
-            transform_output(tape, &work, moments, last, &images);
+    let v = transformed.unwrap_or_else(|| winograd_v(tape, tiles.range, groups));
+    let m = tape.transient("winograd m", Shape::new([PRODUCTS, tiles.range, blocks, 8]));
+    let work = Work { call, u, v, m, outputs: last.out_count as usize * 4 };
+    for (slice, images, first, count) in tiles.ranges() {
+        (params.tile_first, params.tiles) = (first as u32, count as u32);
+        (last.tile_first, last.tiles) = (first as u32, count as u32);
+        if transformed.is_none() {
+            transform_input(tape, (&call.sources, call.weight), v, params, &images);
         }
+        multiply(tape, &work, params);
+        if let Some(moments) = moments {
+            let before = slice * moments.splits + first * TILE * TILE / moments.split_pixels;
+            last.moments_first = before as u32;
+        }
+        transform_output(tape, &work, moments, last, &images);
     }
-    is_whole.then_some(v)
+    tiles.is_whole().then_some(v)
 }
 
 /// Tiles whose transformed inputs and products stay in a processor's cache; on a GPU, what a binding holds.
@@ -215,14 +252,13 @@ fn transform_input(
 
 fn multiply(tape: &mut Tape, work: &Work, params: WinogradParams) {
     let (tiles, blocks) = (params.tiles as usize, params.blocks as usize);
-    let co = tape.shape(work.call.y).as_nhwc()[3];
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = block_of(tiles / 8, 8);
     // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
     let blocks_each = block_of(blocks, 4);
     let groups = tiles.div_ceil(each * 8) * blocks.div_ceil(blocks_each) * PRODUCTS;
     // Counted as the convolution that it stands for, so that forms compare.
-    let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * (blocks * 8).min(co);
+    let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * work.outputs;
     let variant = Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each));
     let dispatch = tape.dispatch(Kernel::new(SHADER, "multiply", variant));
     dispatch.tensor(work.v).tensor(work.u).tensor(work.m).params(&params).flops(flops).groups(groups);
@@ -251,56 +287,57 @@ fn transform_output(
 }
 
 /// Where the moments of y go, where they are wanted: not of images that end within a tile, whose tiles count unequally.
-fn gathers(tape: &mut Tape, call: &Call, slices: &[Range<usize>], range: usize) -> Option<Moments> {
+fn gathers(tape: &mut Tape, call: &Call, cut: &Tiles) -> Option<Moments> {
     let [_, h, w, co] = tape.shape(call.y).as_nhwc();
     if !h.is_multiple_of(TILE) || !w.is_multiple_of(TILE) {
         return None;
     }
-    let slice_pixels = slices[0].len() * h * w;
+    let slice_pixels = cut.slices[0].len() * h * w;
     let tiles = slice_pixels / (TILE * TILE);
     // As long runs as leave the device busy; a range of tiles that another one follows is made of whole runs.
     let run = block_of(tiles * co / 4 / busy_invocations(tape), 8);
-    let run = if range == tiles || range.is_multiple_of(run) { run } else { 1 };
-    call.gathers(tape, call.sources.len() - 1, slices.len(), slice_pixels, run * TILE * TILE)
+    let run = if cut.range == tiles || cut.range.is_multiple_of(run) { run } else { 1 };
+    call.gathers(tape, call.sources.len() - 1, cut.slices.len(), slice_pixels, run * TILE * TILE)
 }
 
 /// Records the weight's gradient, for all sources at once; where they are there, from their transforms.
 pub(super) fn weight_gradient(
     tape: &mut Tape,
-    sources: (&[(Read, usize)], Option<TensorId>),
+    (sources, transformed): (&[(Read, usize)], Option<TensorId>),
     dy: TensorId,
     weight: TensorId,
 ) {
     let [blocks, groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
-    for range in block_ranges(tape, blocks, groups) {
-        weight_gradient_blocks(tape, sources, (dy, weight), range);
+    let touched: Vec<TensorId> = sources.iter().map(|(x, _)| x.tensor).chain([dy]).collect();
+    let ranges = block_ranges(tape, blocks, groups);
+    let tiles = Tiles::new(tape, &touched, groups, ranges[0].len());
+    let mut transformed = transformed.filter(|_| tiles.is_whole());
+    for outputs in ranges {
+        let v = weight_gradient_blocks(tape, (sources, transformed), (dy, weight), outputs, &tiles);
+        transformed = Some(v).filter(|_| tiles.is_whole());
     }
 }
 
-/// The same for a range of blocks of outputs.
+/// [`weight_gradient`] for a range of blocks of outputs. Returns the transformed sources, those of the last range of tiles.
 fn weight_gradient_blocks(
     tape: &mut Tape,
     (sources, transformed): (&[(Read, usize)], Option<TensorId>),
     (dy, weight): (TensorId, TensorId),
     outputs: Range<usize>,
-) {
+    tiles: &Tiles,
+) -> TensorId {
     let [_, h, w, co] = tape.shape(dy).as_nhwc();
     let (blocks, groups) = (outputs.len(), tape.shape(weight).dims()[1]);
-    let (tile_rows, tile_cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
-    let touched: Vec<TensorId> = sources.iter().map(|(x, _)| x.tensor).chain([dy]).collect();
-    let slices = tape.image_slices(&touched);
-    let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * tile_rows * tile_cols);
-    let transformed = transformed.filter(|v| tape.shape(*v).dims()[1] == range);
-    let v = transformed.unwrap_or_else(|| winograd_v(tape, range, groups));
+    let v = transformed.unwrap_or_else(|| winograd_v(tape, tiles.range, groups));
     let product = Product::new(tape, groups, blocks);
-    let splits = splits_for(tape, range, PRODUCTS * product.lanes, 8, PRODUCTS * blocks * groups * 32);
-    let m = tape.transient("winograd m", Shape::new([PRODUCTS, range, blocks, 8]));
+    let splits = splits_for(tape, tiles.range, PRODUCTS * product.lanes, 8, PRODUCTS * blocks * groups * 32);
+    let m = tape.transient("winograd m", Shape::new([PRODUCTS, tiles.range, blocks, 8]));
     let part = tape.transient("winograd part", Shape::new([splits, PRODUCTS, blocks, groups, 4, 8]));
     let mut params = GradientParams {
         height: h as u32,
         width: w as u32,
-        tile_rows: tile_rows as u32,
-        tile_cols: tile_cols as u32,
+        tile_rows: tiles.rows as u32,
+        tile_cols: tiles.cols as u32,
         tile_first: 0,
         tiles: 0,
         blocks: blocks as u32,
@@ -315,37 +352,35 @@ fn weight_gradient_blocks(
         splits: splits as u32,
     };
     let mut adds = false;
-    for images in slices {
-        let tiles = images.len() * tile_rows * tile_cols;
-        for first in (0..tiles).step_by(range) {
-            params.tile_first = first as u32;
-            params.tiles = range.min(tiles - first) as u32;
-            let input = WinogradParams {
-                height: params.height,
-                width: params.width,
-                tile_rows: params.tile_rows,
-                tile_cols: params.tile_cols,
-                tile_first: params.tile_first,
-                tiles: params.tiles,
-                v_groups: factors.groups,
-                ..bytemuck::Zeroable::zeroed()
-            };
-            if transformed.is_none() {
-                transform_input(tape, (sources, weight), v, input, &images);
-            }
-            transform_gradient(tape, (dy, m), params, &images);
-            factors.tiles = params.tiles;
-            let kernel = product.kernel(Variant::new().with("ADD_TO", adds));
-            let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part);
-            dispatch
-                .coefficients(v.into(), v)
-                .params(&factors)
-                .flops(2 * params.tiles as usize * TILE * TILE * 9 * groups * 4 * (blocks * 8).min(co))
-                .invocations(PRODUCTS * splits * product.lanes);
-            adds = true;
+    for (_, images, first, count) in tiles.ranges() {
+        params.tile_first = first as u32;
+        params.tiles = count as u32;
+        let input = WinogradParams {
+            height: params.height,
+            width: params.width,
+            tile_rows: params.tile_rows,
+            tile_cols: params.tile_cols,
+            tile_first: params.tile_first,
+            tiles: params.tiles,
+            v_groups: factors.groups,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        if transformed.is_none() {
+            transform_input(tape, (sources, weight), v, input, &images);
         }
+        transform_gradient(tape, (dy, m), params, &images);
+        factors.tiles = params.tiles;
+        let kernel = product.kernel(Variant::new().with("ADD_TO", adds));
+        let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part);
+        dispatch
+            .coefficients(v.into(), v)
+            .params(&factors)
+            .flops(2 * count * TILE * TILE * 9 * groups * 4 * (blocks * 8).min(co - outputs.start * 8))
+            .invocations(PRODUCTS * splits * product.lanes);
+        adds = true;
     }
     finish(tape, part, weight, outputs.start);
+    v
 }
 
 /// Adds the splits up and takes them back to taps, from this block of the weight on.
