@@ -5,10 +5,11 @@
 //   x, dy, dx      [P, C]            Stored, P = N * H * W pixels
 //   part           [splits][2][C]    f32: (sum dz, sum dz * xhat) of a split
 //   stats          [4][C]            f32: mean, scale = gamma / sqrt(variance + eps), beta, 1 / sqrt(variance + eps)
-//   sums           [2][C]            f32: sum dz, sum dz * xhat
+//   sums, sums_out [2][C]            f32: sum dz, sum dz * xhat
 //
 // V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `gradient_sums` gives one channel group of one split of the pixels to
-// an invocation, and the splits are added in order; `input_gradient` gives it PIXELS pixels.
+// an invocation; `affine_gradient`, which adds the splits in order, one of the sums of a channel group; `input_gradient`
+// PIXELS pixels of one.
 #import grid
 
 alias V = vec4<f32>;
@@ -24,9 +25,8 @@ const PIXELS: u32 = 8u;
 @group(0) @binding(7) var<storage, read_write> dx: array<Stored>;
 @group(0) @binding(8) var<storage, read_write> dgamma: array<V>;
 @group(0) @binding(9) var<storage, read_write> dbeta: array<V>;
-@group(0) @binding(10) var<uniform> params: Params;
-
-@group(0) @binding(11) var<storage, read_write> sums_out: array<V>;
+@group(0) @binding(10) var<storage, read_write> sums_out: array<V>;
+@group(0) @binding(11) var<uniform> params: Params;
 
 #import normalise
 #import ordered_sum
@@ -64,20 +64,24 @@ fn gradient_sums(id: Invocation) {
 // Adds the splits up; dbeta = sum dz, dgamma = sum dz * xhat.
 @compute @workgroup_size(64)
 fn affine_gradient(id: Invocation) {
-    let group = invocation_index(id);
-    if (group >= params.groups) {
+    let index = invocation_index(id);
+    if (index >= 2u * params.groups) {
         return;
     }
-    var total = ordered_sum(group, 2u * params.groups, params.splits);
-    var total_xhat = ordered_sum(params.groups + group, 2u * params.groups, params.splits);
-    sums_out[group] = total;
-    sums_out[params.groups + group] = total_xhat;
-    if (params.accumulate != 0u) {
-        total += dbeta[group];
-        total_xhat += dgamma[group];
+    var total = ordered_sum(index, 2u * params.groups, params.splits);
+    sums_out[index] = total;
+    if (index < params.groups) {
+        if (params.accumulate != 0u) {
+            total += dbeta[index];
+        }
+        dbeta[index] = total;
+    } else {
+        let group = index - params.groups;
+        if (params.accumulate != 0u) {
+            total += dgamma[group];
+        }
+        dgamma[group] = total;
     }
-    dbeta[group] = total;
-    dgamma[group] = total_xhat;
 }
 
 @compute @workgroup_size(64)

@@ -246,7 +246,7 @@ impl BatchNorm {
             .tensor(dbeta)
             .tensor(sums)
             .params(&params)
-            .invocations(groups);
+            .invocations(2 * groups);
         sums
     }
 }

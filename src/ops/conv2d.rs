@@ -4,7 +4,8 @@
 //!
 //! Inputs: one or two sources `x` [N, H, W, CX] (two are the channel concatenation, which is never made), the packed
 //! weight `[CO/8, CI/4, K*K, 4, 8]` (see [`Packing`]), the bias `[CO]`. Output `[N, H, W, CO]`. Channels come in fours.
-//! Nothing is saved but the inputs, and where memory is not short what Winograd's form made of them. The input gradient is the same convolution with flipped, transposed weights.
+//! Nothing is saved but the inputs, and where memory is not short what Winograd's form made of them. The input gradient is
+//! the same convolution with flipped, transposed weights.
 
 pub use super::choice::Form;
 use super::common::{bias_gradient, indices};
@@ -106,7 +107,8 @@ impl Op for Conv2d {
             moments: self.centred && matches!(tape.mode(), Mode::Train { .. }),
         };
         let transformed = self.kernels().convolve(tape, &call);
-        transformed.filter(|_| !tape.recomputes()).into_iter().collect()
+        // On a GPU, where this form is rare, memory is dearer.
+        transformed.filter(|_| tape.limits().software && !tape.recomputes()).into_iter().collect()
     }
 
     fn backward(

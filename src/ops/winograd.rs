@@ -1,5 +1,5 @@
 //! Winograd's F(4x4, 3x3) for [`super::convolution`]: four times fewer multiplications, in four passes over ranges of
-//! tiles that are small enough for a binding, and on a processor for its cache.
+//! tiles that are small enough for a binding, and on a processor not much larger than its cache.
 
 use std::ops::Range;
 
@@ -11,8 +11,9 @@ use crate::tape::{Moments, Read, Shape, Tape, TensorId};
 
 const SHADER: ShaderSource =
     ShaderSource { name: "conv2d_winograd", text: include_str!("../../shaders/conv2d_winograd.wgsl") };
-/// Transformed inputs and products of a range of tiles, at most, on a processor: about its cache.
-const CACHED_BYTES: usize = 32 << 20;
+/// Transformed inputs and products of a range of tiles, at most, on a processor: beyond its nearest cache, since a range
+/// is three dispatches more, and they cost more than that cache saves.
+const RANGE_BYTES: usize = 32 << 20;
 /// Outputs of a tile, a side.
 const TILE: usize = 4;
 /// Products a tile.
@@ -197,13 +198,13 @@ fn convolve_blocks(
     tiles.is_whole().then_some(v)
 }
 
-/// Tiles whose transformed inputs and products stay in a processor's cache; on a GPU, what a binding holds.
+/// Tiles of a range: on a processor those of [`RANGE_BYTES`]; on a GPU, what a binding holds.
 fn tiles_at_once(tape: &Tape, groups: usize, blocks: usize) -> usize {
     let limits = tape.limits();
     let (v_bytes, m_bytes) = (PRODUCTS * groups * 16, PRODUCTS * blocks * 32);
     let bound = limits.storage_binding_bytes as usize / v_bytes.max(m_bytes);
-    let cached = if limits.software { CACHED_BYTES / (v_bytes + m_bytes) } else { bound };
-    (cached.max(64) / 64 * 64).min(bound)
+    let wanted = if limits.software { RANGE_BYTES / (v_bytes + m_bytes) } else { bound };
+    (wanted.max(64) / 64 * 64).min(bound)
 }
 
 fn transform_weight(tape: &mut Tape, call: &Call, outputs: &Range<usize>) -> TensorId {
