@@ -151,8 +151,8 @@ impl Question {
 
     /// Whether a form can compute this on a device with these limits, at the precision asked for.
     pub fn allows(&self, form: Form, limits: Limits) -> bool {
-        // Weights are passed round by broadcast; a weight gradient has none.
-        let lanes = self.pass == Pass::WeightGradient || limits.subgroup_lanes >= 8;
+        // What is loaded is passed round by broadcast, and a module with one needs subgroups whichever entry runs.
+        let lanes = limits.subgroup_lanes >= 8;
         match form {
             Form::Tiled => true,
             Form::Direct => lanes,
@@ -201,4 +201,30 @@ pub(super) fn question(
 fn small_side(shape: &Shape) -> [usize; 3] {
     let [n, h, w, _] = shape.as_nhwc();
     [n, h, w]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_without_subgroups_gets_no_shader_that_broadcasts() {
+        for (pass, kernel) in [Pass::Forward, Pass::InputGradient, Pass::WeightGradient]
+            .into_iter()
+            .flat_map(|pass| [(pass, 1), (pass, 3)])
+        {
+            let question = Question {
+                pass,
+                kernel,
+                squares: false,
+                image: [1, 16, 16],
+                sources: vec![16],
+                out_channels: 16,
+                half: false,
+                exact: false,
+                normalised: false,
+            };
+            assert_eq!(question.candidates(Limits::WEBGPU, &[]), [Form::Tiled], "{question}");
+        }
+    }
 }
