@@ -41,6 +41,7 @@ struct Params {
 @group(0) @binding(6) var<uniform> params: Params;
 
 #import normalised_read
+#import winograd_tile
 
 // B' d: six to six.
 fn gather(d: array<vec4<f32>, 6>) -> array<vec4<f32>, 6> {
@@ -61,18 +62,15 @@ fn transform_input(id: Invocation) {
     if (local_tile >= params.tiles) {
         return;
     }
-    let tile = params.tile_first + local_tile;
-    let image = tile / (params.tile_rows * params.tile_cols);
-    let h0 = (tile / params.tile_cols % params.tile_rows) * 4u;
-    let w0 = (tile % params.tile_cols) * 4u;
+    let tile = place_of(local_tile);
     let norm = norm_of(group, params.x_groups);
     var rows: array<array<vec4<f32>, 6>, 6>;
     for (var i = 0u; i < 6u; i++) {
-        let h = h0 + i - 1u;
-        let row = (image * params.height + min(h, params.height - 1u)) * params.width;
+        let h = tile.h0 + i - 1u;
+        let row = (tile.image * params.height + min(h, params.height - 1u)) * params.width;
         var d: array<vec4<f32>, 6>;
         for (var j = 0u; j < 6u; j++) {
-            let w = w0 + j - 1u;
+            let w = tile.w0 + j - 1u;
             let value = vec4<f32>(as_read(x[(row + min(w, params.width - 1u)) * params.x_groups + group], norm));
             d[j] = select(vec4<f32>(0.0), value, h < params.height && w < params.width);
         }

@@ -29,6 +29,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> m_out: array<vec4<f32>>;
 @group(0) @binding(2) var<uniform> params: Params;
 
+#import winograd_tile
+
 // A d: four to six.
 fn unfold(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> array<vec4<f32>, 6> {
     let near = a + c;
@@ -47,19 +49,16 @@ fn transform_gradient(id: Invocation) {
     if (local_tile >= params.tiles) {
         return;
     }
-    let tile = params.tile_first + local_tile;
-    let image = tile / (params.tile_rows * params.tile_cols);
-    let h0 = (tile / params.tile_cols % params.tile_rows) * 4u;
-    let w0 = (tile % params.tile_cols) * 4u;
+    let tile = place_of(local_tile);
     let channel = min(params.out_first + o, params.out_groups - 1u);
     var rows: array<array<vec4<f32>, 6>, 4>;
     for (var i = 0u; i < 4u; i++) {
-        let row = (image * params.height + min(h0 + i, params.height - 1u)) * params.width;
+        let row = (tile.image * params.height + min(tile.h0 + i, params.height - 1u)) * params.width;
         var d: array<vec4<f32>, 4>;
         for (var j = 0u; j < 4u; j++) {
-            let value = vec4<f32>(dy[(row + min(w0 + j, params.width - 1u)) * params.out_groups + channel]);
-            let inside = h0 + i < params.height && w0 + j < params.width && params.out_first + o < params.out_groups;
-            d[j] = select(vec4<f32>(0.0), value, inside);
+            let value = vec4<f32>(dy[(row + min(tile.w0 + j, params.width - 1u)) * params.out_groups + channel]);
+            let is_inside = tile.h0 + i < params.height && tile.w0 + j < params.width;
+            d[j] = select(vec4<f32>(0.0), value, is_inside && params.out_first + o < params.out_groups);
         }
         rows[i] = unfold(d[0], d[1], d[2], d[3]);
     }

@@ -37,6 +37,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> moments: array<vec4<f32>>;
 @group(0) @binding(4) var<uniform> params: Params;
 
+#import winograd_tile
+
 // A' m: six to four.
 fn fold(m0: vec4<f32>, m1: vec4<f32>, m2: vec4<f32>, m3: vec4<f32>, m4: vec4<f32>, m5: vec4<f32>) -> array<vec4<f32>, 4> {
     let near = m1 + m2;
@@ -50,10 +52,7 @@ fn fold(m0: vec4<f32>, m1: vec4<f32>, m2: vec4<f32>, m3: vec4<f32>, m4: vec4<f32
 
 // Writes four channels of a tile. Returns them as they are stored; pixels outside the image too.
 fn write_tile(local_tile: u32, o: u32) -> array<vec4<f32>, 16> {
-    let tile = params.tile_first + local_tile;
-    let image = tile / (params.tile_rows * params.tile_cols);
-    let h0 = (tile / params.tile_cols % params.tile_rows) * 4u;
-    let w0 = (tile % params.tile_cols) * 4u;
+    let tile = place_of(local_tile);
     var rows: array<array<vec4<f32>, 4>, 6>;
     let stride = params.tiles * params.blocks * 2u;
     for (var i = 0u; i < 6u; i++) {
@@ -68,8 +67,9 @@ fn write_tile(local_tile: u32, o: u32) -> array<vec4<f32>, 16> {
     for (var j = 0u; j < 4u; j++) {
         let column = fold(rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]);
         for (var i = 0u; i < 4u; i++) {
-            let at = ((image * params.height + h0 + i) * params.width + w0 + j) * params.out_groups + params.out_first + o;
-            let is_inside = h0 + i < params.height && w0 + j < params.width;
+            let pixel = (tile.image * params.height + tile.h0 + i) * params.width + tile.w0 + j;
+            let at = pixel * params.out_groups + params.out_first + o;
+            let is_inside = tile.h0 + i < params.height && tile.w0 + j < params.width;
             var value = start + column[i];
             if (START == 1u && is_inside) {
                 value += vec4<f32>(y[at]);

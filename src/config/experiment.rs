@@ -108,7 +108,8 @@ choice! {
 }
 
 choice! {
-    /// Whether a step's backward pass computes cheap tensors (normalised, added, gated, transformed) again instead of keeping them.
+    /// Whether a step's backward pass computes cheap tensors (normalised, added, gated, transformed) again instead of
+    /// keeping them.
     Recompute {
         /// Where the step takes more than 2 GiB otherwise.
         Auto = "auto",
@@ -251,7 +252,8 @@ section! {
         foreground_share: f64 = 0.7, Rule::within(0.0, 1.0);
         /// Winograd's fast 3x3 convolutions where the device gains by them; they round ten times as much (to 1e-5).
         winograd: bool = true, Rule::any();
-        /// Computes cheap tensors again instead of keeping them: a sixth less memory (a third on software adapters), a few percent more time.
+        /// Computes cheap tensors again instead of keeping them: a sixth less memory (a third on software adapters), a few
+        /// percent more time.
         recompute: Recompute = Recompute::Auto, Rule::any().read(Read::Placement);
         /// How activations are stored.
         precision: Precision = Precision::F32, Rule::any();

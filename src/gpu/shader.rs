@@ -27,6 +27,7 @@ const SHARED: &[(&str, &str)] = &[
     ("random", include_str!("../../shaders/shared/random.wgsl")),
     ("tile_moments", include_str!("../../shaders/shared/tile_moments.wgsl")),
     ("weights_round", include_str!("../../shaders/shared/weights_round.wgsl")),
+    ("winograd_tile", include_str!("../../shaders/shared/winograd_tile.wgsl")),
 ];
 
 /// The values a kernel gives to its shader's constants and aliases: the substitution, the cache key and the

@@ -102,6 +102,8 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call) -> Option<TensorId> {
 
 /// How the batch is cut for all output blocks alike: into slices that fit a binding, and these into ranges of tiles.
 struct Tiles {
+    height: usize,
+    width: usize,
     rows: usize,
     cols: usize,
     slices: Vec<Range<usize>>,
@@ -116,12 +118,26 @@ impl Tiles {
         let (rows, cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
         let slices = tape.image_slices(touched);
         let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * rows * cols);
-        Self { rows, cols, slices, range }
+        Self { height: h, width: w, rows, cols, slices, range }
     }
 
     /// Whether one range is all there is.
     fn is_whole(&self) -> bool {
         self.slices.len() == 1 && self.range == self.slices[0].len() * self.rows * self.cols
+    }
+
+    /// What the transform of inputs of `groups` and the products need to know of a range.
+    fn params(&self, groups: usize, first: usize, count: usize) -> WinogradParams {
+        WinogradParams {
+            height: self.height as u32,
+            width: self.width as u32,
+            tile_rows: self.rows as u32,
+            tile_cols: self.cols as u32,
+            tile_first: first as u32,
+            tiles: count as u32,
+            v_groups: groups as u32,
+            ..bytemuck::Zeroable::zeroed()
+        }
     }
 
     /// Slice, images, first tile and number of tiles of each range.
@@ -154,21 +170,12 @@ fn convolve_blocks(
     tiles: &Tiles,
     moments: Option<Moments>,
 ) -> Option<TensorId> {
-    let [_, h, w, co] = tape.shape(call.y).as_nhwc();
+    let co = tape.shape(call.y).as_nhwc()[3];
     let groups = call.weight_dims(tape)[1];
     let blocks = outputs.len();
-    let mut params = WinogradParams {
-        height: h as u32,
-        width: w as u32,
-        tile_rows: tiles.rows as u32,
-        tile_cols: tiles.cols as u32,
-        v_groups: groups as u32,
-        blocks: blocks as u32,
-        ..bytemuck::Zeroable::zeroed()
-    };
     let mut last = OutputParams {
-        height: h as u32,
-        width: w as u32,
+        height: tiles.height as u32,
+        width: tiles.width as u32,
         tile_rows: tiles.rows as u32,
         tile_cols: tiles.cols as u32,
         blocks: blocks as u32,
@@ -183,7 +190,7 @@ fn convolve_blocks(
     let m = tape.transient("winograd m", Shape::new([PRODUCTS, tiles.range, blocks, 8]));
     let work = Work { call, u, v, m, outputs: last.out_count as usize * 4 };
     for (slice, images, first, count) in tiles.ranges() {
-        (params.tile_first, params.tiles) = (first as u32, count as u32);
+        let params = WinogradParams { blocks: blocks as u32, ..tiles.params(groups, first, count) };
         (last.tile_first, last.tiles) = (first as u32, count as u32);
         if transformed.is_none() {
             transform_input(tape, (&call.sources, call.weight), v, params, &images);
@@ -327,7 +334,7 @@ fn weight_gradient_blocks(
     outputs: Range<usize>,
     tiles: &Tiles,
 ) -> TensorId {
-    let [_, h, w, co] = tape.shape(dy).as_nhwc();
+    let co = tape.shape(dy).as_nhwc()[3];
     let (blocks, groups) = (outputs.len(), tape.shape(weight).dims()[1]);
     let v = transformed.unwrap_or_else(|| winograd_v(tape, tiles.range, groups));
     let product = Product::new(tape, groups, blocks);
@@ -335,8 +342,8 @@ fn weight_gradient_blocks(
     let m = tape.transient("winograd m", Shape::new([PRODUCTS, tiles.range, blocks, 8]));
     let part = tape.transient("winograd part", Shape::new([splits, PRODUCTS, blocks, groups, 4, 8]));
     let mut params = GradientParams {
-        height: h as u32,
-        width: w as u32,
+        height: tiles.height as u32,
+        width: tiles.width as u32,
         tile_rows: tiles.rows as u32,
         tile_cols: tiles.cols as u32,
         tile_first: 0,
@@ -346,7 +353,7 @@ fn weight_gradient_blocks(
         out_groups: (co / 4) as u32,
     };
     let mut factors = ProductParams {
-        width: w as u32,
+        width: tiles.width as u32,
         tiles: 0,
         groups: groups as u32,
         blocks: blocks as u32,
@@ -356,18 +363,8 @@ fn weight_gradient_blocks(
     for (_, images, first, count) in tiles.ranges() {
         params.tile_first = first as u32;
         params.tiles = count as u32;
-        let input = WinogradParams {
-            height: params.height,
-            width: params.width,
-            tile_rows: params.tile_rows,
-            tile_cols: params.tile_cols,
-            tile_first: params.tile_first,
-            tiles: params.tiles,
-            v_groups: factors.groups,
-            ..bytemuck::Zeroable::zeroed()
-        };
         if transformed.is_none() {
-            transform_input(tape, (sources, weight), v, input, &images);
+            transform_input(tape, (sources, weight), v, tiles.params(groups, first, count), &images);
         }
         transform_gradient(tape, (dy, m), params, &images);
         factors.tiles = params.tiles;

@@ -1,0 +1,13 @@
+// Where a tile of 4 x 4 outputs of Winograd's F(4x4, 3x3) lies. The importing shader declares params with tile_rows, tile_cols and
+// tile_first, the first tile of its range.
+struct TilePlace {
+    image: u32,
+    h0: u32,
+    w0: u32,
+}
+
+fn place_of(local_tile: u32) -> TilePlace {
+    let tile = params.tile_first + local_tile;
+    let row = tile / params.tile_cols;
+    return TilePlace(row / params.tile_rows, row % params.tile_rows * 4u, tile % params.tile_cols * 4u);
+}
