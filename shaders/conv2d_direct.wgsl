@@ -18,8 +18,7 @@ alias X = vec4<f32>;
 alias Y = vec4<f32>;
 const ROWS: u32 = 2u;
 const COLS: u32 = 4u;
-// What the sums are added to: 0: the bias, 1: what y holds, 2: zero. A constant: a software adapter's loads and stores are
-// long code, and what it keeps of that is bounded.
+// What the sums are added to: 0: the bias, 1: what y holds, 2: zero. A constant, so that there is no code for the others.
 const START: u32 = 0u;
 const WINDOW_ROWS: u32 = ROWS + 2u;
 const WINDOW_COLS: u32 = COLS + 2u;

@@ -26,8 +26,7 @@ const TILES: u32 = 2u;
 // 36, or 1 for a 1x1 convolution, whose dy's pixels may be squares of a transposed one.
 const PRODUCTS: u32 = 36u;
 const M_SQUARES: bool = false;
-// Add to the partial sums of the ranges before. A constant: a software adapter's loads are long code, and what it keeps of
-// that is bounded.
+// Add to the partial sums of the ranges before. A constant, so that there is no code for it elsewhere.
 const ADD_TO: bool = false;
 
 struct Params {

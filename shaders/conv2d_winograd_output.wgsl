@@ -11,8 +11,7 @@
 // How four channels of y are stored: vec4<f32>, or vec4<f16>. Arithmetic is in f32.
 alias Y = vec4<f32>;
 const TILE_RUN: u32 = 8u;
-// What the sums are added to: 0: the bias, 1: what y holds, 2: zero. A constant: a software adapter's loads and stores are
-// long code, and what it keeps of that is bounded.
+// What the sums are added to: 0: the bias, 1: what y holds, 2: zero. A constant, so that there is no code for the others.
 const START: u32 = 0u;
 
 struct Params {

@@ -323,6 +323,20 @@ fn synth_bench_and_demo_check_their_arguments() {
     }
 }
 
+/// An empty table would look like a device that takes no time.
+#[test]
+fn a_filter_that_no_kernel_matches_is_refused_with_those_there_are() {
+    let Some(gpu) = common::device() else { return };
+    if !gpu.summary().timestamps {
+        return println!("SKIPPED: {} has no timestamps", gpu.summary());
+    }
+    let workshop = Workshop::new();
+    let line = "bench --base 8 --patch 16 --batch 1 --repeats 1 --filter conv9d";
+    let mut command = rosette();
+    command.current_dir(workshop.path("")).args(line.split(' '));
+    refused(&workshop, command, line, &["--filter", "conv9d", "choose one of: ", "batch_norm, "]);
+}
+
 #[test]
 fn sizes_beyond_the_device_are_refused_with_the_numbers() {
     let Some(gpu) = common::device() else { return };

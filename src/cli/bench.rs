@@ -1,5 +1,7 @@
 //! `rosette bench`: how fast this machine trains.
 
+use std::collections::BTreeSet;
+
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::say;
@@ -59,7 +61,7 @@ pub struct BenchArgs {
 /// Measures and prints.
 ///
 /// # Errors
-/// A user error where the sizes are impossible; a failure where the device lacks memory.
+/// A user error where the sizes are impossible or no kernel is asked for; a failure where the device lacks memory.
 pub fn run(args: &BenchArgs) -> Result<()> {
     check("--patch", args.patch, 16, 4096)?;
     check("--base", args.base, 8, 256)?;
@@ -79,6 +81,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     let mut times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;
     if let Some(text) = &args.filter {
+        check_filter(text, &times)?;
         times.kernels.retain(|kernel| kernel.kernel.contains(text.as_str()));
         times.shapes.retain(|kernel| kernel.kernel.contains(text.as_str()));
     }
@@ -100,6 +103,17 @@ fn check(flag: &str, value: usize, step: usize, most: usize) -> Result<()> {
     };
     let nearest = value.clamp(step, most).next_multiple_of(step);
     Err(Error::user(flag, expected, value, format!("try {nearest}")))
+}
+
+/// Where the device times kernels, one of them must have this in its name.
+fn check_filter(text: &str, times: &StepTimes) -> Result<()> {
+    if times.kernels.is_empty() || times.kernels.iter().any(|kernel| kernel.kernel.contains(text)) {
+        return Ok(());
+    }
+    let shader = |kernel: &KernelTime| kernel.kernel.split('/').next().unwrap_or_default().to_owned();
+    let shaders: BTreeSet<String> = times.kernels.iter().map(shader).collect();
+    let remedy = format!("choose one of: {}", shaders.into_iter().collect::<Vec<_>>().join(", "));
+    Err(Error::user("--filter", "a part of the name of a kernel of this step", text, remedy))
 }
 
 fn print_head(times: &StepTimes) -> Result<()> {
