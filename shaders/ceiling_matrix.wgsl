@@ -24,10 +24,10 @@ fn matrix_multiply_add(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     start(lane);
-    if (id.lane < 64u) {
-        let value = vec4<f16>(x[(linear_group(id) * 64u + id.lane) % params.len] * 1e-3);
-        put_a(id.lane, value);
-        put_b(id.lane, value);
+    if (id.lane < 32u) {
+        let value = vec4<f16>(x[(linear_group(id) * 32u + id.lane) % params.len] * 1e-3);
+        put_a(id.lane * 2u, value, value);
+        put_b(id.lane * 2u, value, value);
     }
     workgroupBarrier();
     let a = load_a(0u, SIDE / 4u);
@@ -44,7 +44,7 @@ fn matrix_multiply_add(
         }
     }
     for (var chain = 0u; chain < 8u; chain++) {
-        store_c(sum[chain], subgroup * SIDE * SIDE);
+        store_c(sum[chain], subgroup * SIDE * SIDE, SIDE);
         workgroupBarrier();
         let at = id.lane % (4u * SIDE);
         y[(linear_group(id) * 128u + id.lane) % params.len] += vec4<f32>(scratch[at * 4u]);

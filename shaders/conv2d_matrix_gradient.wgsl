@@ -1,7 +1,7 @@
 // Gradient of a convolution's weights on matrix units: dw[t,c,o] = sum over pixels of x[pixel + t, c] * dy[pixel, o].
 //
-//   x     [N, H, W, CX]                             f16, CX a multiple of 4
-//   dy    [N, H, W, CO]                             f16, CO a multiple of 4
+//   x     [N, H, W, CX]                             f16, CX a multiple of 8
+//   dy    [N, H, W, CO]                             f16, CO a multiple of 8
 //   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   part  [splits][K*K][CX rounded up][CO rounded up]  f32, to whole tiles
 //   dw    [blocks][CG][K*K][4][8]                   f32, packed as everywhere
@@ -12,6 +12,7 @@
 // imported before this one.
 #import grid
 #import depth_to_space
+#import matrix_shares
 
 alias X = vec4<f16>;
 const K: u32 = 3u;
@@ -22,20 +23,21 @@ const CHANNELS: u32 = 128u;
 const OUTS: u32 = 128u;
 const SHARES_M: u32 = 2u;
 const SHARES_N: u32 = 2u;
-const SHARES: u32 = SHARES_M * SHARES_N;
+const ROWS_OF_SHARE: u32 = CHANNELS / SHARES_M;
+const OUTS_OF_SHARE: u32 = OUTS / SHARES_N;
 const DEPTH: u32 = 32u;
-// Cells are four halves. Two more in each row keep rows in different banks.
-const X_CELLS: u32 = CHANNELS / 4u;
-const Y_CELLS: u32 = OUTS / 4u;
-const X_STRIDE: u32 = X_CELLS + 2u;
-const Y_STRIDE: u32 = Y_CELLS + 2u;
+// A row of a tile, in cells of four halves: two more than there are, so that rows lie in different banks.
+const X_STRIDE: u32 = CHANNELS / 4u + 2u;
+const Y_STRIDE: u32 = OUTS / 4u + 2u;
 const A_CELLS: u32 = DEPTH * X_STRIDE;
 const B_CELLS: u32 = DEPTH * Y_STRIDE;
-// Cells that an invocation carries, and matrices of a share.
-const X_EACH: u32 = DEPTH * X_CELLS / LANES;
-const Y_EACH: u32 = DEPTH * Y_CELLS / LANES;
-const TILES_M: u32 = CHANNELS / SHARES_M / SIDE;
-const TILES_N: u32 = OUTS / SHARES_N / SIDE;
+// Invocations side by side carry a row, eight channels each; then come the rows that others carry meanwhile.
+const X_EIGHTS: u32 = CHANNELS / 8u;
+const Y_EIGHTS: u32 = OUTS / 8u;
+const X_ROWS: u32 = LANES / X_EIGHTS;
+const Y_ROWS: u32 = LANES / Y_EIGHTS;
+const X_EACH: u32 = DEPTH / X_ROWS;
+const Y_EACH: u32 = DEPTH / Y_ROWS;
 
 struct Params {
     pixels: u32,
@@ -53,8 +55,8 @@ struct Params {
     accumulate: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<X>;
-@group(0) @binding(1) var<storage, read> dy: array<vec4<f16>>;
+@group(0) @binding(0) var<storage, read> x: array<Eight>;
+@group(0) @binding(1) var<storage, read> dy: array<Eight>;
 @group(0) @binding(2) var<storage, read_write> part_out: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> part: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dw: array<f32>;
@@ -62,39 +64,21 @@ struct Params {
 @group(0) @binding(6) var<storage, read> coefficients: array<vec4<f32>>;
 
 #import normalised_read
+#import place
 
-// A matrix for each share, and one for subgroups that have none.
-var<workgroup> scratch: array<f32, (SHARES + 1u) * SIDE * SIDE>;
-var<workgroup> subgroup_count: u32;
-
-fn x_at(pixel: u32, end: u32, tap: u32, group: u32, norm: Norm) -> X {
-    let w = pixel % params.width + tap % K - K / 2u;
-    let h = pixel / params.width % params.height + tap / K - K / 2u;
-    if (pixel >= end || h >= params.height || w >= params.width || group >= params.x_groups) {
-        return X();
-    }
-    let row = pixel / (params.width * params.height) * params.height + h;
-    return as_read(x[(row * params.width + w) * params.x_groups + group], norm);
-}
-
-fn dy_at(pixel: u32, end: u32, group: u32) -> vec4<f16> {
-    if (pixel >= end || group >= params.out_groups) {
-        return vec4<f16>();
+fn dy_at(pixel: u32, end: u32, eight: u32) -> Eight {
+    let eights = params.out_groups / 2u;
+    if (pixel >= end || eight >= eights) {
+        return Eight();
     }
     if (Y_SQUARES) {
-        return dy[depth_to_space(pixel / params.width, pixel % params.width, params.width, group, params.out_groups)];
+        return dy[depth_to_space(pixel / params.width, pixel % params.width, params.width, eight, eights)];
     }
-    return dy[pixel * params.out_groups + group];
+    return dy[pixel * eights + eight];
 }
 
 @compute @workgroup_size(LANES)
-fn multiply(
-    id: Invocation,
-    @builtin(subgroup_id) subgroup: u32,
-    @builtin(num_subgroups) subgroups: u32,
-    @builtin(subgroup_invocation_id) lane: u32,
-    @builtin(subgroup_size) lanes: u32,
-) {
+fn multiply(id: Invocation, within: Within) {
     // Taps go side by side, since they read nearly the same pixels.
     let index = linear_group(id);
     let tap = index % (K * K);
@@ -104,45 +88,62 @@ fn multiply(
     let begin = split * params.pixels_per_split;
     let end = min(begin + params.pixels_per_split, params.pixels);
     let steps = (params.pixels_per_split + DEPTH - 1u) / DEPTH;
-    // LANES is a multiple of X_CELLS: an invocation's cells are of one group.
-    let group = channel_tile * X_CELLS + id.lane % X_CELLS;
-    let norm = norm_of(min(group, params.x_groups - 1u), params.x_groups);
-    start(lane);
-    subgroup_count = subgroups;
+    let x_row = id.lane / X_EIGHTS;
+    let x_eights = params.x_groups / 2u;
+    let x_eight = channel_tile * X_EIGHTS + id.lane % X_EIGHTS;
+    let y_row = id.lane / Y_EIGHTS;
+    let y_eight = out_tile * Y_EIGHTS + id.lane % Y_EIGHTS;
+    let stride = place_of(DEPTH);
+    let tap_h = tap / K - K / 2u;
+    let tap_w = tap % K - K / 2u;
+    let low_norm = norm_of(min(x_eight * 2u, params.x_groups - 1u), params.x_groups);
+    let high_norm = norm_of(min(x_eight * 2u + 1u, params.x_groups - 1u), params.x_groups);
+    start(within.lane);
+    subgroup_count = within.subgroups;
     let together = workgroupUniformLoad(&subgroup_count);
     for (var first = 0u; first < SHARES; first += together) {
-        let share = first + subgroup;
-        let row0 = share % SHARES_M * TILES_M * SIDE;
-        let column0 = share / SHARES_M % SHARES_N * TILES_N * SIDE;
+        let share = first + within.subgroup;
+        let row0 = share % SHARES_M * ROWS_OF_SHARE;
+        let column0 = share / SHARES_M % SHARES_N * OUTS_OF_SHARE;
         var sum: array<array<MatrixC, TILES_N>, TILES_M>;
         for (var m = 0u; m < TILES_M; m++) {
             for (var n = 0u; n < TILES_N; n++) {
                 sum[m][n] = MatrixC();
             }
         }
-        var x_next: array<vec4<f16>, X_EACH>;
-        var y_next: array<vec4<f16>, Y_EACH>;
+        var places: array<Place, X_EACH>;
+        for (var i = 0u; i < X_EACH; i++) {
+            places[i] = place_of(begin + i * X_ROWS + x_row);
+        }
+        var x_next: array<Eight, X_EACH>;
+        var y_next: array<Eight, Y_EACH>;
         for (var step = 0u; step <= steps; step++) {
             workgroupBarrier();
             if (step > 0u) {
                 for (var i = 0u; i < X_EACH; i++) {
-                    let at = i * LANES + id.lane;
-                    put_a(at / X_CELLS * X_STRIDE + at % X_CELLS, x_next[i]);
+                    let to = (i * X_ROWS + x_row) * X_STRIDE + id.lane % X_EIGHTS * 2u;
+                    put_a(to, x_next[i].low, x_next[i].high);
                 }
                 for (var i = 0u; i < Y_EACH; i++) {
-                    let at = i * LANES + id.lane;
-                    put_b(at / Y_CELLS * Y_STRIDE + at % Y_CELLS, y_next[i]);
+                    let to = (i * Y_ROWS + y_row) * Y_STRIDE + id.lane % Y_EIGHTS * 2u;
+                    put_b(to, y_next[i].low, y_next[i].high);
                 }
             }
             workgroupBarrier();
             if (step < steps) {
                 let pixel0 = begin + step * DEPTH;
                 for (var i = 0u; i < X_EACH; i++) {
-                    x_next[i] = x_at(pixel0 + (i * LANES + id.lane) / X_CELLS, end, tap, group, norm);
+                    let pixel = pixel0 + i * X_ROWS + x_row;
+                    let inside = places[i].h + tap_h < params.height && places[i].w + tap_w < params.width;
+                    x_next[i] = Eight();
+                    if (inside && pixel < end && x_eight < x_eights) {
+                        let value = x[(pixel + tap_h * params.width + tap_w) * x_eights + x_eight];
+                        x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
+                    }
+                    places[i] = advance(places[i], stride);
                 }
                 for (var i = 0u; i < Y_EACH; i++) {
-                    let at = i * LANES + id.lane;
-                    y_next[i] = dy_at(pixel0 + at / Y_CELLS, end, out_tile * Y_CELLS + at % Y_CELLS);
+                    y_next[i] = dy_at(pixel0 + i * Y_ROWS + y_row, end, y_eight);
                 }
             }
             if (step > 0u) {
@@ -160,19 +161,21 @@ fn multiply(
                 }
             }
         }
-        let mine = min(share, SHARES) * SIDE * SIDE;
+        let mine = min(share, SHARES) * SIDE * SCRATCH_STRIDE;
         let rows = params.channel_tiles * CHANNELS;
         let to = ((params.split_first + split) * (K * K) + tap) * rows + channel_tile * CHANNELS + row0;
         for (var m = 0u; m < TILES_M; m++) {
-            for (var n = 0u; n < TILES_N; n++) {
-                store_c(sum[m][n], mine);
+            for (var n0 = 0u; n0 < TILES_N; n0 += WRITTEN) {
+                for (var n = 0u; n < WRITTEN; n++) {
+                    store_c(sum[m][n0 + n], mine + n * SIDE, SCRATCH_STRIDE);
+                }
                 workgroupBarrier();
-                for (var e = lane; e < SIDE * SIDE / 4u && share < SHARES; e += lanes) {
-                    let at = mine + e * 4u;
-                    let value = vec4<f32>(scratch[at], scratch[at + 1u], scratch[at + 2u], scratch[at + 3u]);
-                    let row = to + m * SIDE + e / (SIDE / 4u);
-                    let column = out_tile * Y_CELLS + (column0 + n * SIDE) / 4u + e % (SIDE / 4u);
-                    part_out[row * params.out_tiles * Y_CELLS + column] = value;
+                for (var e = within.lane; e < SIDE * WRITTEN_OUTS / 4u && share < SHARES; e += within.lanes) {
+                    let row = e / (WRITTEN_OUTS / 4u);
+                    let cell = e % (WRITTEN_OUTS / 4u);
+                    let column = (out_tile * OUTS + column0 + n0 * SIDE) / 4u + cell;
+                    let at = (to + m * SIDE + row) * params.out_tiles * (OUTS / 4u) + column;
+                    part_out[at] = scratch_at(mine + row * SCRATCH_STRIDE + cell * 4u);
                 }
                 workgroupBarrier();
             }

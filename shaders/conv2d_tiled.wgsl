@@ -48,6 +48,10 @@ struct Params {
 @group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> moments: array<vec4<f32>>;
 
+fn stored_y(at: u32) -> vec4<f32> {
+    return vec4<f32>(y[at]);
+}
+
 #import normalised_read
 #import tile_moments
 

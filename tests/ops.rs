@@ -99,6 +99,21 @@ fn matrix_units_agree_with_the_reference_where_they_are_emulated() {
     assert!(checked >= 8, "{checked} cases");
 }
 
+/// A form that does not fit a case gives way to another one, which would then be checked in its place.
+#[test]
+fn cases_for_matrix_units_are_computed_by_them() {
+    let limits = Limits { subgroup_lanes: 32, f16: true, matrix: MatrixUnits::Sixteen, ..Limits::WEBGPU };
+    for op in OPS {
+        for case in (op.cases)().into_iter().filter(|case| case.label.starts_with("Matrix")) {
+            let label = case.label.clone();
+            let (recorded, _) = check::record(case, limits, Element::F16);
+            let names: Vec<String> =
+                recorded.program.dispatches.iter().map(|dispatch| dispatch.kernel.name()).collect();
+            assert!(names.iter().any(|name| name.starts_with("conv2d_matrix16/")), "{label}: {names:?}");
+        }
+    }
+}
+
 fn all_agree(stored: Element) {
     let Some(gpu) = common::device() else { return };
     if stored == Element::F16 && !gpu.limits().f16 {

@@ -15,12 +15,14 @@ var<workgroup> b_cells: array<vec4<f16>, B_CELLS>;
 // To be called before all else.
 fn start(lane: u32) {}
 
-fn put_a(at: u32, value: vec4<f16>) {
-    a_cells[at] = value;
+fn put_a(at: u32, low: vec4<f16>, high: vec4<f16>) {
+    a_cells[at] = low;
+    a_cells[at + 1u] = high;
 }
 
-fn put_b(at: u32, value: vec4<f16>) {
-    b_cells[at] = value;
+fn put_b(at: u32, low: vec4<f16>, high: vec4<f16>) {
+    b_cells[at] = low;
+    b_cells[at + 1u] = high;
 }
 
 fn load_a(at: u32, stride: u32) -> MatrixA {
@@ -36,11 +38,16 @@ fn load_b(at: u32, stride: u32) -> MatrixB {
     return coopLoadT<MatrixB>(&b_cells[at], stride);
 }
 
+// The same from memory that holds it column by column.
+fn load_b_columns(at: u32, stride: u32) -> MatrixB {
+    return coopLoad<MatrixB>(&b_cells[at], stride);
+}
+
 fn multiply_add(a: MatrixA, b: MatrixB, c: MatrixC) -> MatrixC {
     return coopMultiplyAdd(a, b, c);
 }
 
-fn store_c(c: MatrixC, at: u32) {
-    let stride = SIDE;
+// To scratch, whose rows start `stride` numbers apart.
+fn store_c(c: MatrixC, at: u32, stride: u32) {
     coopStoreT(c, &scratch[at], stride);
 }

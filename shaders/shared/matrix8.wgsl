@@ -16,15 +16,17 @@ var<workgroup> b_cells: array<f16, 4u * B_CELLS>;
 // To be called before all else.
 fn start(lane: u32) {}
 
-fn put_a(at: u32, value: vec4<f16>) {
+fn put_a(at: u32, low: vec4<f16>, high: vec4<f16>) {
     for (var k = 0u; k < 4u; k++) {
-        a_cells[at * 4u + k] = value[k];
+        a_cells[at * 4u + k] = low[k];
+        a_cells[at * 4u + 4u + k] = high[k];
     }
 }
 
-fn put_b(at: u32, value: vec4<f16>) {
+fn put_b(at: u32, low: vec4<f16>, high: vec4<f16>) {
     for (var k = 0u; k < 4u; k++) {
-        b_cells[at * 4u + k] = value[k];
+        b_cells[at * 4u + k] = low[k];
+        b_cells[at * 4u + 4u + k] = high[k];
     }
 }
 
@@ -41,11 +43,16 @@ fn load_b(at: u32, stride: u32) -> MatrixB {
     return coopLoadT<MatrixB>(&b_cells[at * 4u], stride * 4u);
 }
 
+// The same from memory that holds it column by column.
+fn load_b_columns(at: u32, stride: u32) -> MatrixB {
+    return coopLoad<MatrixB>(&b_cells[at * 4u], stride * 4u);
+}
+
 fn multiply_add(a: MatrixA, b: MatrixB, c: MatrixC) -> MatrixC {
     return coopMultiplyAdd(a, b, c);
 }
 
-fn store_c(c: MatrixC, at: u32) {
-    let stride = SIDE;
+// To scratch, whose rows start `stride` numbers apart.
+fn store_c(c: MatrixC, at: u32, stride: u32) {
     coopStoreT(c, &scratch[at], stride);
 }

@@ -13,6 +13,7 @@ struct MatrixA {
 struct MatrixB {
     at: u32,
     stride: u32,
+    by_columns: bool,
 }
 // Two rows of four cells.
 struct MatrixC {
@@ -27,12 +28,14 @@ fn start(lane: u32) {
     first_row = lane % 8u * 2u;
 }
 
-fn put_a(at: u32, value: vec4<f16>) {
-    a_cells[at] = value;
+fn put_a(at: u32, low: vec4<f16>, high: vec4<f16>) {
+    a_cells[at] = low;
+    a_cells[at + 1u] = high;
 }
 
-fn put_b(at: u32, value: vec4<f16>) {
-    b_cells[at] = value;
+fn put_b(at: u32, low: vec4<f16>, high: vec4<f16>) {
+    b_cells[at] = low;
+    b_cells[at + 1u] = high;
 }
 
 fn load_a(at: u32, stride: u32) -> MatrixA {
@@ -44,7 +47,11 @@ fn load_a_columns(at: u32, stride: u32) -> MatrixA {
 }
 
 fn load_b(at: u32, stride: u32) -> MatrixB {
-    return MatrixB(at, stride);
+    return MatrixB(at, stride, false);
+}
+
+fn load_b_columns(at: u32, stride: u32) -> MatrixB {
+    return MatrixB(at, stride, true);
 }
 
 fn element_of_a(a: MatrixA, row: u32, column: u32) -> f32 {
@@ -53,13 +60,25 @@ fn element_of_a(a: MatrixA, row: u32, column: u32) -> f32 {
     return f32(a_cells[a.at + across * a.stride + along / 4u][along % 4u]);
 }
 
+// Four columns of a row.
+fn row_of_b(b: MatrixB, row: u32, quad: u32) -> vec4<f32> {
+    if (!b.by_columns) {
+        return vec4<f32>(b_cells[b.at + row * b.stride + quad]);
+    }
+    var cells: vec4<f32>;
+    for (var k = 0u; k < 4u; k++) {
+        cells[k] = f32(b_cells[b.at + (quad * 4u + k) * b.stride + row / 4u][row % 4u]);
+    }
+    return cells;
+}
+
 fn multiply_add(a: MatrixA, b: MatrixB, c: MatrixC) -> MatrixC {
     var sum = c;
     for (var k = 0u; k < SIDE; k++) {
         let upper = element_of_a(a, first_row, k);
         let lower = element_of_a(a, first_row + 1u, k);
         for (var q = 0u; q < 4u; q++) {
-            let right = vec4<f32>(b_cells[b.at + k * b.stride + q]);
+            let right = row_of_b(b, k, q);
             sum.rows[q] = fma(vec4<f32>(upper), right, sum.rows[q]);
             sum.rows[q + 4u] = fma(vec4<f32>(lower), right, sum.rows[q + 4u]);
         }
@@ -67,11 +86,11 @@ fn multiply_add(a: MatrixA, b: MatrixB, c: MatrixC) -> MatrixC {
     return sum;
 }
 
-fn store_c(c: MatrixC, at: u32) {
+fn store_c(c: MatrixC, at: u32, stride: u32) {
     for (var q = 0u; q < 4u; q++) {
         for (var k = 0u; k < 4u; k++) {
-            scratch[at + first_row * SIDE + q * 4u + k] = c.rows[q][k];
-            scratch[at + (first_row + 1u) * SIDE + q * 4u + k] = c.rows[q + 4u][k];
+            scratch[at + first_row * stride + q * 4u + k] = c.rows[q][k];
+            scratch[at + (first_row + 1u) * stride + q * 4u + k] = c.rows[q + 4u][k];
         }
     }
 }

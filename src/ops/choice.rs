@@ -156,9 +156,14 @@ impl Question {
         match form {
             Form::Tiled => true,
             Form::Direct => lanes,
-            Form::Matrix | Form::MatrixNarrow => self.half && limits.matrix != MatrixUnits::None,
+            Form::Matrix | Form::MatrixNarrow => self.half && self.by_eights() && limits.matrix != MatrixUnits::None,
             Form::Winograd => lanes && !self.exact && self.winograd_fits(limits),
         }
+    }
+
+    /// Channels come in eights, which matrix units' kernels read and write in one go.
+    fn by_eights(&self) -> bool {
+        self.sources.iter().chain([&self.out_channels]).all(|channels| channels.is_multiple_of(8))
     }
 
     /// The transformed weights of 8 outputs, or their gradient's partial sums, fit a binding; the image is no smaller than

@@ -203,17 +203,17 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(form, [1, 6, 9], &[8, 16], 8, 3).deferred(&[1], false));
         cases.push(case(form, [2, 5, 3], &[12], 8, 1).deferred(&[0], true));
     }
-    for form in [Form::Tiled, Form::Matrix, Form::MatrixNarrow] {
-        cases.push(centred(form, [2, 5, 7], &[8, 16], 12));
-    }
+    cases.push(centred(Form::Tiled, [2, 5, 7], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [2, 8, 12], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [1, 5, 8], &[8], 12));
     for form in [Form::Matrix, Form::MatrixNarrow] {
         cases.push(case(form, [1, 1, 1], &[8], 8, 1));
-        cases.push(case(form, [2, 9, 13], &[4], 20, 3));
-        cases.push(case(form, [1, 3, 5], &[40, 136], 132, 3).forward_only());
-        cases.push(case(form, [2, 9, 13], &[12], 20, 3).deferred(&[0], true));
-        cases.push(case(form, [1, 3, 5], &[40, 136], 132, 3).deferred(&[0], false).forward_only());
+        cases.push(case(form, [2, 9, 13], &[8], 24, 3));
+        cases.push(case(form, [3, 2, 3], &[8], 16, 3));
+        cases.push(case(form, [1, 3, 5], &[40, 136], 136, 3).forward_only());
+        cases.push(case(form, [2, 9, 13], &[24], 8, 3).deferred(&[0], true));
+        cases.push(case(form, [1, 3, 5], &[40, 136], 136, 3).deferred(&[0], false).forward_only());
+        cases.push(centred(form, [2, 5, 7], &[8, 16], 24));
     }
     cases
 }

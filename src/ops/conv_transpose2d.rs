@@ -129,11 +129,13 @@ pub fn cases() -> Vec<Case> {
     let forms = [Form::Direct, Form::Tiled];
     let mut cases: Vec<Case> =
         forms.into_iter().flat_map(|form| shapes.map(|(nhw, ci, co)| case(form, nhw, ci, co))).collect();
-    cases.push(case(Form::Matrix, [1, 5, 2], 20, 12));
-    for form in [Form::Direct, Form::Tiled, Form::Matrix] {
+    for form in forms {
         cases.push(case(form, [1, 5, 2], 20, 12).deferred(&[0], true));
     }
-    cases.push(case(Form::MatrixNarrow, [2, 3, 5], 8, 4));
+    for form in [Form::Matrix, Form::MatrixNarrow] {
+        cases.push(case(form, [1, 5, 2], 24, 16));
+        cases.push(case(form, [2, 3, 5], 8, 8).deferred(&[0], true));
+    }
     cases
 }
 
