@@ -26,6 +26,7 @@ const PIXELS: u32 = 128u;
 const OUTS: u32 = 128u;
 const SHARES_M: u32 = 2u;
 const SHARES_N: u32 = 2u;
+const SHARES_K: u32 = 1u;
 const DEPTH: u32 = 32u;
 // A row of a tile, in cells of four halves: two more than there are, so that rows lie in different banks.
 const STRIDE: u32 = DEPTH / 4u + 2u;

@@ -3,7 +3,7 @@
 //   x     [N, H, W, CX]                             f16, CX a multiple of 8
 //   dy    [N, H, W, CO]                             f16, CO a multiple of 8
 //   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
-//   part  [splits][K*K][CX rounded up][CO rounded up]  f32, to whole tiles
+//   part  [splits * SHARES_K][K*K][CX rounded up][CO rounded up]  f32, to whole tiles
 //   dw    [blocks][CG][K*K][4][8]                   f32, packed as everywhere
 //
 // `multiply`: a workgroup owns CHANNELS x OUTS of one tap and one split of the pixels, and steps through DEPTH pixels at a
@@ -23,9 +23,12 @@ const CHANNELS: u32 = 128u;
 const OUTS: u32 = 128u;
 const SHARES_M: u32 = 2u;
 const SHARES_N: u32 = 2u;
+// Parts of DEPTH, whose sums are splits of their own.
+const SHARES_K: u32 = 1u;
 const ROWS_OF_SHARE: u32 = CHANNELS / SHARES_M;
 const OUTS_OF_SHARE: u32 = OUTS / SHARES_N;
-const DEPTH: u32 = 32u;
+const DEPTH: u32 = select(32u, 16u * SHARES_K, SHARES_K > 2u);
+const DEPTH_OF_SHARE: u32 = DEPTH / SHARES_K;
 // A row of a tile, in cells of four halves: two more than there are, so that rows lie in different banks.
 const X_STRIDE: u32 = CHANNELS / 4u + 2u;
 const Y_STRIDE: u32 = OUTS / 4u + 2u;
@@ -96,8 +99,6 @@ fn multiply(id: Invocation, within: Within) {
     let stride = place_of(DEPTH);
     let tap_h = tap / K - K / 2u;
     let tap_w = tap % K - K / 2u;
-    let low_norm = norm_of(min(x_eight * 2u, params.x_groups - 1u), params.x_groups);
-    let high_norm = norm_of(min(x_eight * 2u + 1u, params.x_groups - 1u), params.x_groups);
     start(within.lane);
     subgroup_count = within.subgroups;
     let together = workgroupUniformLoad(&subgroup_count);
@@ -105,6 +106,8 @@ fn multiply(id: Invocation, within: Within) {
         let share = first + within.subgroup;
         let row0 = share % SHARES_M * ROWS_OF_SHARE;
         let column0 = share / SHARES_M % SHARES_N * OUTS_OF_SHARE;
+        let part_of_split = share / SHARES_M / SHARES_N % SHARES_K;
+        let k0 = part_of_split * DEPTH_OF_SHARE;
         var sum: array<array<MatrixC, TILES_N>, TILES_M>;
         for (var m = 0u; m < TILES_M; m++) {
             for (var n = 0u; n < TILES_N; n++) {
@@ -132,6 +135,9 @@ fn multiply(id: Invocation, within: Within) {
             workgroupBarrier();
             if (step < steps) {
                 let pixel0 = begin + step * DEPTH;
+                // Not before the loop: there are no registers left to hold them.
+                let low_norm = norm_of(min(x_eight * 2u, params.x_groups - 1u), params.x_groups);
+                let high_norm = norm_of(min(x_eight * 2u + 1u, params.x_groups - 1u), params.x_groups);
                 for (var i = 0u; i < X_EACH; i++) {
                     let pixel = pixel0 + i * X_ROWS + x_row;
                     let inside = places[i].h + tap_h < params.height && places[i].w + tap_w < params.width;
@@ -147,13 +153,13 @@ fn multiply(id: Invocation, within: Within) {
                 }
             }
             if (step > 0u) {
-                for (var k = 0u; k < DEPTH; k += SIDE) {
+                for (var k = 0u; k < DEPTH_OF_SHARE; k += SIDE) {
                     var b: array<MatrixB, TILES_N>;
                     for (var n = 0u; n < TILES_N; n++) {
-                        b[n] = load_b(k * Y_STRIDE + (column0 + n * SIDE) / 4u, Y_STRIDE);
+                        b[n] = load_b((k0 + k) * Y_STRIDE + (column0 + n * SIDE) / 4u, Y_STRIDE);
                     }
                     for (var m = 0u; m < TILES_M; m++) {
-                        let a = load_a_columns(k * X_STRIDE + (row0 + m * SIDE) / 4u, X_STRIDE);
+                        let a = load_a_columns((k0 + k) * X_STRIDE + (row0 + m * SIDE) / 4u, X_STRIDE);
                         for (var n = 0u; n < TILES_N; n++) {
                             sum[m][n] = multiply_add(a, b[n], sum[m][n]);
                         }
@@ -163,7 +169,8 @@ fn multiply(id: Invocation, within: Within) {
         }
         let mine = min(share, SHARES) * SIDE * SCRATCH_STRIDE;
         let rows = params.channel_tiles * CHANNELS;
-        let to = ((params.split_first + split) * (K * K) + tap) * rows + channel_tile * CHANNELS + row0;
+        let part_at = (params.split_first + split) * SHARES_K + part_of_split;
+        let to = (part_at * (K * K) + tap) * rows + channel_tile * CHANNELS + row0;
         for (var m = 0u; m < TILES_M; m++) {
             for (var n0 = 0u; n0 < TILES_N; n0 += WRITTEN) {
                 for (var n = 0u; n < WRITTEN; n++) {

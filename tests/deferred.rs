@@ -230,7 +230,7 @@ fn whole_steps_give_the_same_bits_in_half_precision() {
     deferring_changes_no_bit(&gpu, Settings::new(8, 64, 2, Skip::Pooled), Element::F16, None);
     let limits = Limits { matrix: MatrixUnits::Emulated, ..gpu.limits() };
     let gpu = gpu.with_limits(limits);
-    for form in [Form::Matrix, Form::MatrixNarrow] {
+    for form in Form::MATRIX {
         let kernels =
             deferring_changes_no_bit(&gpu, Settings::new(8, 32, 2, Skip::Full), Element::F16, Some(form));
         let wanted = ["conv2d_matrix_emulated/forward", "conv2d_gradient_matrix_emulated/multiply"];

@@ -94,7 +94,7 @@ fn matrix_units_agree_with_the_reference_where_they_are_emulated() {
     let gpu = gpu.with_limits(limits);
     let convolutions = OPS.iter().filter(|op| op.name.starts_with("conv"));
     let checked: usize = convolutions
-        .map(|op| agree(&gpu, op, Element::F16, |form| matches!(form, Form::Matrix | Form::MatrixNarrow)))
+        .map(|op| agree(&gpu, op, Element::F16, Form::is_matrix))
         .sum();
     assert!(checked >= 8, "{checked} cases");
 }

@@ -1,5 +1,5 @@
-// How subgroups share a workgroup's tile of a product on matrix units. The importing shader declares SHARES_M and SHARES_N,
-// how often a tile's rows and columns are divided, and ROWS_OF_SHARE and OUTS_OF_SHARE, what is left of them.
+// How subgroups share a workgroup's tile of a product on matrix units. The importing shader declares SHARES_M, SHARES_N and
+// SHARES_K, into how many parts rows, columns and what is summed over are divided, and ROWS_OF_SHARE and OUTS_OF_SHARE, what is left of them.
 // Where in the workgroup an invocation is.
 struct Within {
     @builtin(subgroup_id) subgroup: u32,
@@ -14,11 +14,11 @@ struct Eight {
     high: vec4<f16>,
 }
 
-const SHARES: u32 = SHARES_M * SHARES_N;
+const SHARES: u32 = SHARES_M * SHARES_N * SHARES_K;
 // Matrices of a share, and how many of a row of them are written at a time.
 const TILES_M: u32 = ROWS_OF_SHARE / SIDE;
 const TILES_N: u32 = OUTS_OF_SHARE / SIDE;
-const WRITTEN: u32 = min(TILES_N, 4u);
+const WRITTEN: u32 = min(TILES_N, 32u / SIDE);
 const WRITTEN_OUTS: u32 = WRITTEN * SIDE;
 // WRITTEN matrices for each share, and for subgroups that have none; rows four numbers longer, to lie in different banks.
 const SCRATCH_STRIDE: u32 = WRITTEN_OUTS + 4u;

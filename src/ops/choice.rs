@@ -24,11 +24,16 @@ pub enum Form {
     Matrix,
     /// The same by 64 outputs.
     MatrixNarrow,
+    /// 256 rows by 64 outputs; of a weight's gradient 64 by 64, whose pixels are divided once more.
+    MatrixTall,
 }
 
 impl Form {
     /// Every form, in the order in which they are tried.
-    pub const ALL: [Self; 5] = [Self::Direct, Self::Winograd, Self::Tiled, Self::Matrix, Self::MatrixNarrow];
+    pub const ALL: [Self; 6] =
+        [Self::Direct, Self::Winograd, Self::Tiled, Self::Matrix, Self::MatrixNarrow, Self::MatrixTall];
+    /// Those that run on matrix units.
+    pub const MATRIX: [Self; 3] = [Self::Matrix, Self::MatrixNarrow, Self::MatrixTall];
 
     /// The form's name in caches and tables.
     pub fn name(self) -> &'static str {
@@ -38,12 +43,18 @@ impl Form {
             Self::Tiled => "tiled",
             Self::Matrix => "matrix",
             Self::MatrixNarrow => "matrix narrow",
+            Self::MatrixTall => "matrix tall",
         }
     }
 
     /// The form of that name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|form| form.name() == name)
+    }
+
+    /// Runs on matrix units.
+    pub fn is_matrix(self) -> bool {
+        Self::MATRIX.contains(&self)
     }
 
     /// Rounds more than a plain sum does: passed over where `winograd: false` asks for that.
@@ -156,7 +167,9 @@ impl Question {
         match form {
             Form::Tiled => true,
             Form::Direct => lanes,
-            Form::Matrix | Form::MatrixNarrow => self.half && self.by_eights() && limits.matrix != MatrixUnits::None,
+            Form::Matrix | Form::MatrixNarrow | Form::MatrixTall => {
+                self.half && self.by_eights() && limits.matrix != MatrixUnits::None
+            }
             Form::Winograd => lanes && !self.exact && self.winograd_fits(limits),
         }
     }

@@ -206,7 +206,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(centred(Form::Tiled, [2, 5, 7], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [2, 8, 12], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [1, 5, 8], &[8], 12));
-    for form in [Form::Matrix, Form::MatrixNarrow] {
+    for form in Form::MATRIX {
         cases.push(case(form, [1, 1, 1], &[8], 8, 1));
         cases.push(case(form, [2, 9, 13], &[8], 24, 3));
         cases.push(case(form, [3, 2, 3], &[8], 16, 3));

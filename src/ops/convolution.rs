@@ -201,8 +201,7 @@ impl Convolution {
         let question = question(tape, (pass, self.kernel, self.squares), &sources, call.y);
         match (self.form(tape, &question), call.flip_from) {
             (Form::Winograd, _) => return winograd::convolve(tape, call),
-            (Form::Matrix, _) => matrix::convolve(tape, call, self.kernel, Tile::WIDE),
-            (Form::MatrixNarrow, _) => matrix::convolve(tape, call, self.kernel, Tile::NARROW),
+            (form, _) if form.is_matrix() => matrix::convolve(tape, call, self.kernel, Tile::of(form, pass)),
             (form, Some(first)) => {
                 let cx = tape.shape(call.y).as_nhwc()[3];
                 let weight = self.flipped_weight(tape, call.weight, first, cx);
@@ -375,15 +374,10 @@ impl Convolution {
             return winograd::weight_gradient(tape, (sources, transformed), dy, weight);
         }
         let by_pixels = form != Form::Tiled && self.kernel == 1;
-        let matrix_tile = match form {
-            Form::Matrix => Some(Tile::WIDE),
-            Form::MatrixNarrow => Some(Tile::SMALL),
-            _ => None,
-        };
         for (x, first) in sources {
-            if let Some(tile) = matrix_tile {
-                let source = (*x, *first);
-                matrix::weight_gradient(tape, source, dy, weight, (self.kernel, self.squares, tile));
+            if form.is_matrix() {
+                let tile = Tile::of(form, Pass::WeightGradient);
+                matrix::weight_gradient(tape, (*x, *first), dy, weight, (self.kernel, self.squares, tile));
                 continue;
             }
             if by_pixels && self.out_channels.is_multiple_of(8) {

@@ -1,5 +1,6 @@
 //! Matrix units for [`super::convolution`]: activations stored as f16, weights rounded to f16, sums in f32.
 
+use super::choice::{Form, Pass};
 use super::common::{reading, splits_for, stored_alike, u};
 use super::convolution::{Call, Start, seen};
 use crate::gpu::{Kernel, MatrixUnits, ShaderSource, Variant};
@@ -50,29 +51,44 @@ params! {
     }
 }
 
-/// What a workgroup computes: rows (pixels, or input channels of a weight gradient) by outputs, and how subgroups share
-/// it.
+/// What a workgroup computes: rows (pixels, or input channels of a weight gradient) by outputs, and into how many parts
+/// each is divided among subgroups: rows, outputs, and what is summed over.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tile {
     rows: usize,
     outs: usize,
-    shares: [usize; 2],
+    shares: [usize; 3],
 }
 
 impl Tile {
     /// For layers with many channels on both sides.
-    pub(super) const WIDE: Self = Self { rows: 128, outs: 128, shares: [2, 2] };
+    const WIDE: Self = Self { rows: 128, outs: 128, shares: [2, 2, 1] };
     /// For layers of 64 channels or less.
-    pub(super) const NARROW: Self = Self { rows: 128, outs: 64, shares: [4, 1] };
-    /// The same for weight gradients, whose rows are channels too.
-    pub(super) const SMALL: Self = Self { rows: 64, outs: 64, shares: [2, 2] };
+    const NARROW: Self = Self { rows: 128, outs: 64, shares: [4, 1, 1] };
+    /// For the same layers where there are many pixels: a subgroup's part is as large as in the wide one.
+    const TALL: Self = Self { rows: 256, outs: 64, shares: [4, 1, 1] };
+    /// The narrow one for weight gradients, whose rows are channels too.
+    const SMALL: Self = Self { rows: 64, outs: 64, shares: [2, 2, 1] };
+    /// The tall one for weight gradients: every subgroup has the whole tile, of a quarter of the pixels.
+    const DEEP: Self = Self { rows: 64, outs: 64, shares: [1, 1, 4] };
 
-    /// Small enough for any device, with more than one matrix and more than one share on both sides.
-    const EMULATED: Self = Self { rows: 64, outs: 64, shares: [2, 2] };
+    /// The tile of a form that runs on matrix units.
+    pub(super) fn of(form: Form, pass: Pass) -> Self {
+        match (form, pass) {
+            (Form::MatrixNarrow, Pass::WeightGradient) => Self::SMALL,
+            (Form::MatrixNarrow, _) => Self::NARROW,
+            (Form::MatrixTall, Pass::WeightGradient) => Self::DEEP,
+            (Form::MatrixTall, _) => Self::TALL,
+            _ => Self::WIDE,
+        }
+    }
 
-    /// The tile on a device.
+    /// The tile on a device: where units are emulated, half as much on both sides, which any device can hold.
     fn on(self, tape: &Tape) -> Self {
-        if tape.limits().matrix == MatrixUnits::Emulated { Self::EMULATED } else { self }
+        match tape.limits().matrix {
+            MatrixUnits::Emulated => Self { rows: self.rows / 2, outs: self.outs / 2, ..self },
+            _ => self,
+        }
     }
 
     fn variant(self, rows: &'static str, kernel: usize) -> Variant {
@@ -178,10 +194,12 @@ pub(super) fn weight_gradient(
     let (rows, columns) = (channel_tiles * tile.rows, out_tiles * tile.outs);
     let slices = tape.image_slices(&[x, dy]);
     let split_len = kernel * kernel * rows * columns;
-    let splits = splits_for(tape, slices[0].len() * h * w, lanes, 512, slices.len() * split_len);
-    let all = splits * slices.len();
+    // Every split has a sum for each part of its pixels.
+    let parts = tile.shares[2];
+    let splits = splits_for(tape, slices[0].len() * h * w, lanes, 512, slices.len() * parts * split_len);
+    let all = splits * slices.len() * parts;
     let part = tape.transient("matrix part", Shape::new([all, kernel * kernel, rows, columns]));
-    let variant = tile.variant("CHANNELS", kernel).with("Y_SQUARES", squares);
+    let variant = tile.variant("CHANNELS", kernel).with("SHARES_K", u(parts)).with("Y_SQUARES", squares);
     let multiply = Kernel::new(source(&GRADIENT, tape), "multiply", reading(variant.clone(), read));
     let mut params = GradientParams {
         height: h as u32,

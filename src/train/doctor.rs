@@ -100,7 +100,9 @@ fn form_of(case: &Case) -> Option<Form> {
 /// Whether a device computes that form itself, rather than falling back.
 fn runs(form: Form, element: Element, limits: Limits) -> bool {
     match form {
-        Form::Matrix | Form::MatrixNarrow => element == Element::F16 && limits.matrix != MatrixUnits::None,
+        Form::Matrix | Form::MatrixNarrow | Form::MatrixTall => {
+            element == Element::F16 && limits.matrix != MatrixUnits::None
+        }
         Form::Direct | Form::Winograd => limits.subgroup_lanes >= 8,
         Form::Tiled => true,
     }
