@@ -66,38 +66,9 @@ struct Params {
 @group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> moments: array<vec4<f32>>;
 
-fn stored_y(at: u32) -> vec4<f32> {
-    let eight = y[at / 2u];
-    return vec4<f32>(select(eight.low, eight.high, at % 2u == 1u));
-}
-
 #import normalised_read
-#import tile_moments
 #import matrix_pixels
-
-fn finish(pixel: u32, eight: u32, low_sum: vec4<f32>, high_sum: vec4<f32>) {
-    let eights = params.out_groups / 2u;
-    if (pixel >= params.pixels || eight >= eights) {
-        return;
-    }
-    var at = pixel * eights + eight;
-    if (Y_SQUARES) {
-        at = depth_to_space(pixel / params.width, pixel % params.width, params.width, eight, eights);
-    }
-    var low = low_sum;
-    var high = high_sum;
-    if (params.start_from == 0u) {
-        // A square's pixels share the bias.
-        let first = 2u * select(eight, eight % (eights / 4u), Y_SQUARES);
-        low += bias[first];
-        high += bias[first + 1u];
-    } else if (params.start_from == 1u) {
-        let held = y[at];
-        low += vec4<f32>(held.low);
-        high += vec4<f32>(held.high);
-    }
-    y[at] = Eight(vec4<f16>(low), vec4<f16>(high));
-}
+#import tile_moments
 
 fn write_tile(id: Invocation, within: Within) {
     let tile = linear_group(id);
@@ -113,10 +84,12 @@ fn write_tile(id: Invocation, within: Within) {
     let my_eight = id.lane % EIGHTS;
     let depths = (x_eights + EIGHTS - 1u) / EIGHTS;
     var pixels: array<Pixel, X_EACH>;
+    #unroll
     for (var i = 0u; i < X_EACH; i++) {
         pixels[i] = pixel_of(pixel0 + i * ROWS + my_row);
     }
     var w_at: array<u32, W_EACH>;
+    #unroll
     for (var i = 0u; i < W_EACH; i++) {
         w_at[i] = min(out0 + i * ROWS + my_row, outs - 1u) * w_eights + params.weight_first / 2u;
     }
@@ -124,11 +97,11 @@ fn write_tile(id: Invocation, within: Within) {
         let share = first + within.subgroup;
         let row0 = share % SHARES_M * ROWS_OF_SHARE;
         let column0 = share / SHARES_M % SHARES_N * OUTS_OF_SHARE;
-        var sum: array<array<MatrixC, TILES_N>, TILES_M>;
-        for (var m = 0u; m < TILES_M; m++) {
-            for (var n = 0u; n < TILES_N; n++) {
-                sum[m][n] = MatrixC();
-            }
+        // In registers, as all that comes: loops over them are unrolled.
+        var sum: array<MatrixC, TILES>;
+        #unroll
+        for (var i = 0u; i < TILES; i++) {
+            sum[i] = MatrixC();
         }
         var x_next: array<Eight, X_EACH>;
         var w_next: array<Eight, W_EACH>;
@@ -137,9 +110,11 @@ fn write_tile(id: Invocation, within: Within) {
         for (var step = 0u; step <= depths * K * K; step++) {
             workgroupBarrier();
             if (step > 0u) {
+                #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     put_a((i * ROWS + my_row) * STRIDE + my_eight * 2u, x_next[i].low, x_next[i].high);
                 }
+                #unroll
                 for (var i = 0u; i < W_EACH; i++) {
                     put_b((i * ROWS + my_row) * STRIDE + my_eight * 2u, w_next[i].low, w_next[i].high);
                 }
@@ -152,6 +127,7 @@ fn write_tile(id: Invocation, within: Within) {
                 let offset = offset_of(tap, known);
                 let low_norm = norm_of(known * 2u, params.x_groups);
                 let high_norm = norm_of(known * 2u + 1u, params.x_groups);
+                #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     x_next[i] = Eight();
                     if ((pixels[i].taps >> tap & 1u) != 0u && eight < x_eights) {
@@ -159,6 +135,7 @@ fn write_tile(id: Invocation, within: Within) {
                         x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
                     }
                 }
+                #unroll
                 for (var i = 0u; i < W_EACH; i++) {
                     w_next[i] = w[w_at[i] + tap * outs * w_eights + known];
                 }
@@ -169,25 +146,32 @@ fn write_tile(id: Invocation, within: Within) {
                 }
             }
             if (step > 0u) {
+                #unroll
                 for (var k = 0u; k < DEPTH; k += SIDE) {
                     var b: array<MatrixB, TILES_N>;
+                    #unroll
                     for (var n = 0u; n < TILES_N; n++) {
                         b[n] = load_b_columns((column0 + n * SIDE) * STRIDE + k / 4u, STRIDE);
                     }
+                    #unroll
                     for (var m = 0u; m < TILES_M; m++) {
                         let a = load_a((row0 + m * SIDE) * STRIDE + k / 4u, STRIDE);
+                        #unroll
                         for (var n = 0u; n < TILES_N; n++) {
-                            sum[m][n] = multiply_add(a, b[n], sum[m][n]);
+                            sum[m * TILES_N + n] = multiply_add(a, b[n], sum[m * TILES_N + n]);
                         }
                     }
                 }
             }
         }
         let mine = min(share, SHARES) * SIDE * SCRATCH_STRIDE;
+        #unroll
         for (var m = 0u; m < TILES_M; m++) {
+            #unroll
             for (var n0 = 0u; n0 < TILES_N; n0 += WRITTEN) {
+                #unroll
                 for (var n = 0u; n < WRITTEN; n++) {
-                    store_c(sum[m][n0 + n], mine + n * SIDE, SCRATCH_STRIDE);
+                    store_c(sum[m * TILES_N + n0 + n], mine + n * SIDE, SCRATCH_STRIDE);
                 }
                 workgroupBarrier();
                 for (var e = within.lane; e < SIDE * WRITTEN_OUTS / 8u && share < SHARES; e += within.lanes) {

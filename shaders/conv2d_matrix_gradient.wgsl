@@ -4,11 +4,10 @@
 //   dy    [N, H, W, CO]                             f16, CO a multiple of 8
 //   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   part  [splits * SHARES_K][K*K][CX rounded up][CO rounded up]  f32, to whole tiles
-//   dw    [blocks][CG][K*K][4][8]                   f32, packed as everywhere
 //
-// `multiply`: a workgroup owns CHANNELS x OUTS of one tap and one split of the pixels, and steps through DEPTH pixels at a
+// A workgroup owns CHANNELS x OUTS of one tap and one split of the pixels, and steps through DEPTH pixels at a
 // time, held in workgroup memory while the next are on their way to registers. Its parts go to as many subgroups; where
-// there are fewer, they take turns. `gather` adds the splits up in order. One of the shared matrix files has to be
+// there are fewer, they take turns. conv2d_matrix_gather adds the splits up. One of the shared matrix files has to be
 // imported before this one.
 #import grid
 #import depth_to_space
@@ -51,20 +50,14 @@ struct Params {
     channel_tiles: u32,
     out_tiles: u32,
     pixels_per_split: u32,
-    splits: u32,
     split_first: u32,
-    weight_groups: u32,
-    weight_first: u32,
-    accumulate: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Eight>;
 @group(0) @binding(1) var<storage, read> dy: array<Eight>;
 @group(0) @binding(2) var<storage, read_write> part_out: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> part: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dw: array<f32>;
-@group(0) @binding(5) var<uniform> params: Params;
-@group(0) @binding(6) var<storage, read> coefficients: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
 
 #import normalised_read
 #import place
@@ -91,8 +84,8 @@ fn multiply(id: Invocation, within: Within) {
     let begin = split * params.pixels_per_split;
     let end = min(begin + params.pixels_per_split, params.pixels);
     let steps = (params.pixels_per_split + DEPTH - 1u) / DEPTH;
-    let x_row = id.lane / X_EIGHTS;
     let x_eights = params.x_groups / 2u;
+    let x_row = id.lane / X_EIGHTS;
     let x_eight = channel_tile * X_EIGHTS + id.lane % X_EIGHTS;
     let y_row = id.lane / Y_EIGHTS;
     let y_eight = out_tile * Y_EIGHTS + id.lane % Y_EIGHTS;
@@ -108,13 +101,14 @@ fn multiply(id: Invocation, within: Within) {
         let column0 = share / SHARES_M % SHARES_N * OUTS_OF_SHARE;
         let part_of_split = share / SHARES_M / SHARES_N % SHARES_K;
         let k0 = part_of_split * DEPTH_OF_SHARE;
-        var sum: array<array<MatrixC, TILES_N>, TILES_M>;
-        for (var m = 0u; m < TILES_M; m++) {
-            for (var n = 0u; n < TILES_N; n++) {
-                sum[m][n] = MatrixC();
-            }
+        // In registers, as all that comes: loops over them are unrolled.
+        var sum: array<MatrixC, TILES>;
+        #unroll
+        for (var i = 0u; i < TILES; i++) {
+            sum[i] = MatrixC();
         }
         var places: array<Place, X_EACH>;
+        #unroll
         for (var i = 0u; i < X_EACH; i++) {
             places[i] = place_of(begin + i * X_ROWS + x_row);
         }
@@ -123,10 +117,12 @@ fn multiply(id: Invocation, within: Within) {
         for (var step = 0u; step <= steps; step++) {
             workgroupBarrier();
             if (step > 0u) {
+                #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     let to = (i * X_ROWS + x_row) * X_STRIDE + id.lane % X_EIGHTS * 2u;
                     put_a(to, x_next[i].low, x_next[i].high);
                 }
+                #unroll
                 for (var i = 0u; i < Y_EACH; i++) {
                     let to = (i * Y_ROWS + y_row) * Y_STRIDE + id.lane % Y_EIGHTS * 2u;
                     put_b(to, y_next[i].low, y_next[i].high);
@@ -138,6 +134,7 @@ fn multiply(id: Invocation, within: Within) {
                 // Not before the loop: there are no registers left to hold them.
                 let low_norm = norm_of(min(x_eight * 2u, params.x_groups - 1u), params.x_groups);
                 let high_norm = norm_of(min(x_eight * 2u + 1u, params.x_groups - 1u), params.x_groups);
+                #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     let pixel = pixel0 + i * X_ROWS + x_row;
                     let inside = places[i].h + tap_h < params.height && places[i].w + tap_w < params.width;
@@ -148,20 +145,25 @@ fn multiply(id: Invocation, within: Within) {
                     }
                     places[i] = advance(places[i], stride);
                 }
+                #unroll
                 for (var i = 0u; i < Y_EACH; i++) {
                     y_next[i] = dy_at(pixel0 + i * Y_ROWS + y_row, end, y_eight);
                 }
             }
             if (step > 0u) {
+                #unroll
                 for (var k = 0u; k < DEPTH_OF_SHARE; k += SIDE) {
                     var b: array<MatrixB, TILES_N>;
+                    #unroll
                     for (var n = 0u; n < TILES_N; n++) {
                         b[n] = load_b((k0 + k) * Y_STRIDE + (column0 + n * SIDE) / 4u, Y_STRIDE);
                     }
+                    #unroll
                     for (var m = 0u; m < TILES_M; m++) {
                         let a = load_a_columns((k0 + k) * X_STRIDE + (row0 + m * SIDE) / 4u, X_STRIDE);
+                        #unroll
                         for (var n = 0u; n < TILES_N; n++) {
-                            sum[m][n] = multiply_add(a, b[n], sum[m][n]);
+                            sum[m * TILES_N + n] = multiply_add(a, b[n], sum[m * TILES_N + n]);
                         }
                     }
                 }
@@ -171,10 +173,13 @@ fn multiply(id: Invocation, within: Within) {
         let rows = params.channel_tiles * CHANNELS;
         let part_at = (params.split_first + split) * SHARES_K + part_of_split;
         let to = (part_at * (K * K) + tap) * rows + channel_tile * CHANNELS + row0;
+        #unroll
         for (var m = 0u; m < TILES_M; m++) {
+            #unroll
             for (var n0 = 0u; n0 < TILES_N; n0 += WRITTEN) {
+                #unroll
                 for (var n = 0u; n < WRITTEN; n++) {
-                    store_c(sum[m][n0 + n], mine + n * SIDE, SCRATCH_STRIDE);
+                    store_c(sum[m * TILES_N + n0 + n], mine + n * SIDE, SCRATCH_STRIDE);
                 }
                 workgroupBarrier();
                 for (var e = within.lane; e < SIDE * WRITTEN_OUTS / 4u && share < SHARES; e += within.lanes) {
@@ -188,28 +193,4 @@ fn multiply(id: Invocation, within: Within) {
             }
         }
     }
-}
-
-// One number of the source's share of the weight an invocation, in the order of part: neighbours read neighbours.
-@compute @workgroup_size(64)
-fn gather(id: Invocation) {
-    let index = invocation_index(id);
-    let o = index % (params.out_groups * 4u);
-    let c = index / (params.out_groups * 4u) % (params.x_groups * 4u);
-    let tap = index / (params.out_groups * 4u) / (params.x_groups * 4u);
-    if (tap >= K * K) {
-        return;
-    }
-    let rows = params.channel_tiles * CHANNELS;
-    let columns = params.out_tiles * OUTS;
-    var sum = 0.0;
-    for (var split = 0u; split < params.splits; split++) {
-        sum += part[((split * (K * K) + tap) * rows + c) * columns + o];
-    }
-    let group = params.weight_first + c / 4u;
-    let at = (((o / 8u * params.weight_groups + group) * (K * K) + tap) * 4u + c % 4u) * 8u + o % 8u;
-    if (params.accumulate != 0u) {
-        sum += dw[at];
-    }
-    dw[at] = sum;
 }

@@ -1,5 +1,5 @@
-// What conv2d_matrix reads of x: where a pixel's channels are, without a division in its loop. The importing shader declares
-// K, X_SQUARES and params.
+// What conv2d_matrix reads of x, without a division in its loop, and how it writes y. The importing shader declares K,
+// X_SQUARES, Y_SQUARES, params, bias and y.
 
 // Where the channels of a pixel begin in x, in eights, and a bit for each tap that reads within the image.
 struct Pixel {
@@ -30,4 +30,35 @@ fn offset_of(tap: u32, eight: u32) -> u32 {
         return depth_to_space(0u, 0u, params.width, eight, eights);
     }
     return ((tap / K - K / 2u) * params.width + tap % K - K / 2u) * eights + eight;
+}
+
+// Sums of eight outputs of a pixel.
+fn finish(pixel: u32, eight: u32, low_sum: vec4<f32>, high_sum: vec4<f32>) {
+    let eights = params.out_groups / 2u;
+    if (pixel >= params.pixels || eight >= eights) {
+        return;
+    }
+    var at = pixel * eights + eight;
+    if (Y_SQUARES) {
+        at = depth_to_space(pixel / params.width, pixel % params.width, params.width, eight, eights);
+    }
+    var low = low_sum;
+    var high = high_sum;
+    if (params.start_from == 0u) {
+        // A square's pixels share the bias.
+        let first = 2u * select(eight, eight % (eights / 4u), Y_SQUARES);
+        low += bias[first];
+        high += bias[first + 1u];
+    } else if (params.start_from == 1u) {
+        let held = y[at];
+        low += vec4<f32>(held.low);
+        high += vec4<f32>(held.high);
+    }
+    y[at] = Eight(vec4<f16>(low), vec4<f16>(high));
+}
+
+// A group of four of y, as it is stored.
+fn stored_y(at: u32) -> vec4<f32> {
+    let eight = y[at / 2u];
+    return vec4<f32>(select(eight.low, eight.high, at % 2u == 1u));
 }

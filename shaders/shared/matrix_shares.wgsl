@@ -18,6 +18,7 @@ const SHARES: u32 = SHARES_M * SHARES_N * SHARES_K;
 // Matrices of a share, and how many of a row of them are written at a time.
 const TILES_M: u32 = ROWS_OF_SHARE / SIDE;
 const TILES_N: u32 = OUTS_OF_SHARE / SIDE;
+const TILES: u32 = TILES_M * TILES_N;
 const WRITTEN: u32 = min(TILES_N, 32u / SIDE);
 const WRITTEN_OUTS: u32 = WRITTEN * SIDE;
 // WRITTEN matrices for each share, and for subgroups that have none; rows four numbers longer, to lie in different banks.

@@ -6,6 +6,7 @@ mod executor;
 mod kernel;
 mod pipeline_cache;
 mod shader;
+mod unroll;
 
 pub use ceiling::{Ceilings, ceiling_kernels};
 pub use device::{AdapterSummary, Gpu, Limits, MatrixUnits, device_lost, is_device_gone, list_adapters};

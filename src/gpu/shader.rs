@@ -1,7 +1,10 @@
-//! Shader text: composition does two things only. It pastes `#import`s, and it sets the value of a declared top-level
-//! `const` or `alias`. A structural difference is another entry point, never an `#ifdef`.
+//! Shader text: composition does three things only. It pastes `#import`s, it sets the value of a declared top-level
+//! `const` or `alias`, and it writes the rounds of an `#unroll`ed loop one after the other ([`super::unroll`]). A
+//! structural difference is another entry point, never an `#ifdef`.
 
 use std::fmt;
+
+use super::unroll::unroll;
 
 /// One WGSL file of `shaders/`, embedded in the binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,7 +70,7 @@ impl fmt::Display for Variant {
 /// The text that goes to the compiler.
 ///
 /// # Panics
-/// On an import or a constant that the shader does not declare: both are mistakes in this program.
+/// On an import or a constant that the shader does not declare, or a loop that cannot be unrolled: mistakes in this program.
 pub fn compose(source: ShaderSource, variant: &Variant) -> String {
     let mut lines: Vec<String> = Vec::new();
     // A directive of the language, which has to come before everything else.
@@ -83,7 +86,7 @@ pub fn compose(source: ShaderSource, variant: &Variant) -> String {
     for (name, value) in variant.iter() {
         substitute(source.name, &mut lines, name, value);
     }
-    lines.join("\n") + "\n"
+    unroll(source.name, lines)
 }
 
 fn shared(shader: &str, name: &str) -> &'static str {

@@ -29,9 +29,11 @@ const GRADIENT: [ShaderSource; 3] = [
 ];
 const PACK: ShaderSource =
     ShaderSource { name: "conv2d_matrix_pack", text: include_str!("../../shaders/conv2d_matrix_pack.wgsl") };
+const GATHER: ShaderSource =
+    ShaderSource { name: "conv2d_matrix_gather", text: include_str!("../../shaders/conv2d_matrix_gather.wgsl") };
 /// The shaders of matrix units.
 pub(super) const SOURCES: &[ShaderSource] =
-    &[PACK, FORWARD[0], FORWARD[1], FORWARD[2], GRADIENT[0], GRADIENT[1], GRADIENT[2]];
+    &[PACK, GATHER, FORWARD[0], FORWARD[1], FORWARD[2], GRADIENT[0], GRADIENT[1], GRADIENT[2]];
 
 params! {
     struct MatrixParams {
@@ -47,7 +49,14 @@ params! {
 params! {
     struct GradientParams {
         pixels: u32, height: u32, width: u32, x_groups: u32, out_groups: u32, channel_tiles: u32, out_tiles: u32,
-        pixels_per_split: u32, splits: u32, split_first: u32, weight_groups: u32, weight_first: u32, accumulate: u32,
+        pixels_per_split: u32, split_first: u32,
+    }
+}
+
+params! {
+    struct GatherParams {
+        x_groups: u32, out_groups: u32, rows: u32, columns: u32, splits: u32, weight_groups: u32, weight_first: u32,
+        accumulate: u32,
     }
 }
 
@@ -200,7 +209,7 @@ pub(super) fn weight_gradient(
     let all = splits * slices.len() * parts;
     let part = tape.transient("matrix part", Shape::new([all, kernel * kernel, rows, columns]));
     let variant = tile.variant("CHANNELS", kernel).with("SHARES_K", u(parts)).with("Y_SQUARES", squares);
-    let multiply = Kernel::new(source(&GRADIENT, tape), "multiply", reading(variant.clone(), read));
+    let multiply = Kernel::new(source(&GRADIENT, tape), "multiply", reading(variant, read));
     let mut params = GradientParams {
         height: h as u32,
         width: w as u32,
@@ -208,10 +217,6 @@ pub(super) fn weight_gradient(
         out_groups: (co / 4) as u32,
         channel_tiles: channel_tiles as u32,
         out_tiles: out_tiles as u32,
-        splits: all as u32,
-        weight_groups: weight_groups as u32,
-        weight_first: first as u32,
-        accumulate: tape.accumulate(),
         ..bytemuck::Zeroable::zeroed()
     };
     for (place, images) in slices.iter().enumerate() {
@@ -229,7 +234,17 @@ pub(super) fn weight_gradient(
             .groups(kernel * kernel * channel_tiles * out_tiles * splits);
     }
     let dw = tape.weight_gradient(weight);
-    let gather = Kernel::new(source(&GRADIENT, tape), "gather", variant);
+    let params = GatherParams {
+        x_groups: (cx / 4) as u32,
+        out_groups: (co / 4) as u32,
+        rows: rows as u32,
+        columns: columns as u32,
+        splits: all as u32,
+        weight_groups: weight_groups as u32,
+        weight_first: first as u32,
+        accumulate: tape.accumulate(),
+    };
+    let gather = Kernel::new(GATHER, "gather", Variant::new().with("K", u(kernel)));
     let numbers = kernel * kernel * cx * co;
     tape.dispatch(gather).tensor(part).tensor(dw).params(&params).invocations(numbers);
 }
