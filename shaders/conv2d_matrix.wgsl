@@ -146,7 +146,6 @@ fn write_tile(id: Invocation, within: Within) {
                 }
             }
             if (step > 0u) {
-                #unroll
                 for (var k = 0u; k < DEPTH; k += SIDE) {
                     var b: array<MatrixB, TILES_N>;
                     #unroll

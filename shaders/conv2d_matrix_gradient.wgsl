@@ -151,7 +151,6 @@ fn multiply(id: Invocation, within: Within) {
                 }
             }
             if (step > 0u) {
-                #unroll
                 for (var k = 0u; k < DEPTH_OF_SHARE; k += SIDE) {
                     var b: array<MatrixB, TILES_N>;
                     #unroll
