@@ -68,6 +68,7 @@ struct Params {
 
 #import normalised_read
 #import matrix_pixels
+#import source_pixels
 #import tile_moments
 
 fn write_tile(id: Invocation, within: Within) {
@@ -130,7 +131,7 @@ fn write_tile(id: Invocation, within: Within) {
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     x_next[i] = Eight();
-                    if ((pixels[i].taps >> tap & 1u) != 0u && eight < x_eights) {
+                    if (reads_within(pixels[i], tap) && eight < x_eights) {
                         let value = x[pixels[i].at + offset];
                         x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
                     }

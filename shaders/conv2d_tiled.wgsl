@@ -8,10 +8,11 @@
 //   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   y       [N, H, W, CO]               Y, CO a multiple of 4
 //
-// A workgroup owns 128 pixels x 64 output channels and steps through 16 channels of one tap at a time, held in
-// workgroup memory; an invocation owns 8 pixels x 8 channels in registers. f32 throughout, added in a fixed order.
+// A workgroup owns 128 pixels x 64 output channels and steps through 16 channels of one tap at a time, held in workgroup
+// memory while the next are on their way to registers. f32 throughout, added in a fixed order.
 #import grid
 #import depth_to_space
+#import tile_product
 
 // How four channels of x and of y are stored: vec4<f32>, or vec4<f16>. Arithmetic is in f32.
 alias X = vec4<f32>;
@@ -20,10 +21,17 @@ const K: u32 = 3u;
 // x or y is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
 const X_SQUARES: bool = false;
 const Y_SQUARES: bool = false;
-const TILE_PIXELS: u32 = 128u;
-const TILE_CELLS: u32 = 16u;
-const TILE_LANES: u32 = 128u;
-const STEP_GROUPS: u32 = 4u;
+// The tile as gather_moments sees it.
+const TILE_PIXELS: u32 = PRODUCT_ROWS;
+const TILE_CELLS: u32 = PRODUCT_OUTS / 4u;
+const TILE_LANES: u32 = PRODUCT_LANES;
+// Groups of channels a step: four invocations carry those of a row, others the rows that follow.
+const STEP_GROUPS: u32 = PRODUCT_CHANNELS / 4u;
+const ROWS: u32 = PRODUCT_LANES / STEP_GROUPS;
+const X_EACH: u32 = PRODUCT_ROWS / ROWS;
+// Rows of weights that go together, likewise.
+const W_ROWS: u32 = PRODUCT_LANES / RIGHT_STRIDE;
+const W_EACH: u32 = PRODUCT_CHANNELS / W_ROWS;
 
 struct Params {
     pixels: u32,
@@ -52,27 +60,13 @@ fn stored_y(at: u32) -> vec4<f32> {
     return vec4<f32>(y[at]);
 }
 
-#import normalised_read
-#import tile_moments
-
-// [channel][pixels], scalars since each comes from another invocation, and [channel][outputs / 4]
-var<workgroup> x_tile: array<f32, 2048>;
-var<workgroup> weight_tile: array<vec4<f32>, 256>;
-
-fn x_at(pixel: u32, i: u32, j: u32, group: u32) -> vec4<f32> {
-    let w = pixel % params.width + j - K / 2u;
-    let h = (pixel / params.width) % params.height + i - K / 2u;
-    let inside = pixel < params.pixels && h < params.height && w < params.width && group < params.x_groups;
-    if (!inside) {
-        return vec4<f32>(0.0);
-    }
-    let row = pixel / (params.width * params.height) * params.height + h;
-    let norm = norm_of(group, params.x_groups);
-    if (X_SQUARES) {
-        return vec4<f32>(as_read(x[depth_to_space(row, w, params.width, group, params.x_groups)], norm));
-    }
-    return vec4<f32>(as_read(x[(row * params.width + w) * params.x_groups + group], norm));
+fn x_units() -> u32 {
+    return params.x_groups;
 }
+
+#import normalised_read
+#import source_pixels
+#import tile_moments
 
 fn y_index(pixel: u32, group: u32) -> u32 {
     if (Y_SQUARES) {
@@ -88,62 +82,82 @@ fn bias_group(group: u32) -> u32 {
 
 fn write_tile(id: Invocation) {
     let group = linear_group(id);
-    let pixel0 = (group % params.pixel_tiles) * TILE_PIXELS;
-    let block0 = (group / params.pixel_tiles) * 8u;
-    let my_pixels = id.lane / 8u;
-    let my_block = id.lane % 8u;
-
-    var sum: array<array<vec4<f32>, 2>, 8>;
-    for (var p = 0u; p < 8u; p++) {
-        sum[p][0] = vec4<f32>(0.0);
-        sum[p][1] = vec4<f32>(0.0);
+    let pixel0 = (group % params.pixel_tiles) * PRODUCT_ROWS;
+    let block0 = (group / params.pixel_tiles) * (PRODUCT_OUTS / 8u);
+    let my_row = id.lane / STEP_GROUPS;
+    let my_group = id.lane % STEP_GROUPS;
+    var pixels: array<Pixel, X_EACH>;
+    #unroll
+    for (var i = 0u; i < X_EACH; i++) {
+        pixels[i] = pixel_of(pixel0 + i * ROWS + my_row);
     }
-    for (var tap = 0u; tap < K * K; tap++) {
-        for (var group0 = 0u; group0 < params.x_groups; group0 += STEP_GROUPS) {
-            for (var g = 0u; g < STEP_GROUPS; g++) {
-                let value = x_at(pixel0 + id.lane, tap / K, tap % K, group0 + g);
-                for (var k = 0u; k < 4u; k++) {
-                    x_tile[(g * 4u + k) * TILE_PIXELS + id.lane] = value[k];
+    // Weights of a group of four inputs, eight outputs and a tap are two cells for each input.
+    let w_cell = id.lane % RIGHT_STRIDE;
+    let w_row = id.lane / RIGHT_STRIDE;
+    let w_block = min(block0 + w_cell / 2u, params.blocks - 1u) * params.weight_groups + params.weight_first;
+    let w_within = w_row % 4u * 2u + w_cell % 2u;
+
+    var sums: Sums;
+    var x_next: array<vec4<f32>, X_EACH>;
+    var w_next: array<vec4<f32>, W_EACH>;
+    var tap = 0u;
+    var first = 0u;
+    let steps = (params.x_groups + STEP_GROUPS - 1u) / STEP_GROUPS * K * K;
+    for (var step = 0u; step <= steps; step++) {
+        workgroupBarrier();
+        if (step > 0u) {
+            #unroll
+            for (var i = 0u; i < X_EACH; i++) {
+                put_left(i * ROWS + my_row, my_group, x_next[i]);
+            }
+            #unroll
+            for (var i = 0u; i < W_EACH; i++) {
+                right[i * PRODUCT_LANES + id.lane] = w_next[i];
+            }
+        }
+        workgroupBarrier();
+        if (step < steps) {
+            // Channels beyond the source are zeros of x: any weight will do there, but it must be a number.
+            let last = params.x_groups - 1u;
+            let known = min(first + my_group, last);
+            let offset = offset_of(tap, known);
+            let norm = norm_of(known, params.x_groups);
+            #unroll
+            for (var i = 0u; i < X_EACH; i++) {
+                x_next[i] = vec4<f32>(0.0);
+                if (reads_within(pixels[i], tap) && first + my_group <= last) {
+                    x_next[i] = vec4<f32>(as_read(x[pixels[i].at + offset], norm));
                 }
             }
-            for (var part = 0u; part < 2u; part++) {
-                let at = part * 128u + id.lane;
-                let channel = at / 16u;
-                let block = min(block0 + (at % 16u) / 2u, params.blocks - 1u);
-                // Channels beyond the source meet zeros of x: any weight will do there, but it must be a number.
-                let source = min(group0 + channel / 4u, params.x_groups - 1u) + params.weight_first;
-                let row = (block * params.weight_groups + source) * (K * K) + tap;
-                weight_tile[at] = weight[row * 8u + (channel % 4u) * 2u + at % 2u];
+            #unroll
+            for (var i = 0u; i < W_EACH; i++) {
+                let source = min(first + (i * W_ROWS + w_row) / 4u, last);
+                w_next[i] = weight[((w_block + source) * (K * K) + tap) * 8u + w_within];
             }
-            workgroupBarrier();
-            for (var c = 0u; c < STEP_GROUPS * 4u; c++) {
-                let at = c * TILE_PIXELS + my_pixels * 8u;
-                let a = vec4<f32>(x_tile[at], x_tile[at + 1u], x_tile[at + 2u], x_tile[at + 3u]);
-                let b = vec4<f32>(x_tile[at + 4u], x_tile[at + 5u], x_tile[at + 6u], x_tile[at + 7u]);
-                let v = weight_tile[c * 16u + my_block * 2u];
-                let w = weight_tile[c * 16u + my_block * 2u + 1u];
-                for (var p = 0u; p < 4u; p++) {
-                    sum[p][0] = fma(vec4<f32>(a[p]), v, sum[p][0]);
-                    sum[p][1] = fma(vec4<f32>(a[p]), w, sum[p][1]);
-                    sum[p + 4u][0] = fma(vec4<f32>(b[p]), v, sum[p + 4u][0]);
-                    sum[p + 4u][1] = fma(vec4<f32>(b[p]), w, sum[p + 4u][1]);
-                }
+            first += STEP_GROUPS;
+            if (first > last) {
+                first = 0u;
+                tap++;
             }
-            workgroupBarrier();
+        }
+        if (step > 0u) {
+            add_products(&sums, id.lane);
         }
     }
+    #unroll
     for (var p = 0u; p < 8u; p++) {
-        let pixel = pixel0 + my_pixels * 8u + p;
+        #unroll
         for (var half = 0u; half < 2u; half++) {
-            let o = (block0 + my_block) * 2u + half;
+            let pixel = pixel0 + first_row(id.lane) + p;
+            let o = block0 * 2u + first_out(id.lane) + half;
             if (pixel < params.pixels && o < params.out_groups) {
                 let at = y_index(pixel, o);
                 if (params.start_from == 0u) {
-                    y[at] = Y(bias[bias_group(o)] + sum[p][half]);
+                    y[at] = Y(bias[bias_group(o)] + sums[p * 2u + half]);
                 } else if (params.start_from == 1u) {
-                    y[at] = Y(vec4<f32>(y[at]) + sum[p][half]);
+                    y[at] = Y(vec4<f32>(y[at]) + sums[p * 2u + half]);
                 } else {
-                    y[at] = Y(sum[p][half]);
+                    y[at] = Y(sums[p * 2u + half]);
                 }
             }
         }

@@ -31,7 +31,9 @@ const SHARED: &[(&str, &str)] = &[
     ("patch", include_str!("../../shaders/shared/patch.wgsl")),
     ("place", include_str!("../../shaders/shared/place.wgsl")),
     ("random", include_str!("../../shaders/shared/random.wgsl")),
+    ("source_pixels", include_str!("../../shaders/shared/source_pixels.wgsl")),
     ("tile_moments", include_str!("../../shaders/shared/tile_moments.wgsl")),
+    ("tile_product", include_str!("../../shaders/shared/tile_product.wgsl")),
     ("weights_round", include_str!("../../shaders/shared/weights_round.wgsl")),
     ("winograd_tile", include_str!("../../shaders/shared/winograd_tile.wgsl")),
 ];

@@ -1,0 +1,49 @@
+// A workgroup's part of a matrix product in f32, 128 rows by 64 outputs, through workgroup memory: 16 channels at a time, in a
+// fixed order. Each of 128 invocations owns 8 x 8 sums.
+const PRODUCT_LANES: u32 = 128u;
+const PRODUCT_ROWS: u32 = 128u;
+const PRODUCT_OUTS: u32 = 64u;
+const PRODUCT_CHANNELS: u32 = 16u;
+// Four numbers more, so that an invocation's neighbours write to other banks.
+const LEFT_STRIDE: u32 = PRODUCT_ROWS + 4u;
+const RIGHT_STRIDE: u32 = PRODUCT_OUTS / 4u;
+
+// [channel][row], numbers of their own since each comes from another invocation, and [channel][outputs / 4]
+var<workgroup> left: array<f32, PRODUCT_CHANNELS * LEFT_STRIDE>;
+var<workgroup> right: array<vec4<f32>, PRODUCT_CHANNELS * RIGHT_STRIDE>;
+
+// Eight rows by two groups of four outputs.
+alias Sums = array<vec4<f32>, 16>;
+
+// Four channels of a row.
+fn put_left(row: u32, group: u32, value: vec4<f32>) {
+    for (var k = 0u; k < 4u; k++) {
+        left[(group * 4u + k) * LEFT_STRIDE + row] = value[k];
+    }
+}
+
+// The invocation's first row, and its first group of outputs.
+fn first_row(lane: u32) -> u32 {
+    return lane / 8u * 8u;
+}
+
+fn first_out(lane: u32) -> u32 {
+    return lane % 8u * 2u;
+}
+
+fn add_products(sums: ptr<function, Sums>, lane: u32) {
+    for (var c = 0u; c < PRODUCT_CHANNELS; c++) {
+        let at = c * LEFT_STRIDE + first_row(lane);
+        let a = vec4<f32>(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
+        let b = vec4<f32>(left[at + 4u], left[at + 5u], left[at + 6u], left[at + 7u]);
+        let v = right[c * RIGHT_STRIDE + first_out(lane)];
+        let w = right[c * RIGHT_STRIDE + first_out(lane) + 1u];
+        #unroll
+        for (var p = 0u; p < 4u; p++) {
+            (*sums)[p * 2u] = fma(vec4<f32>(a[p]), v, (*sums)[p * 2u]);
+            (*sums)[p * 2u + 1u] = fma(vec4<f32>(a[p]), w, (*sums)[p * 2u + 1u]);
+            (*sums)[p * 2u + 8u] = fma(vec4<f32>(b[p]), v, (*sums)[p * 2u + 8u]);
+            (*sums)[p * 2u + 9u] = fma(vec4<f32>(b[p]), w, (*sums)[p * 2u + 9u]);
+        }
+    }
+}
