@@ -99,6 +99,25 @@ fn matrix_units_agree_with_the_reference_where_they_are_emulated() {
     assert!(checked >= 8, "{checked} cases");
 }
 
+/// Winograd's products go through workgroup memory on a GPU.
+#[test]
+fn winograd_as_gpus_compute_it_agrees_with_the_reference() {
+    let Some(gpu) = common::device() else { return };
+    let limits = Limits { software: false, ..gpu.limits() };
+    let gpu = gpu.with_limits(limits);
+    if limits.subgroup_lanes < 8 {
+        return println!("SKIPPED: {} has no subgroups", gpu.summary());
+    }
+    let conv2d = OPS.iter().find(|op| op.name == "conv2d").expect("in the list");
+    let cases = (conv2d.cases)().into_iter().filter(|case| case.label.starts_with("Winograd"));
+    let dispatches = cases.flat_map(|case| check::record(case, limits, Element::F32).0.program.dispatches);
+    let names: HashSet<String> = dispatches.map(|dispatch| dispatch.kernel.name()).collect();
+    for entry in ["multiply", "multiply_gradient"] {
+        assert!(names.contains(&format!("conv2d_winograd_product/{entry}")), "{names:?}");
+    }
+    assert!(agree(&gpu, conv2d, Element::F32, |form| form == Form::Winograd) >= 8);
+}
+
 /// A form that does not fit a case gives way to another one, which would then be checked in its place.
 #[test]
 fn cases_for_matrix_units_are_computed_by_them() {

@@ -24,6 +24,7 @@ pub mod segmentation_loss;
 pub mod tune;
 pub mod warp;
 mod winograd;
+mod winograd_product;
 
 use crate::tape::OpEntry;
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::choice::{Form, Pass, Question};
 use super::conv_transpose2d;
 use super::convolution::{Call, Convolution, Packing, SOURCES, Start};
-use super::{matrix, winograd};
+use super::{matrix, winograd, winograd_product};
 use crate::error::Result;
 use crate::files;
 use crate::gpu::{Gpu, Variant, compose};
@@ -42,7 +42,8 @@ pub struct Timing {
 /// A hash over the text of every shader that competes, imports included: answers measured with other text are not used.
 pub fn shader_digest() -> String {
     let mut hash = Sha256::new();
-    for source in SOURCES.iter().chain(winograd::SOURCES).chain(matrix::SOURCES) {
+    let of_winograd = winograd::SOURCES.iter().chain(winograd_product::SOURCES);
+    for source in SOURCES.iter().chain(of_winograd).chain(matrix::SOURCES) {
         hash.update(source.name);
         hash.update(compose(*source, &Variant::new()));
     }

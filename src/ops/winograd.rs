@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::common::{Scatter, block_of, busy_invocations, reading, split_sum, splits_for, stored, u};
 use super::convolution::Call;
+use super::winograd_product::{self, Size};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Moments, Read, Shape, Tape, TensorId};
@@ -14,6 +15,8 @@ const SHADER: ShaderSource =
 /// Transformed inputs and products of a range of tiles, at most, on a processor: beyond its nearest cache, since a range
 /// is three dispatches more, and they cost more than that cache saves.
 const RANGE_BYTES: usize = 32 << 20;
+/// The same on a GPU: about what the caches of large ones hold.
+const GPU_RANGE_BYTES: usize = 64 << 20;
 /// Outputs of a tile, a side.
 const TILE: usize = 4;
 /// Products a tile.
@@ -23,17 +26,14 @@ const OUTPUT: ShaderSource = ShaderSource {
     name: "conv2d_winograd_output",
     text: include_str!("../../shaders/conv2d_winograd_output.wgsl"),
 };
-
 const GRADIENT: ShaderSource = ShaderSource {
     name: "conv2d_winograd_gradient",
     text: include_str!("../../shaders/conv2d_winograd_gradient.wgsl"),
 };
-
 const PRODUCT: ShaderSource = ShaderSource {
     name: "conv2d_gradient_product",
     text: include_str!("../../shaders/conv2d_gradient_product.wgsl"),
 };
-
 const WEIGHT: ShaderSource = ShaderSource {
     name: "conv2d_winograd_weight",
     text: include_str!("../../shaders/conv2d_winograd_weight.wgsl"),
@@ -205,12 +205,12 @@ fn convolve_blocks(
     tiles.is_whole().then_some(v)
 }
 
-/// Tiles of a range: on a processor those of [`RANGE_BYTES`]; on a GPU, what a binding holds.
+/// Tiles of a range: those of [`RANGE_BYTES`], or of [`GPU_RANGE_BYTES`].
 fn tiles_at_once(tape: &Tape, groups: usize, blocks: usize) -> usize {
     let limits = tape.limits();
     let (v_bytes, m_bytes) = (PRODUCTS * groups * 16, PRODUCTS * blocks * 32);
     let bound = limits.storage_binding_bytes as usize / v_bytes.max(m_bytes);
-    let wanted = if limits.software { RANGE_BYTES / (v_bytes + m_bytes) } else { bound };
+    let wanted = if limits.software { RANGE_BYTES } else { GPU_RANGE_BYTES } / (v_bytes + m_bytes);
     (wanted.max(64) / 64 * 64).min(bound)
 }
 
@@ -260,13 +260,17 @@ fn transform_input(
 
 fn multiply(tape: &mut Tape, work: &Work, params: WinogradParams) {
     let (tiles, blocks) = (params.tiles as usize, params.blocks as usize);
+    // Counted as the convolution that it stands for, so that forms compare.
+    let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * work.outputs;
+    if !tape.limits().software {
+        let size = Size { tiles, groups: params.v_groups as usize, blocks };
+        return winograd_product::multiply(tape, [work.v, work.u, work.m], &size, flops);
+    }
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = block_of(tiles / 8, 8);
     // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
     let blocks_each = block_of(blocks, 4);
     let groups = tiles.div_ceil(each * 8) * blocks.div_ceil(blocks_each) * PRODUCTS;
-    // Counted as the convolution that it stands for, so that forms compare.
-    let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * work.outputs;
     let variant = Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each));
     let dispatch = tape.dispatch(Kernel::new(SHADER, "multiply", variant));
     dispatch.tensor(work.v).tensor(work.u).tensor(work.m).params(&params).flops(flops).groups(groups);
@@ -337,8 +341,13 @@ fn weight_gradient_blocks(
     let co = tape.shape(dy).as_nhwc()[3];
     let (blocks, groups) = (outputs.len(), tape.shape(weight).dims()[1]);
     let v = transformed.unwrap_or_else(|| winograd_v(tape, tiles.range, groups));
-    let product = Product::new(tape, groups, blocks);
-    let splits = splits_for(tape, tiles.range, PRODUCTS * product.lanes, 8, PRODUCTS * blocks * groups * 32);
+    // Eight lanes with broadcasts, or a GPU's workgroups.
+    let product = tape.limits().software.then(|| Product::new(tape, groups, blocks));
+    let (lanes, least) = match &product {
+        Some(product) => (PRODUCTS * product.lanes, 8),
+        None => (winograd_product::gradient_lanes(groups, blocks), 256),
+    };
+    let splits = splits_for(tape, tiles.range, lanes, least, PRODUCTS * blocks * groups * 32);
     let m = tape.transient("winograd m", Shape::new([PRODUCTS, tiles.range, blocks, 8]));
     let part = tape.transient("winograd part", Shape::new([splits, PRODUCTS, blocks, groups, 4, 8]));
     let mut params = GradientParams {
@@ -367,14 +376,16 @@ fn weight_gradient_blocks(
             transform_input(tape, (sources, weight), v, tiles.params(groups, first, count), &images);
         }
         transform_gradient(tape, (dy, m), params, &images);
-        factors.tiles = params.tiles;
-        let kernel = product.kernel(Variant::new().with("ADD_TO", adds));
-        let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part);
-        dispatch
-            .coefficients(v.into(), v)
-            .params(&factors)
-            .flops(2 * count * TILE * TILE * 9 * groups * 4 * (blocks * 8).min(co - outputs.start * 8))
-            .invocations(PRODUCTS * splits * product.lanes);
+        let flops = 2 * count * TILE * TILE * 9 * groups * 4 * (blocks * 8).min(co - outputs.start * 8);
+        if let Some(product) = &product {
+            factors.tiles = params.tiles;
+            let kernel = product.kernel(Variant::new().with("ADD_TO", adds));
+            let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part).coefficients(v.into(), v);
+            dispatch.params(&factors).flops(flops).invocations(splits * lanes);
+        } else {
+            let size = Size { tiles: count, groups, blocks };
+            winograd_product::multiply_gradient(tape, [v, m, part], &size, adds, flops);
+        }
         adds = true;
     }
     finish(tape, part, weight, outputs.start);

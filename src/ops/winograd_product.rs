@@ -1,0 +1,77 @@
+//! The products of [`super::winograd`] on a GPU: 36 matrix products side by side, through workgroup memory.
+
+use crate::gpu::{Kernel, ShaderSource, Variant};
+use crate::params;
+use crate::tape::{Tape, TensorId};
+
+const SHADER: ShaderSource = ShaderSource {
+    name: "conv2d_winograd_product",
+    text: include_str!("../../shaders/conv2d_winograd_product.wgsl"),
+};
+/// This file's shaders.
+pub(super) const SOURCES: &[ShaderSource] = &[SHADER];
+/// Rows and blocks of 8 outputs that a workgroup owns, and its invocations.
+const ROWS: usize = 128;
+const BLOCKS: usize = 8;
+const LANES: usize = 128;
+/// Products a tile.
+const PRODUCTS: usize = 36;
+
+params! {
+    struct ProductParams {
+        tiles: u32, groups: u32, blocks: u32, row_tiles: u32, out_tiles: u32, tiles_per_split: u32,
+    }
+}
+
+/// Tiles, groups of 4 input channels, blocks of 8 outputs.
+pub(super) struct Size {
+    pub tiles: usize,
+    pub groups: usize,
+    pub blocks: usize,
+}
+
+impl Size {
+    fn params(&self, rows: usize, tiles_per_split: usize) -> ProductParams {
+        ProductParams {
+            tiles: self.tiles as u32,
+            groups: self.groups as u32,
+            blocks: self.blocks as u32,
+            row_tiles: rows.div_ceil(ROWS) as u32,
+            out_tiles: self.blocks.div_ceil(BLOCKS) as u32,
+            tiles_per_split: tiles_per_split as u32,
+        }
+    }
+
+    fn workgroups(&self, rows: usize) -> usize {
+        PRODUCTS * rows.div_ceil(ROWS) * self.blocks.div_ceil(BLOCKS)
+    }
+}
+
+/// Records `m = v u`: [36][tiles][blocks][8] of [36][tiles][groups][4] and [36][blocks][groups][4][8].
+pub(super) fn multiply(tape: &mut Tape, [v, u, m]: [TensorId; 3], size: &Size, flops: usize) {
+    let kernel = Kernel::new(SHADER, "multiply", Variant::new());
+    let dispatch = tape.dispatch(kernel).tensor(v).tensor(u).tensor(m);
+    dispatch.params(&size.params(size.tiles, size.tiles)).flops(flops).groups(size.workgroups(size.tiles));
+}
+
+/// Invocations that one split of all products of a weight's gradient takes.
+pub(super) fn gradient_lanes(groups: usize, blocks: usize) -> usize {
+    PRODUCTS * (groups * 4).div_ceil(ROWS) * blocks.div_ceil(BLOCKS) * LANES
+}
+
+/// Records `part[split] = v' m` of each split of the tiles, or adds it to what an earlier range of tiles has left there
+/// (`adds`): [splits][36][blocks][groups][4][8] of [36][tiles][groups][4] and [36][tiles][blocks][8].
+pub(super) fn multiply_gradient(
+    tape: &mut Tape,
+    [v, m, part]: [TensorId; 3],
+    size: &Size,
+    adds: bool,
+    flops: usize,
+) {
+    let splits = tape.shape(part).dims()[0];
+    let rows = size.groups * 4;
+    let kernel = Kernel::new(SHADER, "multiply_gradient", Variant::new().with("ADD_TO", adds));
+    let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part);
+    let params = size.params(rows, size.tiles.div_ceil(splits));
+    dispatch.params(&params).flops(flops).groups(size.workgroups(rows) * splits);
+}
