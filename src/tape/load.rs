@@ -1,6 +1,7 @@
 //! From a program to the device: slots get buffers, arguments become bindings, and the whole is ready to be replayed.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use half::f16;
 
@@ -116,10 +117,20 @@ impl Loaded {
     /// # Errors
     /// Where the device was lost.
     pub fn read(&self, gpu: &Gpu, id: TensorId) -> Result<Vec<f32>> {
+        self.read_part(gpu, id, 0..self.program.tensor(id).shape.len())
+    }
+
+    /// Reads some of one tensor's values, an even number of them from an even place on.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn read_part(&self, gpu: &Gpu, id: TensorId, part: Range<usize>) -> Result<Vec<f32>> {
         let binding = self.tensors[id.0 as usize].expect("something touches the tensor");
-        let range = binding.offset_bytes..binding.offset_bytes + binding.size_bytes;
-        let bytes = gpu.read(&self.buffers[binding.buffer], range)?;
-        Ok(match self.program.tensor(id).element {
+        let element = self.program.tensor(id).element;
+        let [start, end] =
+            [part.start, part.end].map(|place| binding.offset_bytes + place as u64 * element.bytes());
+        let bytes = gpu.read(&self.buffers[binding.buffer], start..end)?;
+        Ok(match element {
             Element::F32 => bytemuck::pod_collect_to_vec(&bytes),
             Element::F16 => {
                 let bits: Vec<u16> = bytemuck::pod_collect_to_vec(&bytes);
@@ -130,16 +141,28 @@ impl Loaded {
 
     /// Writes one tensor's values before a run, rounded to its element type.
     pub fn write(&self, gpu: &Gpu, id: TensorId, values: &[f32]) {
+        assert_eq!(self.program.tensor(id).shape.len(), values.len());
+        self.write_again_and_again(gpu, id, values);
+    }
+
+    /// Writes these values as often as it takes to fill the tensor, the last time perhaps not all of them.
+    pub fn write_again_and_again(&self, gpu: &Gpu, id: TensorId, values: &[f32]) {
+        /// Enough for a write to be worth its while: 4 MiB of f32.
+        const LEAST: usize = 1 << 20;
         let binding = self.tensors[id.0 as usize].expect("something touches the tensor");
         let element = self.program.tensor(id).element;
-        assert_eq!(binding.size_bytes, values.len() as u64 * element.bytes());
-        let write = |bytes: &[u8]| gpu.write(&self.buffers[binding.buffer], binding.offset_bytes, bytes);
-        match element {
-            Element::F32 => write(bytemuck::cast_slice(values)),
-            Element::F16 => {
-                let bits: Vec<u16> = values.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
-                write(bytemuck::cast_slice(&bits));
-            }
+        let mut bytes: Vec<u8> = match element {
+            Element::F32 => bytemuck::cast_slice(values).to_vec(),
+            Element::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        };
+        // An even number of times, since writes start at multiples of four bytes.
+        if (bytes.len() as u64) < binding.size_bytes {
+            bytes = bytes.repeat(LEAST.div_ceil(values.len()).next_multiple_of(2));
+        }
+        let step = bytes.len() as u64;
+        for offset in (0..binding.size_bytes).step_by(bytes.len()) {
+            let len = step.min(binding.size_bytes - offset) as usize;
+            gpu.write(&self.buffers[binding.buffer], binding.offset_bytes + offset, &bytes[..len]);
         }
     }
 }
