@@ -4,7 +4,7 @@
 #
 #   benches/gpu.sh RESULTS_DIR      with ROSETTE (the binary) and PYTHON (with a torch that sees the GPU) from the environment
 #
-# BASE, PATCH and BATCHES change the sizes (64, 512, "4 8").
+# BASE, PATCH and BATCHES change the sizes (64, 512, "4 8"). What matters most comes first.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -29,29 +29,40 @@ cat > "$out/config.yaml" <<YAML
 model: {base_channels: $base, patch_size: $patch}
 experiments: [{name: gpu}]
 YAML
-for precision in f16 f32; do
-    for batch in $batches; do
-        say "tuning, $precision, batch $batch"
-        "$rosette" tune --config "$out/config.yaml" --experiment-name gpu --override precision=$precision \
-            --override batch_size="$batch" 2>/dev/null | tee "$out/tune_${precision}_$batch.txt"
-        say "step by kernel, $precision, batch $batch"
-        "$rosette" bench --step --base "$base" --patch "$patch" --batch "$batch" --precision $precision --repeats 20 \
-            | tee "$out/step_${precision}_$batch.txt"
-    done
-done
 
-configs=$(for batch in $batches; do printf '%s:%s:%s ' "$base" "$patch" "$batch"; done | sed 's/ $//; s/ /,/g')
-compare() {
-    say "beside PyTorch: $1"
-    "$python" "$here/compare/compare.py" --rosette "$rosette" --configs "$configs" --rounds 2 --torch-args "$2" \
-        --rosette-args "$3" --json "$out/compare_$1.json"
+# measure PRECISION BATCH: what is fastest there, and the step with it, kernel by kernel.
+measure() {
+    say "tuning, $1, batch $2"
+    "$rosette" tune --config "$out/config.yaml" --experiment-name gpu --override precision="$1" \
+        --override batch_size="$2" 2>/dev/null | tee "$out/tune_$1_$2.txt"
+    say "step by kernel, $1, batch $2"
+    "$rosette" bench --step --base "$base" --patch "$patch" --batch "$2" --precision "$1" --repeats 20 \
+        | tee "$out/step_$1_$2.txt"
 }
-compare autocast "--device cuda --precision autocast --channels-last --steps 20" "--precision f16 --repeats 20"
-compare autocast_compiled "--device cuda --precision autocast --channels-last --compile --steps 20" \
-    "--precision f16 --repeats 20"
-compare tf32 "--device cuda --precision tf32 --channels-last --steps 20" "--precision f16 --repeats 20"
-compare f32 "--device cuda --precision f32 --steps 20" "--precision f32 --repeats 20"
 
-say "every kernel for each of its shapes"
-"$rosette" bench --base "$base" --patch "$patch" --batch 4 --precision f16 --json > "$out/kernels_f16.json"
-"$rosette" bench --base "$base" --patch "$patch" --batch 4 --precision f32 --json > "$out/kernels_f32.json"
+# compare NAME BATCH TORCH_ARGS ROSETTE_ARGS: both in turn.
+compare() {
+    say "beside PyTorch, batch $2: $1"
+    "$python" "$here/compare/compare.py" --rosette "$rosette" --configs "$base:$patch:$2" --rounds 2 --torch-args "$3" \
+        --rosette-args "$4" --json "$out/compare_$1_$2.json"
+}
+
+# The first batch is measured in full before the next, since the time on a machine may end before the script does.
+first=${batches%% *}
+for batch in $batches; do
+    measure f16 "$batch"
+    compare autocast "$batch" "--device cuda --precision autocast --channels-last --steps 20" \
+        "--precision f16 --repeats 20"
+    measure f32 "$batch"
+    compare f32 "$batch" "--device cuda --precision f32 --steps 20" "--precision f32 --repeats 20"
+    compare tf32 "$batch" "--device cuda --precision tf32 --channels-last --steps 20" "--precision f16 --repeats 20"
+    compare autocast_compiled "$batch" "--device cuda --precision autocast --channels-last --compile --steps 20" \
+        "--precision f16 --repeats 20"
+    if [ "$batch" = "$first" ]; then
+        say "every kernel for each of its shapes"
+        for precision in f16 f32; do
+            "$rosette" bench --base "$base" --patch "$patch" --batch "$batch" --precision $precision --json \
+                > "$out/kernels_$precision.json"
+        done
+    fi
+done
