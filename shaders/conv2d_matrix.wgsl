@@ -8,7 +8,7 @@
 //   y       [N, H, W, CO]               f16, CO a multiple of 8
 //
 // A workgroup owns PIXELS x OUTS of y and steps through DEPTH channels of one tap at a time, held in workgroup memory
-// while the next are on their way to registers. Both tiles have the channels innermost, as matrix units like them best.
+// while the next are on their way to registers: tap after tap of the same channels, which read nearly the same pixels. Both tiles have the channels innermost, as matrix units like them best.
 // What a pixel's address needs is worked out once: integer divisions in the loop would cost as much as the products. Its
 // SHARES_M x SHARES_N parts go to as many subgroups; where there are fewer, they take turns.
 // One of the shared matrix files has to be imported before this one.
@@ -121,7 +121,7 @@ fn write_tile(id: Invocation, within: Within) {
                 }
             }
             workgroupBarrier();
-            if (tap < K * K) {
+            if (step < depths * K * K) {
                 // Channels beyond the source are zeros of x: any weight will do there, but it must be a number.
                 let eight = depth * EIGHTS + my_eight;
                 let known = min(eight, x_eights - 1u);
@@ -140,10 +140,10 @@ fn write_tile(id: Invocation, within: Within) {
                 for (var i = 0u; i < W_EACH; i++) {
                     w_next[i] = w[w_at[i] + tap * outs * w_eights + known];
                 }
-                depth++;
-                if (depth == depths) {
-                    depth = 0u;
-                    tap++;
+                tap++;
+                if (tap == K * K) {
+                    tap = 0u;
+                    depth++;
                 }
             }
             if (step > 0u) {

@@ -9,7 +9,8 @@
 //   y       [N, H, W, CO]               Y, CO a multiple of 4
 //
 // A workgroup owns 128 pixels x 64 output channels and steps through 16 channels of one tap at a time, held in workgroup
-// memory while the next are on their way to registers. f32 throughout, added in a fixed order.
+// memory while the next are on their way to registers: tap after tap of the same channels, which read nearly the same
+// pixels. f32 throughout, added in a fixed order.
 #import grid
 #import depth_to_space
 #import tile_product
@@ -134,10 +135,10 @@ fn write_tile(id: Invocation) {
                 let source = min(first + (i * W_ROWS + w_row) / 4u, last);
                 w_next[i] = weight[((w_block + source) * (K * K) + tap) * 8u + w_within];
             }
-            first += STEP_GROUPS;
-            if (first > last) {
-                first = 0u;
-                tap++;
+            tap++;
+            if (tap == K * K) {
+                tap = 0u;
+                first += STEP_GROUPS;
             }
         }
         if (step > 0u) {

@@ -93,9 +93,7 @@ fn matrix_units_agree_with_the_reference_where_they_are_emulated() {
     let limits = Limits { matrix: MatrixUnits::Emulated, ..gpu.limits() };
     let gpu = gpu.with_limits(limits);
     let convolutions = OPS.iter().filter(|op| op.name.starts_with("conv"));
-    let checked: usize = convolutions
-        .map(|op| agree(&gpu, op, Element::F16, Form::is_matrix))
-        .sum();
+    let checked: usize = convolutions.map(|op| agree(&gpu, op, Element::F16, Form::is_matrix)).sum();
     assert!(checked >= 8, "{checked} cases");
 }
 

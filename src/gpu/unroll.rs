@@ -17,20 +17,19 @@ const DIRECTIVE: &str = "#unroll";
 pub(super) fn unroll(shader: &str, mut lines: Vec<String>) -> String {
     let is_directive = |line: &String| line.trim() == DIRECTIVE;
     if lines.iter().any(is_directive) {
-        let plain: Vec<&str> =
-            lines.iter().filter(|line| !is_directive(line)).map(String::as_str).collect();
+        let plain: Vec<&str> = lines.iter().filter(|line| !is_directive(line)).map(String::as_str).collect();
         let constants = constants(shader, &plain.join("\n"));
         // From the last one: what is within a loop is unrolled before the loop itself.
         while let Some(at) = lines.iter().rposition(is_directive) {
             let header = lines.get(at + 1).map_or("", |line| line.trim());
             let counter = Counter::of(header, &constants)
                 .unwrap_or_else(|| panic!("shader {shader}: no loop to unroll: '{header}'"));
-            let end = end_of_block(&lines, at + 1).unwrap_or_else(|| panic!("shader {shader}: '{header}' has no end"));
+            let end = end_of_block(&lines, at + 1)
+                .unwrap_or_else(|| panic!("shader {shader}: '{header}' has no end"));
             let body = &lines[at + 2..end];
             let leaves = |line: &String| ["break;", "continue;"].contains(&line.trim());
             assert!(!body.iter().any(leaves), "shader {shader}: '{header}' is left early");
-            let rounds: Vec<String> =
-                counter.values().flat_map(|value| counter.round(value, body)).collect();
+            let rounds: Vec<String> = counter.values().flat_map(|value| counter.round(value, body)).collect();
             lines.splice(at..=end, rounds);
         }
     }
@@ -41,12 +40,11 @@ pub(super) fn unroll(shader: &str, mut lines: Vec<String>) -> String {
 fn constants(shader: &str, text: &str) -> HashMap<String, u32> {
     let module = naga::front::wgsl::parse_str(text)
         .unwrap_or_else(|e| panic!("shader {shader}: {}", e.emit_to_string(text)));
-    let values = module.constants.iter().filter_map(|(_, constant)| {
-        match module.global_expressions[constant.init] {
+    let values =
+        module.constants.iter().filter_map(|(_, constant)| match module.global_expressions[constant.init] {
             naga::Expression::Literal(naga::Literal::U32(value)) => Some((constant.name.clone()?, value)),
             _ => None,
-        }
-    });
+        });
     values.collect()
 }
 
@@ -76,7 +74,8 @@ impl<'a> Counter<'a> {
 
     fn values(&self) -> impl Iterator<Item = u32> + use<> {
         let (end, step) = (self.end, self.step);
-        successors(Some(self.first), move |value| value.checked_add(step)).take_while(move |value| *value < end)
+        successors(Some(self.first), move |value| value.checked_add(step))
+            .take_while(move |value| *value < end)
     }
 
     fn round(&self, value: u32, body: &[String]) -> Vec<String> {
@@ -111,7 +110,9 @@ mod tests {
             for (var i = 0u; i < M; i += N) {\n        // a comment {\n        #unroll\n        for (var j = 0u; j < N; j++) {\n            \
             a[i + j] = i;\n        }\n    }\n    return a[0];\n}\n";
         let found = unrolled(text);
-        for (constant, times) in [("const i = 0u;", 1), ("const i = 4u;", 1), ("const j = 1u;", 3), ("for", 0)] {
+        for (constant, times) in
+            [("const i = 0u;", 1), ("const i = 4u;", 1), ("const j = 1u;", 3), ("for", 0)]
+        {
             assert_eq!(found.matches(constant).count(), times, "{constant}: {found}");
         }
         let module = naga::front::wgsl::parse_str(&found).expect("still WGSL");

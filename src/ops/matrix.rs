@@ -29,8 +29,10 @@ const GRADIENT: [ShaderSource; 3] = [
 ];
 const PACK: ShaderSource =
     ShaderSource { name: "conv2d_matrix_pack", text: include_str!("../../shaders/conv2d_matrix_pack.wgsl") };
-const GATHER: ShaderSource =
-    ShaderSource { name: "conv2d_matrix_gather", text: include_str!("../../shaders/conv2d_matrix_gather.wgsl") };
+const GATHER: ShaderSource = ShaderSource {
+    name: "conv2d_matrix_gather",
+    text: include_str!("../../shaders/conv2d_matrix_gather.wgsl"),
+};
 /// The shaders of matrix units.
 pub(super) const SOURCES: &[ShaderSource] =
     &[PACK, GATHER, FORWARD[0], FORWARD[1], FORWARD[2], GRADIENT[0], GRADIENT[1], GRADIENT[2]];
