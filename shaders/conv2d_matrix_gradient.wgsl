@@ -26,7 +26,7 @@ const SHARES_N: u32 = 2u;
 const SHARES_K: u32 = 1u;
 const ROWS_OF_SHARE: u32 = CHANNELS / SHARES_M;
 const OUTS_OF_SHARE: u32 = OUTS / SHARES_N;
-const DEPTH: u32 = select(32u, 16u * SHARES_K, SHARES_K > 2u);
+const DEPTH: u32 = 32u;
 const DEPTH_OF_SHARE: u32 = DEPTH / SHARES_K;
 // A row of a tile, in cells of four halves: two more than there are, so that rows lie in different banks.
 const X_STRIDE: u32 = CHANNELS / 4u + 2u;

@@ -137,7 +137,7 @@ fn multiply_gradient(id: Invocation) {
         if (step > 0u) {
             #unroll
             for (var i = 0u; i < TILES_EACH; i++) {
-                let at = (i * TILE_ROWS + row_tile) * LEFT_STRIDE + id.lane % ROW_GROUPS * 4u;
+                let at = left_at(i * TILE_ROWS + row_tile, id.lane % ROW_GROUPS * 4u);
                 #unroll
                 for (var k = 0u; k < 4u; k++) {
                     left[at + k] = left_next[i][k];

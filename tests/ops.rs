@@ -17,7 +17,7 @@ const PRECISIONS: [Element; 2] = [Element::F32, Element::F16];
 
 /// Every distinct kernel that the cases record in both precisions, on a GPU's limits and on the software adapter's.
 fn kernels() -> Vec<Kernel> {
-    let gpu = Limits { subgroup_lanes: 32, f16: true, ..Limits::WEBGPU };
+    let gpu = Limits { subgroup_lanes: 32, f16: true, workgroup_bytes: 48 << 10, ..Limits::WEBGPU };
     let limits = [
         Limits::WEBGPU,
         Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU },
@@ -86,11 +86,23 @@ fn every_operation_agrees_with_its_reference_in_half_precision() {
 /// Shaders for matrix units, with the units replaced by what they stand for: any device can check all the rest.
 #[test]
 fn matrix_units_agree_with_the_reference_where_they_are_emulated() {
+    matrix_units_agree(|_| MatrixUnits::Emulated);
+}
+
+/// Those that the driver offers, on a software adapter too, which does not use them by itself (Mesa's has them from 25.2 on).
+#[test]
+#[ignore = "takes minutes on a software adapter"]
+fn matrix_units_agree_with_the_reference() {
+    matrix_units_agree(|gpu| gpu.summary().matrix_units);
+}
+
+fn matrix_units_agree(units: impl Fn(&Gpu) -> MatrixUnits) {
     let Some(gpu) = common::device() else { return };
-    if !gpu.limits().f16 {
-        return println!("SKIPPED: {} has no 16-bit floats", gpu.summary());
+    let matrix = units(&gpu);
+    if !gpu.limits().f16 || matrix == MatrixUnits::None {
+        return println!("SKIPPED: {} has no 16-bit floats, or no matrix units", gpu.summary());
     }
-    let limits = Limits { matrix: MatrixUnits::Emulated, ..gpu.limits() };
+    let limits = Limits { matrix, ..gpu.limits() };
     let gpu = gpu.with_limits(limits);
     let convolutions = OPS.iter().filter(|op| op.name.starts_with("conv"));
     let checked: usize = convolutions.map(|op| agree(&gpu, op, Element::F16, Form::is_matrix)).sum();
@@ -119,7 +131,13 @@ fn winograd_as_gpus_compute_it_agrees_with_the_reference() {
 /// A form that does not fit a case gives way to another one, which would then be checked in its place.
 #[test]
 fn cases_for_matrix_units_are_computed_by_them() {
-    let limits = Limits { subgroup_lanes: 32, f16: true, matrix: MatrixUnits::Sixteen, ..Limits::WEBGPU };
+    let limits = Limits {
+        subgroup_lanes: 32,
+        f16: true,
+        matrix: MatrixUnits::Sixteen,
+        workgroup_bytes: 48 << 10,
+        ..Limits::WEBGPU
+    };
     for op in OPS {
         for case in (op.cases)().into_iter().filter(|case| case.label.starts_with("Matrix")) {
             let label = case.label.clone();

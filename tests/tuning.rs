@@ -186,7 +186,13 @@ fn a_banned_form_is_not_recorded_even_where_it_is_the_usual_one() {
 /// Matrix units were taken for the first layer of a training in f16, whose input is f32 all the same: it was read as halves.
 #[test]
 fn matrix_units_are_given_nothing_but_halves() {
-    let limits = Limits { f16: true, matrix: MatrixUnits::Sixteen, subgroup_lanes: 32, ..Limits::WEBGPU };
+    let limits = Limits {
+        f16: true,
+        matrix: MatrixUnits::Sixteen,
+        subgroup_lanes: 32,
+        workgroup_bytes: 48 << 10,
+        ..Limits::WEBGPU
+    };
     let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
     let banned = ["winograd", "direct", "tiled"].map(String::from).to_vec();
     let tuning = Tuning::new(BTreeMap::new(), banned);

@@ -4,21 +4,24 @@ const PRODUCT_LANES: u32 = 128u;
 const PRODUCT_ROWS: u32 = 128u;
 const PRODUCT_OUTS: u32 = 64u;
 const PRODUCT_CHANNELS: u32 = 16u;
-// Four numbers more, so that an invocation's neighbours write to other banks.
-const LEFT_STRIDE: u32 = PRODUCT_ROWS + 4u;
 const RIGHT_STRIDE: u32 = PRODUCT_OUTS / 4u;
 
 // [channel][row], numbers of their own since each comes from another invocation, and [channel][outputs / 4]
-var<workgroup> left: array<f32, PRODUCT_CHANNELS * LEFT_STRIDE>;
+var<workgroup> left: array<f32, PRODUCT_CHANNELS * PRODUCT_ROWS>;
 var<workgroup> right: array<vec4<f32>, PRODUCT_CHANNELS * RIGHT_STRIDE>;
 
 // Eight rows by two groups of four outputs.
 alias Sums = array<vec4<f32>, 16>;
 
+// Blocks of eight rows change places with the channel's group: four groups of a row, written at once, go to other banks.
+fn left_at(channel: u32, row: u32) -> u32 {
+    return channel * PRODUCT_ROWS + (row ^ (channel / 4u * 8u));
+}
+
 // Four channels of a row.
 fn put_left(row: u32, group: u32, value: vec4<f32>) {
     for (var k = 0u; k < 4u; k++) {
-        left[(group * 4u + k) * LEFT_STRIDE + row] = value[k];
+        left[left_at(group * 4u + k, row)] = value[k];
     }
 }
 
@@ -33,7 +36,7 @@ fn first_out(lane: u32) -> u32 {
 
 fn add_products(sums: ptr<function, Sums>, lane: u32) {
     for (var c = 0u; c < PRODUCT_CHANNELS; c++) {
-        let at = c * LEFT_STRIDE + first_row(lane);
+        let at = left_at(c, first_row(lane));
         let a = vec4<f32>(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
         let b = vec4<f32>(left[at + 4u], left[at + 5u], left[at + 6u], left[at + 7u]);
         let v = right[c * RIGHT_STRIDE + first_out(lane)];

@@ -4,7 +4,7 @@ use comfy_table::{Table, presets};
 
 use super::say;
 use crate::error::Result;
-use crate::gpu::{AdapterSummary, list_adapters};
+use crate::gpu::{AdapterSummary, MatrixUnits, list_adapters};
 
 /// List the adapters that could train, the one taken by default first.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,7 +52,7 @@ fn features(adapter: &AdapterSummary) -> String {
         flag(adapter.f16, "f16"),
         subgroups,
         flag(adapter.timestamps, "timestamps"),
-        flag(adapter.matrix_units, "matrix units"),
+        flag(adapter.matrix_units != MatrixUnits::None, "matrix units"),
     ];
     all.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

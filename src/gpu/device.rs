@@ -37,7 +37,7 @@ pub struct AdapterSummary {
     /// Timestamps inside a pass, for the profiler.
     pub timestamps: bool,
     /// Matrix units that shaders can use.
-    pub matrix_units: bool,
+    pub matrix_units: MatrixUnits,
     /// The limits that plans keep to.
     pub limits: Limits,
 }
@@ -57,8 +57,10 @@ pub struct Limits {
     pub subgroup_lanes: u32,
     /// Shaders have 16-bit floats.
     pub f16: bool,
-    /// Matrix units that multiply f16 and add up in f32.
+    /// Matrix units that multiply f16 and add up in f32; none on a software adapter, where they would save nothing.
     pub matrix: MatrixUnits,
+    /// Memory that the invocations of a workgroup share.
+    pub workgroup_bytes: u32,
 }
 
 /// The matrices that a device's matrix units multiply: as many rows as columns.
@@ -84,6 +86,7 @@ impl Limits {
         subgroup_lanes: 0,
         f16: false,
         matrix: MatrixUnits::None,
+        workgroup_bytes: 16 << 10,
     };
 }
 
@@ -139,7 +142,7 @@ fn summarise(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
             .contains(wgpu::Features::SUBGROUP)
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
-        matrix_units: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        matrix_units: matrix_units(adapter),
         limits: limits_of(adapter),
     }
 }
@@ -147,6 +150,7 @@ fn summarise(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
 fn limits_of(adapter: &wgpu::Adapter) -> Limits {
     let (limits, info) = (adapter.limits(), adapter.get_info());
     let subgroups = adapter.features().contains(wgpu::Features::SUBGROUP);
+    let software = info.device_type == wgpu::DeviceType::Cpu;
     let alignment =
         limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment);
     Limits {
@@ -154,10 +158,11 @@ fn limits_of(adapter: &wgpu::Adapter) -> Limits {
         buffer_bytes: limits.max_buffer_size,
         // 256 everywhere: one plan then fits every device.
         offset_alignment_bytes: u64::from(alignment).max(256),
-        software: info.device_type == wgpu::DeviceType::Cpu,
+        software,
         subgroup_lanes: if subgroups { info.subgroup_min_size } else { 0 },
         f16: adapter.features().contains(wgpu::Features::SHADER_F16),
-        matrix: matrix_units(adapter),
+        matrix: if software { MatrixUnits::None } else { matrix_units(adapter) },
+        workgroup_bytes: limits.max_compute_workgroup_storage_size,
     }
 }
 

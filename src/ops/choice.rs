@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::winograd;
-use crate::gpu::{Limits, MatrixUnits};
+use super::{matrix, winograd};
+use crate::gpu::Limits;
 use crate::tape::{Element, Read, Shape, Tape, TensorId};
 
 /// Kernels that compute a convolution. All give the same result up to rounding.
@@ -55,6 +55,20 @@ impl Form {
     /// Runs on matrix units.
     pub fn is_matrix(self) -> bool {
         Self::MATRIX.contains(&self)
+    }
+
+    /// Whether a device can run it at all, on activations stored as f16 (`half`) or f32; else another form takes its place.
+    pub fn runs_on(self, half: bool, limits: Limits) -> bool {
+        match self {
+            Self::Tiled => true,
+            // What is loaded is passed round by broadcast, and a module with one needs subgroups whichever entry runs.
+            Self::Direct | Self::Winograd => limits.subgroup_lanes >= 8,
+            Self::Matrix | Self::MatrixNarrow | Self::MatrixTall => {
+                half && [Pass::Forward, Pass::WeightGradient]
+                    .iter()
+                    .all(|pass| matrix::fits(self, *pass, limits))
+            }
+        }
     }
 
     /// Rounds more than a plain sum does: passed over where `winograd: false` asks for that.
@@ -162,16 +176,12 @@ impl Question {
 
     /// Whether a form can compute this on a device with these limits, at the precision asked for.
     pub fn allows(&self, form: Form, limits: Limits) -> bool {
-        // What is loaded is passed round by broadcast, and a module with one needs subgroups whichever entry runs.
-        let lanes = limits.subgroup_lanes >= 8;
-        match form {
-            Form::Tiled => true,
-            Form::Direct => lanes,
-            Form::Matrix | Form::MatrixNarrow | Form::MatrixTall => {
-                self.half && self.by_eights() && limits.matrix != MatrixUnits::None
+        form.runs_on(self.half, limits)
+            && match form {
+                Form::Tiled | Form::Direct => true,
+                Form::Matrix | Form::MatrixNarrow | Form::MatrixTall => self.by_eights(),
+                Form::Winograd => !self.exact && self.winograd_fits(limits),
             }
-            Form::Winograd => lanes && !self.exact && self.winograd_fits(limits),
-        }
     }
 
     /// Channels come in eights, which matrix units' kernels read and write in one go.
@@ -224,6 +234,7 @@ fn small_side(shape: &Shape) -> [usize; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::MatrixUnits;
 
     #[test]
     fn a_device_without_subgroups_gets_no_shader_that_broadcasts() {
@@ -244,5 +255,26 @@ mod tests {
             };
             assert_eq!(question.candidates(Limits::WEBGPU, &[]), [Form::Tiled], "{question}");
         }
+    }
+
+    #[test]
+    fn a_form_whose_workgroups_do_not_fit_is_not_offered() {
+        let question = Question {
+            pass: Pass::Forward,
+            kernel: 3,
+            squares: false,
+            image: [1, 16, 16],
+            sources: vec![16],
+            out_channels: 16,
+            half: true,
+            exact: true,
+            normalised: false,
+        };
+        let limits = Limits { matrix: MatrixUnits::Eight, workgroup_bytes: 32 << 10, ..Limits::WEBGPU };
+        let offered = |limits| question.candidates(limits, &[]);
+        assert_eq!(offered(limits), [Form::Tiled, Form::Matrix, Form::MatrixNarrow]);
+        let limits = Limits { workgroup_bytes: 48 << 10, ..limits };
+        assert_eq!(offered(limits), [Form::Tiled, Form::Matrix, Form::MatrixNarrow, Form::MatrixTall]);
+        assert_eq!(offered(Limits { workgroup_bytes: 16 << 10, ..limits }), [Form::Tiled]);
     }
 }

@@ -3,7 +3,7 @@
 use super::choice::{Form, Pass};
 use super::common::{reading, splits_for, stored_alike, u};
 use super::convolution::{Call, Start, seen};
-use crate::gpu::{Kernel, MatrixUnits, ShaderSource, Variant};
+use crate::gpu::{Kernel, Limits, MatrixUnits, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Read, Shape, Tape, TensorId};
 
@@ -62,6 +62,16 @@ params! {
     }
 }
 
+/// Invocations of a workgroup.
+const LANES: usize = 128;
+
+/// Whether a device has the matrix units of a form, and the memory for its workgroups.
+pub(super) fn fits(form: Form, pass: Pass, limits: Limits) -> bool {
+    let tile = Tile::of(form, pass).on(limits.matrix);
+    limits.matrix != MatrixUnits::None
+        && tile.workgroup_bytes(limits.matrix, pass) <= limits.workgroup_bytes as usize
+}
+
 /// What a workgroup computes: rows (pixels, or input channels of a weight gradient) by outputs, and into how many parts
 /// each is divided among subgroups: rows, outputs, and what is summed over.
 #[derive(Debug, Clone, Copy)]
@@ -94,16 +104,36 @@ impl Tile {
         }
     }
 
-    /// The tile on a device: where units are emulated, half as much on both sides, which any device can hold.
-    fn on(self, tape: &Tape) -> Self {
-        match tape.limits().matrix {
+    /// The tile on a device: where units are emulated, half as much on both sides, since a lane does the work of many.
+    fn on(self, units: MatrixUnits) -> Self {
+        match units {
             MatrixUnits::Emulated => Self { rows: self.rows / 2, outs: self.outs / 2, ..self },
             _ => self,
         }
     }
 
+    /// What a workgroup holds of both tiles, of the sums that are written and of moments (`matrix_shares.wgsl`).
+    fn workgroup_bytes(self, units: MatrixUnits, pass: Pass) -> usize {
+        let side = if units == MatrixUnits::Eight { 8 } else { 16 };
+        let cells = |channels: usize| channels / 4 + 2;
+        let tiles = match pass {
+            Pass::WeightGradient => self.depth() * (cells(self.rows) + cells(self.outs)),
+            _ => (self.rows + self.outs) * cells(self.depth()),
+        };
+        let written = (self.outs / self.shares[1]).min(32);
+        let scratch = (self.shares.iter().product::<usize>() + 1) * side * (written + 4);
+        let moments = if pass == Pass::Forward { 2 * LANES } else { 0 };
+        tiles * 8 + scratch * 4 + moments * 16 + 4
+    }
+
+    /// Channels, or pixels of a weight gradient, a step.
+    fn depth(self) -> usize {
+        if self.shares[2] > 2 { 16 * self.shares[2] } else { 32 }
+    }
+
     fn variant(self, rows: &'static str, kernel: usize) -> Variant {
         Variant::new()
+            .with("DEPTH", u(self.depth()))
             .with("K", u(kernel))
             .with(rows, u(self.rows))
             .with("OUTS", u(self.outs))
@@ -123,7 +153,7 @@ fn source(of: &[ShaderSource; 3], tape: &Tape) -> ShaderSource {
 
 /// Records `y = conv(x, weight) + bias` for all sources, one after the other.
 pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) {
-    let tile = tile.on(tape);
+    let tile = tile.on(tape.limits().matrix);
     let [_, h, w, co] = seen(tape, call.y, call.y_squares);
     let (packed, weight_groups) = pack(tape, call, kernel, co);
     let variant =
@@ -195,13 +225,13 @@ pub(super) fn weight_gradient(
     weight: TensorId,
     (kernel, squares, tile): (usize, bool, Tile),
 ) {
-    let tile = tile.on(tape);
+    let tile = tile.on(tape.limits().matrix);
     let x = read.tensor;
     let [_, h, w, cx] = tape.shape(x).as_nhwc();
     let co = seen(tape, dy, squares)[3];
     let weight_groups = tape.shape(weight).dims()[1];
     let (channel_tiles, out_tiles) = (cx.div_ceil(tile.rows), co.div_ceil(tile.outs));
-    let lanes = kernel * kernel * channel_tiles * out_tiles * 128;
+    let lanes = kernel * kernel * channel_tiles * out_tiles * LANES;
     let (rows, columns) = (channel_tiles * tile.rows, out_tiles * tile.outs);
     let slices = tape.image_slices(&[x, dy]);
     let split_len = kernel * kernel * rows * columns;

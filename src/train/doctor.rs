@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::gpu::{Gpu, Limits, MatrixUnits};
+use crate::gpu::Gpu;
 use crate::ops::choice::Form;
 use crate::ops::{OPS, check};
 use crate::tape::{Case, Element, OpEntry};
@@ -64,7 +64,7 @@ pub fn examine_operation(
         let make = || -> Case { (op.cases)().swap_remove(place) };
         let case = make();
         let form = form_of(&case);
-        if !form.is_none_or(|form| wanted(form) && runs(form, element, gpu.limits())) {
+        if !form.is_none_or(|form| wanted(form) && form.runs_on(element == Element::F16, gpu.limits())) {
             continue;
         }
         let rounding = if element == Element::F16 { check::F16_ROUNDING } else { 0.0 };
@@ -95,15 +95,4 @@ pub fn examine_operation(
 fn form_of(case: &Case) -> Option<Form> {
     let word = case.label.split(' ').next()?;
     Form::ALL.into_iter().find(|form| format!("{form:?}") == word)
-}
-
-/// Whether a device computes that form itself, rather than falling back.
-fn runs(form: Form, element: Element, limits: Limits) -> bool {
-    match form {
-        Form::Matrix | Form::MatrixNarrow | Form::MatrixTall => {
-            element == Element::F16 && limits.matrix != MatrixUnits::None
-        }
-        Form::Direct | Form::Winograd => limits.subgroup_lanes >= 8,
-        Form::Tiled => true,
-    }
 }
