@@ -7,8 +7,8 @@
 //   v       [36][tiles][CG][4]          f32, transformed inputs of a range of tiles
 //   m       [36][tiles][blocks][8]      f32, products
 //
-// `transform_input`: an invocation owns 4 channels of a tile. `multiply`: of one of the 36 products TILES tiles x BLOCKS x 8
-// outputs; the lanes of a subgroup (8 at least) load weights in turn and pass them round. The rest is in
+// `transform_input`: an invocation owns 4 channels of a tile. `multiply`, for processors: of one of the 36 products TILES tiles x BLOCKS x
+// 8 outputs; the lanes of a subgroup (8 at least) load weights in turn and pass them round. The rest is in
 // conv2d_winograd_output. Rounding grows by the transforms, to about 1e-5 of the largest value in f32: sums are in a fixed
 // order all the same.
 #import grid

@@ -4,8 +4,8 @@
 //   dy     [N, H, W, CO]                         Y
 //   m      [36][tiles][blocks][8]                f32, transformed dy of a range of tiles
 //
-// `transform_gradient`: an invocation owns 4 channels of a tile. conv2d_gradient_product multiplies, `finish` in
-// conv2d_winograd_weight goes back to taps.
+// `transform_gradient`: an invocation owns 4 channels of a tile. conv2d_gradient_product multiplies, or
+// conv2d_winograd_product on a GPU; `finish` in conv2d_winograd_weight goes back to taps.
 #import grid
 
 // How four channels of dy are stored. Arithmetic is in f32.

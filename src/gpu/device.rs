@@ -72,7 +72,7 @@ pub enum MatrixUnits {
     Eight,
     /// Of 16 x 16.
     Sixteen,
-    /// Every lane of a subgroup does the whole work of one: to check on any device what the others are given.
+    /// Of 16 x 16, whose products eight lanes compute two rows each of: to check on any device what the others are given.
     Emulated,
 }
 
@@ -233,7 +233,10 @@ impl Gpu {
         let (device, queue) = request(adapter, features | matrix)
             .or_else(|e| if matrix.is_empty() { Err(e) } else { request(adapter, features) })
             .map_err(|e| Error::failure(format!("{summary}: {REFUSED}: {e}")))?;
-        let limits = summary.limits;
+        let mut limits = summary.limits;
+        if !device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            limits.matrix = MatrixUnits::None;
+        }
         // Tests compile everything, so that a cache hides nothing from them.
         let cache = if checked { None } else { PipelineCache::open(&device, &adapter.get_info()) };
         Ok(Self { device, queue, summary, limits, checked, cache })

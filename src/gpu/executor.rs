@@ -120,8 +120,13 @@ impl Gpu {
 
     /// Zeroes a buffer, after everything submitted so far.
     pub fn clear(&self, buffer: &SharedBuffer) {
+        self.clear_range(buffer, 0..buffer.0.size());
+    }
+
+    /// The same of a range.
+    pub fn clear_range(&self, buffer: &SharedBuffer, range: Range<u64>) {
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.clear_buffer(&buffer.0, 0, None);
+        encoder.clear_buffer(&buffer.0, range.start, Some(range.end - range.start));
         self.queue.submit([encoder.finish()]);
     }
 

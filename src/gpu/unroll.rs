@@ -27,7 +27,10 @@ pub(super) fn unroll(shader: &str, mut lines: Vec<String>) -> String {
             let end = end_of_block(&lines, at + 1)
                 .unwrap_or_else(|| panic!("shader {shader}: '{header}' has no end"));
             let body = &lines[at + 2..end];
-            let leaves = |line: &String| ["break;", "continue;"].contains(&line.trim());
+            let leaves = |line: &String| {
+                let code = line.split("//").next().unwrap_or_default();
+                ["break;", "continue;", "return"].iter().any(|word| code.contains(word))
+            };
             assert!(!body.iter().any(leaves), "shader {shader}: '{header}' is left early");
             let rounds: Vec<String> = counter.values().flat_map(|value| counter.round(value, body)).collect();
             lines.splice(at..=end, rounds);

@@ -15,8 +15,8 @@ pub enum Form {
     /// Large register tiles, weights broadcast within subgroups of at least 8 lanes: where loads cost more than
     /// arithmetic.
     Direct,
-    /// Winograd's F(4x4, 3x3), four times fewer multiplications, within subgroups likewise; direct where it does not
-    /// fit.
+    /// Winograd's F(4x4, 3x3), four times fewer multiplications: on a processor within subgroups likewise, on a GPU through
+    /// workgroup memory.
     Winograd,
     /// Implicit matrix product with tiles in workgroup memory: where arithmetic units wait for memory.
     Tiled,

@@ -209,7 +209,9 @@ pub fn cases() -> Vec<Case> {
     for form in Form::MATRIX {
         cases.push(case(form, [1, 1, 1], &[8], 8, 1));
         cases.push(case(form, [2, 9, 13], &[8], 24, 3));
-        cases.push(case(form, [3, 2, 3], &[8], 16, 3));
+        // Several images a step, and several splits.
+        cases.push(case(form, [12, 2, 3], &[8], 16, 3));
+        cases.push(case(form, [1, 40, 40], &[8], 8, 3));
         cases.push(case(form, [1, 3, 5], &[40, 136], 136, 3).forward_only());
         cases.push(case(form, [2, 9, 13], &[24], 8, 3).deferred(&[0], true));
         cases.push(case(form, [1, 3, 5], &[40, 136], 136, 3).deferred(&[0], false).forward_only());

@@ -1,5 +1,5 @@
 //! The kernels of convolutions, shared by [`super::conv2d`] and [`super::conv_transpose2d`]: how a convolution becomes
-//! dispatches on a device. Two competing forms, the input gradient (the same kernels with flipped weights) and the
+//! dispatches on a device. Competing forms, the input gradient (the same kernels with flipped weights) and the
 //! weight gradient (partial sums over image rows, added in a fixed order).
 //!
 //! A transposed 2x2 convolution with stride 2 is a 1x1 convolution to four times the channels whose result is seen as
@@ -270,7 +270,8 @@ impl Convolution {
         let [_, h, w, cx] = seen(tape, x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
-        let blocks_each = block_of(blocks, 4);
+        // What a GPU's invocation can hold in registers is half as much.
+        let blocks_each = block_of(blocks, if tape.limits().software { 4 } else { 2 });
         for images in tape.image_slices(&[x, call.y]) {
             let pixels = images.len() * h * w;
             // As many a lane as leave no lane of a subgroup idle.

@@ -72,6 +72,13 @@ pub(super) fn fits(form: Form, pass: Pass, limits: Limits) -> bool {
         && tile.workgroup_bytes(limits.matrix, pass) <= limits.workgroup_bytes as usize
 }
 
+/// The tiles of every form, for the tuner's digest.
+pub(super) fn shapes() -> String {
+    let passes = [Pass::Forward, Pass::WeightGradient];
+    let tiles = Form::MATRIX.iter().flat_map(|form| passes.map(|pass| Tile::of(*form, pass)));
+    format!("{:?}", tiles.collect::<Vec<_>>())
+}
+
 /// What a workgroup computes: rows (pixels, or input channels of a weight gradient) by outputs, and into how many parts
 /// each is divided among subgroups: rows, outputs, and what is summed over.
 #[derive(Debug, Clone, Copy)]
@@ -195,7 +202,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
     }
 }
 
-/// The weight as f16 [K*K][groups * 4][CO], turned round for an input gradient; with its groups of input channels.
+/// The weight as f16 [K*K][CO][groups * 4], turned round for an input gradient; with its groups of input channels.
 fn pack(tape: &mut Tape, call: &Call, kernel: usize, co: usize) -> (TensorId, usize) {
     let weight_groups = tape.shape(call.weight).dims()[1];
     let groups = match call.flip_from {
@@ -208,7 +215,7 @@ fn pack(tape: &mut Tape, call: &Call, kernel: usize, co: usize) -> (TensorId, us
         weight_first: call.flip_from.unwrap_or(0) as u32,
         out_groups: (co / 4) as u32,
     };
-    let shape = Shape::new([1, kernel * kernel, groups * 4, co]);
+    let shape = Shape::new([1, kernel * kernel, co, groups * 4]);
     let cells = shape.len() / 4;
     let packed = tape.activation("matrix weight", shape);
     let variant = stored_alike(tape, &[packed]).with("K", u(kernel)).with("FLIP", call.flip_from.is_some());
@@ -225,15 +232,18 @@ pub(super) fn weight_gradient(
     weight: TensorId,
     (kernel, squares, tile): (usize, bool, Tile),
 ) {
-    let tile = tile.on(tape.limits().matrix);
     let x = read.tensor;
     let [_, h, w, cx] = tape.shape(x).as_nhwc();
     let co = seen(tape, dy, squares)[3];
+    let slices = tape.image_slices(&[x, dy]);
+    let numbers = kernel * kernel * cx * co;
+    // Where sums of all parts would not fit a binding, parts are those of the smaller tile: none.
+    let fits = slices.len() * tile.shares[2] * numbers * 4 <= tape.limits().storage_binding_bytes as usize;
+    let tile = if fits { tile } else { Tile::SMALL }.on(tape.limits().matrix);
     let weight_groups = tape.shape(weight).dims()[1];
     let (channel_tiles, out_tiles) = (cx.div_ceil(tile.rows), co.div_ceil(tile.outs));
     let lanes = kernel * kernel * channel_tiles * out_tiles * LANES;
     let (rows, columns) = (channel_tiles * tile.rows, out_tiles * tile.outs);
-    let slices = tape.image_slices(&[x, dy]);
     let split_len = kernel * kernel * rows * columns;
     // Every split has a sum for each part of its pixels.
     let parts = tile.shares[2];
@@ -277,6 +287,5 @@ pub(super) fn weight_gradient(
         accumulate: tape.accumulate(),
     };
     let gather = Kernel::new(GATHER, "gather", Variant::new().with("K", u(kernel)));
-    let numbers = kernel * kernel * cx * co;
     tape.dispatch(gather).tensor(part).tensor(dw).params(&params).invocations(numbers);
 }

@@ -39,7 +39,8 @@ pub struct Timing {
     pub sound: bool,
 }
 
-/// A hash over the text of every shader that competes, imports included: answers measured with other text are not used.
+/// A hash over the text of every shader that competes, imports included, and the shapes of their tiles: answers measured with
+/// others are not used.
 pub fn shader_digest() -> String {
     let mut hash = Sha256::new();
     let of_winograd = winograd::SOURCES.iter().chain(winograd_product::SOURCES);
@@ -47,6 +48,8 @@ pub fn shader_digest() -> String {
         hash.update(source.name);
         hash.update(compose(*source, &Variant::new()));
     }
+    hash.update(matrix::shapes());
+    hash.update(winograd::ranges());
     files::hex(&hash.finalize())
 }
 
@@ -62,6 +65,7 @@ pub fn measure(gpu: &Gpu, question: &Question, banned: &[String]) -> Result<Vec<
     let mut usual: Option<Vec<f32>> = None;
     for form in forms {
         let trial = Trial::new(gpu, question, form, &mut pool)?;
+        trial.forget(gpu);
         gpu.run(&trial.loaded.executable);
         let found = trial.result(gpu)?;
         let difference = usual.as_ref().map_or(0.0, |usual| difference(&found, usual));
@@ -117,7 +121,14 @@ impl Trial {
         Ok(Self { form, loaded, stores, result, is_weight_gradient })
     }
 
-    /// The result's values; of a large one those at both ends, where slices begin and tiles are cut off.
+    /// Clears the result: it is where the form before has left its own, which a form that writes nothing would be given for.
+    fn forget(&self, gpu: &Gpu) {
+        if !self.is_weight_gradient {
+            self.loaded.clear(gpu, self.result);
+        }
+    }
+
+    /// The result's values; of a large one those at both ends, where tiles are cut off, and in the middle.
     fn result(&self, gpu: &Gpu) -> Result<Vec<f32>> {
         /// Of activations: 16 MiB of f32, while the whole may be hundreds.
         const MOST: usize = 1 << 22;
@@ -131,9 +142,10 @@ impl Trial {
                 if len <= MOST {
                     return self.loaded.read(gpu, self.result);
                 }
-                let mut ends = self.loaded.read_part(gpu, self.result, 0..MOST / 2)?;
-                ends.extend(self.loaded.read_part(gpu, self.result, len - MOST / 2..len)?);
-                Ok(ends)
+                let middle = len / 4 * 2;
+                let parts = [0..MOST / 2, middle..middle + MOST / 4, len - MOST / 4..len];
+                let parts = parts.map(|part| self.loaded.read_part(gpu, self.result, part));
+                Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Winograd's F(4x4, 3x3) for [`super::convolution`]: four times fewer multiplications, in four passes over ranges of
-//! tiles that are small enough for a binding, and on a processor not much larger than its cache.
+//! tiles that are small enough for a binding, and not much larger than a cache.
 
 use std::ops::Range;
 
 use super::common::{Scatter, block_of, busy_invocations, reading, split_sum, splits_for, stored, u};
 use super::convolution::Call;
-use super::winograd_product::{self, Size};
+use super::winograd_product::{self, Product, Size};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Moments, Read, Shape, Tape, TensorId};
@@ -30,17 +30,13 @@ const GRADIENT: ShaderSource = ShaderSource {
     name: "conv2d_winograd_gradient",
     text: include_str!("../../shaders/conv2d_winograd_gradient.wgsl"),
 };
-const PRODUCT: ShaderSource = ShaderSource {
-    name: "conv2d_gradient_product",
-    text: include_str!("../../shaders/conv2d_gradient_product.wgsl"),
-};
 const WEIGHT: ShaderSource = ShaderSource {
     name: "conv2d_winograd_weight",
     text: include_str!("../../shaders/conv2d_winograd_weight.wgsl"),
 };
 
 /// The shaders of Winograd's passes.
-pub(super) const SOURCES: &[ShaderSource] = &[SHADER, OUTPUT, GRADIENT, PRODUCT, WEIGHT];
+pub(super) const SOURCES: &[ShaderSource] = &[SHADER, OUTPUT, GRADIENT, WEIGHT];
 
 params! {
     struct WeightParams {
@@ -148,6 +144,11 @@ impl Tiles {
             ranges.map(move |first| (slice, images.clone(), first, self.range.min(tiles - first)))
         })
     }
+}
+
+/// What a range of tiles may take, for the tuner's digest.
+pub(super) fn ranges() -> String {
+    format!("{RANGE_BYTES} {GPU_RANGE_BYTES}")
 }
 
 /// Bytes of a block of 8 outputs among the transformed weights, or their gradient's partial sums.
@@ -407,41 +408,6 @@ fn finish(tape: &mut Tape, part: TensorId, weight: TensorId, block_first: usize)
     let dw = tape.weight_gradient(weight);
     let kernel = Kernel::new(WEIGHT, "finish", Variant::new());
     tape.dispatch(kernel).tensor(part).tensor(dw).params(&params).invocations(count);
-}
-
-/// How the product of a weight gradient is shared out.
-struct Product {
-    entry: &'static str,
-    /// What one invocation owns, or a workgroup loads.
-    sizes: [(&'static str, usize); 2],
-    /// Invocations for each split of each matrix.
-    lanes: usize,
-}
-
-impl Product {
-    fn new(tape: &Tape, groups: usize, blocks: usize) -> Self {
-        // Eight lanes together, where each finds work: four channels of outputs, and inputs to pass round.
-        let limits = tape.limits();
-        if limits.software && limits.subgroup_lanes >= 8 && groups >= 8 && blocks >= 4 {
-            let [v_loads, m_loads] = [block_of(groups / 8, 2), block_of(blocks / 4, 2)];
-            return Self {
-                entry: "multiply_wide",
-                sizes: [("V_LOADS", v_loads), ("M_LOADS", m_loads)],
-                lanes: 8 * groups.div_ceil(8 * v_loads) * blocks.div_ceil(4 * m_loads),
-            };
-        }
-        let (group_block, block_block) = (block_of(groups, 4), block_of(blocks, 2));
-        Self {
-            entry: "multiply",
-            sizes: [("GROUPS", group_block), ("BLOCKS", block_block)],
-            lanes: groups.div_ceil(group_block) * blocks.div_ceil(block_block),
-        }
-    }
-
-    fn kernel(&self, stored: Variant) -> Kernel {
-        let variant = self.sizes.iter().fold(stored, |variant, (name, size)| variant.with(name, u(*size)));
-        Kernel::new(PRODUCT, self.entry, variant)
-    }
 }
 
 fn transform_gradient(

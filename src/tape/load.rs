@@ -1,5 +1,6 @@
 //! From a program to the device: slots get buffers, arguments become bindings, and the whole is ready to be replayed.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -139,6 +140,13 @@ impl Loaded {
         })
     }
 
+    /// Sets one tensor's values to zero before a run.
+    pub fn clear(&self, gpu: &Gpu, id: TensorId) {
+        let binding = self.tensors[id.0 as usize].expect("something touches the tensor");
+        let range = binding.offset_bytes..binding.offset_bytes + binding.size_bytes;
+        gpu.clear_range(&self.buffers[binding.buffer], range);
+    }
+
     /// Writes one tensor's values before a run, rounded to its element type.
     pub fn write(&self, gpu: &Gpu, id: TensorId, values: &[f32]) {
         assert_eq!(self.program.tensor(id).shape.len(), values.len());
@@ -151,13 +159,13 @@ impl Loaded {
         const LEAST: usize = 1 << 20;
         let binding = self.tensors[id.0 as usize].expect("something touches the tensor");
         let element = self.program.tensor(id).element;
-        let mut bytes: Vec<u8> = match element {
-            Element::F32 => bytemuck::cast_slice(values).to_vec(),
+        let mut bytes: Cow<'_, [u8]> = match element {
+            Element::F32 => bytemuck::cast_slice(values).into(),
             Element::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
         };
         // An even number of times, since writes start at multiples of four bytes.
         if (bytes.len() as u64) < binding.size_bytes {
-            bytes = bytes.repeat(LEAST.div_ceil(values.len()).next_multiple_of(2));
+            bytes = bytes.repeat(LEAST.div_ceil(values.len()).next_multiple_of(2)).into();
         }
         let step = bytes.len() as u64;
         for offset in (0..binding.size_bytes).step_by(bytes.len()) {
