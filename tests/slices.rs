@@ -267,3 +267,28 @@ fn cut_by_outputs(software: bool) {
         assert!(error <= 1e-5, "{name} is {error:.1e} off");
     }
 }
+
+/// Mesa's software adapter ends loops after 65,535 rounds of an invocation in all: the direct weight gradient, whose rows of one
+/// split had more pixels than that, left the rest out.
+#[test]
+fn a_sum_over_more_pixels_than_a_driver_loops_for_is_whole() {
+    let Some(gpu) = common::device() else { return };
+    let (channels, height, width) = (128, 272, 256);
+    let shape = Shape::nhwc(1, height, width, channels);
+    let ones = vec![1.0; shape.len()];
+    let packing = Packing { out_channels: channels, in_channels: channels, kernel: 3 };
+    let inputs = [
+        Input::activation(shape, ones.clone()),
+        Input::weight(packing.shape(), vec![0.0; packing.shape().len()]),
+        Input::weight(Shape::new([channels]), vec![0.0; channels]),
+    ];
+    let op = Conv2d { form: Some(Form::Direct), ..Conv2d::new(3, channels) };
+    let bench = Bench::new(&gpu, Box::new(op), &inputs, Some(&ones));
+    bench.run();
+    let gradient = bench.gradient(1);
+    // [block][group][tap][4][8]: the taps of the middle see every pixel.
+    let found = gradient.chunks_exact(9 * 32).flat_map(|taps| &taps[4 * 32..5 * 32]);
+    for value in found {
+        assert_eq!(*value, (height * width) as f32);
+    }
+}

@@ -150,12 +150,41 @@ pub(super) fn pixel_lanes(tape: &Tape, groups: usize) -> usize {
     if tape.limits().software { 1 } else { 1 << groups.min(8).ilog2() }
 }
 
+/// Rounds of all its loops that an invocation should take on a software adapter: half of what Mesa's grants before it ends
+/// them without a word.
+const ROUNDS: usize = 32_768;
+/// More would be too many.
+const MOST_ROUNDS: usize = 65_000;
+
+/// Splits that a loop of so many rounds needs at least.
+pub(super) fn least_splits(tape: &Tape, rounds: usize) -> usize {
+    if tape.limits().software { rounds.div_ceil(ROUNDS) } else { 1 }
+}
+
 /// Into how many parts to split a sum over `items`, when `parallel` sums go on side by side: enough to keep the device
 /// busy, with at least `least` items each. One split of every slice takes `len` elements; all fit one binding.
 pub(super) fn splits_for(tape: &Tape, items: usize, parallel: usize, least: usize, len: usize) -> usize {
-    let wanted = busy_invocations(tape).div_ceil(parallel);
+    splits_of_loops(tape, (items, 1), parallel, least, len)
+}
+
+/// The same where an item takes several rounds of a loop.
+///
+/// # Panics
+/// Where a software adapter would not go on to the end: with so few splits that fit a binding sums would be wrong.
+pub(super) fn splits_of_loops(
+    tape: &Tape,
+    (items, rounds): (usize, usize),
+    parallel: usize,
+    least: usize,
+    len: usize,
+) -> usize {
+    let needed = least_splits(tape, items * rounds);
+    let wanted = busy_invocations(tape).div_ceil(parallel).max(needed);
     let fitting = tape.limits().storage_binding_bytes as usize / (len * 4);
-    wanted.min(fitting).min(items / least).max(1)
+    let splits = wanted.min(fitting).min(items / least).max(1);
+    let whole = !tape.limits().software || items.div_ceil(splits) * rounds <= MOST_ROUNDS;
+    assert!(whole, "{items} items in {splits} splits: loops too long for the software adapter");
+    splits
 }
 
 /// All `[n, h, w, c]` in order.

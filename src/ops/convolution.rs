@@ -6,7 +6,7 @@
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
 use super::choice::{Form, Pass, Question, question};
-use super::common::{Scatter, block_of, reading, split_sum, splits_for, stored, u};
+use super::common::{Scatter, block_of, reading, split_sum, splits_of_loops, stored, u};
 use super::matrix::{self, Tile};
 use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
@@ -407,7 +407,9 @@ impl Convolution {
         let slices = tape.image_slices(&[x, dy]);
         let lanes = cx / 4 * blocks * tap_row_count;
         let unit = self.taps() * 32;
-        let splits = splits_for(tape, slices[0].len() * h, lanes, 1, slices.len() * blocks * cx / 4 * unit);
+        // A driver that unrolls nothing also counts the loops over taps.
+        let rows = (slices[0].len() * h, w * (1 + 2 * tap_rows * self.kernel));
+        let splits = splits_of_loops(tape, rows, lanes, 1, slices.len() * blocks * cx / 4 * unit);
         let part = tape.transient("weight part", Shape::new([splits * slices.len(), blocks, cx / 4, unit]));
         let variant = stored(stored(reading(Variant::new(), source), "X", tape, x), "Y", tape, dy)
             .with("K", u(self.kernel))

@@ -10,7 +10,7 @@
 //! Inputs: logits and target `[N, H, W, 1]`. Outputs: the loss `[1]` and, for each image, sums `[N, 8]`: E, p t, p, t, true
 //! positives, false positives, false negatives (at p > 0.5), pixels.
 
-use super::common::busy_invocations;
+use super::common::{busy_invocations, least_splits};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
@@ -101,7 +101,8 @@ impl SegmentationLoss {
         let shape = tape.shape(z);
         let count = shape.dims()[0];
         let pixels = shape.len() / count;
-        let splits = busy_invocations(tape).div_ceil(count).clamp(1, pixels.div_ceil(64));
+        let wanted = busy_invocations(tape).div_ceil(count).max(least_splits(tape, pixels));
+        let splits = wanted.clamp(1, pixels.div_ceil(64));
         let [hits, below_hits, below_found, below_true] = self.index();
         let (pos_weight, gamma, alpha) = match self.pixel {
             PixelLoss::CrossEntropy { pos_weight } => (pos_weight, 0.0, 0.0),

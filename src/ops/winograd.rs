@@ -3,7 +3,9 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, block_of, busy_invocations, reading, split_sum, splits_for, stored, u};
+use super::common::{
+    Scatter, block_of, busy_invocations, reading, split_sum, splits_for, splits_of_loops, stored, u,
+};
 use super::convolution::Call;
 use super::winograd_product::{self, Product, Size};
 use crate::gpu::{Kernel, ShaderSource, Variant};
@@ -436,7 +438,8 @@ pub(super) fn pixel_weight_gradient(
     let groups = cx / 4;
     let product = Product::new(tape, groups, blocks);
     let slices = tape.image_slices(&[x, dy]);
-    let splits = splits_for(tape, slices[0].len() * h * w, product.lanes, 32, blocks * groups * 32);
+    let pixels = (slices[0].len() * h * w, 4);
+    let splits = splits_of_loops(tape, pixels, product.lanes, 32, blocks * groups * 32);
     let part = tape.transient("weight part", Shape::new([splits, blocks, groups, 4, 8]));
     let variant = stored(stored(reading(Variant::new(), read), "X", tape, x), "M", tape, dy);
     let variant = variant.with("PRODUCTS", u(1)).with("M_SQUARES", squares);
