@@ -60,7 +60,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
 
 #import normalised_read
-#import place
+#import pixel_place
 
 fn dy_at(pixel: u32, end: u32, eight: u32) -> Eight {
     let eights = params.out_groups / 2u;
@@ -89,7 +89,7 @@ fn multiply(id: Invocation, within: Within) {
     let x_eight = channel_tile * X_EIGHTS + id.lane % X_EIGHTS;
     let y_row = id.lane / Y_EIGHTS;
     let y_eight = out_tile * Y_EIGHTS + id.lane % Y_EIGHTS;
-    let stride = place_of(DEPTH);
+    let stride = pixel_place(DEPTH);
     let tap_h = tap / K - K / 2u;
     let tap_w = tap % K - K / 2u;
     start(within.lane);
@@ -107,10 +107,10 @@ fn multiply(id: Invocation, within: Within) {
         for (var i = 0u; i < TILES; i++) {
             sum[i] = MatrixC();
         }
-        var places: array<Place, X_EACH>;
+        var places: array<PixelPlace, X_EACH>;
         #unroll
         for (var i = 0u; i < X_EACH; i++) {
-            places[i] = place_of(begin + i * X_ROWS + x_row);
+            places[i] = pixel_place(begin + i * X_ROWS + x_row);
         }
         var x_next: array<Eight, X_EACH>;
         var y_next: array<Eight, Y_EACH>;

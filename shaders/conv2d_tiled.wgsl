@@ -26,13 +26,6 @@ const Y_SQUARES: bool = false;
 const TILE_PIXELS: u32 = PRODUCT_ROWS;
 const TILE_CELLS: u32 = PRODUCT_OUTS / 4u;
 const TILE_LANES: u32 = PRODUCT_LANES;
-// Groups of channels a step: four invocations carry those of a row, others the rows that follow.
-const STEP_GROUPS: u32 = PRODUCT_CHANNELS / 4u;
-const ROWS: u32 = PRODUCT_LANES / STEP_GROUPS;
-const X_EACH: u32 = PRODUCT_ROWS / ROWS;
-// Rows of weights that go together, likewise.
-const W_ROWS: u32 = PRODUCT_LANES / RIGHT_STRIDE;
-const W_EACH: u32 = PRODUCT_CHANNELS / W_ROWS;
 
 struct Params {
     pixels: u32,
@@ -87,10 +80,10 @@ fn write_tile(id: Invocation) {
     let block0 = (group / params.pixel_tiles) * (PRODUCT_OUTS / 8u);
     let my_row = id.lane / STEP_GROUPS;
     let my_group = id.lane % STEP_GROUPS;
-    var pixels: array<Pixel, X_EACH>;
+    var pixels: array<Pixel, LEFT_EACH>;
     #unroll
-    for (var i = 0u; i < X_EACH; i++) {
-        pixels[i] = pixel_of(pixel0 + i * ROWS + my_row);
+    for (var i = 0u; i < LEFT_EACH; i++) {
+        pixels[i] = pixel_of(pixel0 + i * LEFT_ROWS + my_row);
     }
     // Weights of a group of four inputs, eight outputs and a tap are two cells for each input.
     let w_cell = id.lane % RIGHT_STRIDE;
@@ -99,8 +92,8 @@ fn write_tile(id: Invocation) {
     let w_within = w_row % 4u * 2u + w_cell % 2u;
 
     var sums: Sums;
-    var x_next: array<vec4<f32>, X_EACH>;
-    var w_next: array<vec4<f32>, W_EACH>;
+    var x_next: array<vec4<f32>, LEFT_EACH>;
+    var w_next: array<vec4<f32>, RIGHT_EACH>;
     var tap = 0u;
     var first = 0u;
     let steps = (params.x_groups + STEP_GROUPS - 1u) / STEP_GROUPS * K * K;
@@ -108,11 +101,11 @@ fn write_tile(id: Invocation) {
         workgroupBarrier();
         if (step > 0u) {
             #unroll
-            for (var i = 0u; i < X_EACH; i++) {
-                put_left(i * ROWS + my_row, my_group, x_next[i]);
+            for (var i = 0u; i < LEFT_EACH; i++) {
+                put_left(i * LEFT_ROWS + my_row, my_group, x_next[i]);
             }
             #unroll
-            for (var i = 0u; i < W_EACH; i++) {
+            for (var i = 0u; i < RIGHT_EACH; i++) {
                 right[i * PRODUCT_LANES + id.lane] = w_next[i];
             }
         }
@@ -124,15 +117,15 @@ fn write_tile(id: Invocation) {
             let offset = offset_of(tap, known);
             let norm = norm_of(known, params.x_groups);
             #unroll
-            for (var i = 0u; i < X_EACH; i++) {
+            for (var i = 0u; i < LEFT_EACH; i++) {
                 x_next[i] = vec4<f32>(0.0);
                 if (reads_within(pixels[i], tap) && first + my_group <= last) {
                     x_next[i] = vec4<f32>(as_read(x[pixels[i].at + offset], norm));
                 }
             }
             #unroll
-            for (var i = 0u; i < W_EACH; i++) {
-                let source = min(first + (i * W_ROWS + w_row) / 4u, last);
+            for (var i = 0u; i < RIGHT_EACH; i++) {
+                let source = min(first + (i * RIGHT_ROWS + w_row) / 4u, last);
                 w_next[i] = weight[((w_block + source) * (K * K) + tap) * 8u + w_within];
             }
             tap++;

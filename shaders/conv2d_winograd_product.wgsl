@@ -12,13 +12,6 @@
 
 // Whether part holds what an earlier range of tiles has left. A constant, so that there is no code for what is not done.
 const ADD_TO: bool = false;
-// Groups of channels a step: four invocations carry those of a row, others the rows that follow.
-const STEP_GROUPS: u32 = PRODUCT_CHANNELS / 4u;
-const ROWS: u32 = PRODUCT_LANES / STEP_GROUPS;
-const LEFT_EACH: u32 = PRODUCT_ROWS / ROWS;
-// Rows of `right` that go together.
-const RIGHT_ROWS: u32 = PRODUCT_LANES / RIGHT_STRIDE;
-const RIGHT_EACH: u32 = PRODUCT_CHANNELS / RIGHT_ROWS;
 // Groups of a row of `left` where rows are channels, and how many tiles go together.
 const ROW_GROUPS: u32 = PRODUCT_ROWS / 4u;
 const TILE_ROWS: u32 = PRODUCT_LANES / ROW_GROUPS;
@@ -65,7 +58,7 @@ fn multiply(id: Invocation) {
     var v_at: array<u32, LEFT_EACH>;
     #unroll
     for (var i = 0u; i < LEFT_EACH; i++) {
-        let tile = min(mine.row0 + i * ROWS + my_row, params.tiles - 1u);
+        let tile = min(mine.row0 + i * LEFT_ROWS + my_row, params.tiles - 1u);
         v_at[i] = (mine.product * params.tiles + tile) * params.groups;
     }
     let cell = id.lane % RIGHT_STRIDE;
@@ -82,7 +75,7 @@ fn multiply(id: Invocation) {
         if (step > 0u) {
             #unroll
             for (var i = 0u; i < LEFT_EACH; i++) {
-                put_left(i * ROWS + my_row, my_group, left_next[i]);
+                put_left(i * LEFT_ROWS + my_row, my_group, left_next[i]);
             }
             #unroll
             for (var i = 0u; i < RIGHT_EACH; i++) {

@@ -5,6 +5,13 @@ const PRODUCT_ROWS: u32 = 128u;
 const PRODUCT_OUTS: u32 = 64u;
 const PRODUCT_CHANNELS: u32 = 16u;
 const RIGHT_STRIDE: u32 = PRODUCT_OUTS / 4u;
+// Groups of channels a step: as many invocations carry those of a row of `left`, others the rows that follow.
+const STEP_GROUPS: u32 = PRODUCT_CHANNELS / 4u;
+const LEFT_ROWS: u32 = PRODUCT_LANES / STEP_GROUPS;
+const LEFT_EACH: u32 = PRODUCT_ROWS / LEFT_ROWS;
+// Rows of `right` that go together, likewise.
+const RIGHT_ROWS: u32 = PRODUCT_LANES / RIGHT_STRIDE;
+const RIGHT_EACH: u32 = PRODUCT_CHANNELS / RIGHT_ROWS;
 
 // [channel][row], numbers of their own since each comes from another invocation, and [channel][outputs / 4]
 var<workgroup> left: array<f32, PRODUCT_CHANNELS * PRODUCT_ROWS>;
@@ -20,6 +27,7 @@ fn left_at(channel: u32, row: u32) -> u32 {
 
 // Four channels of a row.
 fn put_left(row: u32, group: u32, value: vec4<f32>) {
+    #unroll
     for (var k = 0u; k < 4u; k++) {
         left[left_at(group * 4u + k, row)] = value[k];
     }

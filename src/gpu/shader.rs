@@ -29,7 +29,7 @@ const SHARED: &[(&str, &str)] = &[
     ("normalised_read", include_str!("../../shaders/shared/normalised_read.wgsl")),
     ("ordered_sum", include_str!("../../shaders/shared/ordered_sum.wgsl")),
     ("patch", include_str!("../../shaders/shared/patch.wgsl")),
-    ("place", include_str!("../../shaders/shared/place.wgsl")),
+    ("pixel_place", include_str!("../../shaders/shared/pixel_place.wgsl")),
     ("random", include_str!("../../shaders/shared/random.wgsl")),
     ("source_pixels", include_str!("../../shaders/shared/source_pixels.wgsl")),
     ("tile_moments", include_str!("../../shaders/shared/tile_moments.wgsl")),

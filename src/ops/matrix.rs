@@ -236,18 +236,21 @@ pub(super) fn weight_gradient(
     let [_, h, w, cx] = tape.shape(x).as_nhwc();
     let co = seen(tape, dy, squares)[3];
     let slices = tape.image_slices(&[x, dy]);
-    let numbers = kernel * kernel * cx * co;
-    // Where sums of all parts would not fit a binding, parts are those of the smaller tile: none.
-    let fits = slices.len() * tile.shares[2] * numbers * 4 <= tape.limits().storage_binding_bytes as usize;
-    let tile = if fits { tile } else { Tile::SMALL }.on(tape.limits().matrix);
+    let units = tape.limits().matrix;
+    // Where the sums of all parts do not fit a binding, the smaller tile has one part.
+    let len = |tile: Tile| {
+        kernel * kernel * cx.next_multiple_of(tile.rows) * co.next_multiple_of(tile.outs) * tile.shares[2]
+    };
+    let tile = Some(tile.on(units))
+        .filter(|tile| slices.len() * len(*tile) * 4 <= tape.limits().storage_binding_bytes as usize)
+        .unwrap_or(Tile::SMALL.on(units));
     let weight_groups = tape.shape(weight).dims()[1];
     let (channel_tiles, out_tiles) = (cx.div_ceil(tile.rows), co.div_ceil(tile.outs));
     let lanes = kernel * kernel * channel_tiles * out_tiles * LANES;
     let (rows, columns) = (channel_tiles * tile.rows, out_tiles * tile.outs);
-    let split_len = kernel * kernel * rows * columns;
     // Every split has a sum for each part of its pixels.
     let parts = tile.shares[2];
-    let splits = splits_for(tape, slices[0].len() * h * w, lanes, 512, slices.len() * parts * split_len);
+    let splits = splits_for(tape, slices[0].len() * h * w, lanes, 512, slices.len() * len(tile));
     let all = splits * slices.len() * parts;
     let part = tape.transient("matrix part", Shape::new([all, kernel * kernel, rows, columns]));
     let variant = tile.variant("CHANNELS", kernel).with("SHARES_K", u(parts)).with("Y_SQUARES", squares);
@@ -287,5 +290,5 @@ pub(super) fn weight_gradient(
         accumulate: tape.accumulate(),
     };
     let gather = Kernel::new(GATHER, "gather", Variant::new().with("K", u(kernel)));
-    tape.dispatch(gather).tensor(part).tensor(dw).params(&params).invocations(numbers);
+    tape.dispatch(gather).tensor(part).tensor(dw).params(&params).invocations(kernel * kernel * cx * co);
 }

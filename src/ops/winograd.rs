@@ -7,7 +7,7 @@ use super::common::{
     Scatter, block_of, busy_invocations, reading, split_sum, splits_for, splits_of_loops, stored, u,
 };
 use super::convolution::Call;
-use super::winograd_product::{self, Product, Size};
+use super::winograd_product::{self, PRODUCTS, Product, Size};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Moments, Read, Shape, Tape, TensorId};
@@ -21,8 +21,6 @@ const RANGE_BYTES: usize = 32 << 20;
 const GPU_RANGE_BYTES: usize = 64 << 20;
 /// Outputs of a tile, a side.
 const TILE: usize = 4;
-/// Products a tile.
-const PRODUCTS: usize = 36;
 
 const OUTPUT: ShaderSource = ShaderSource {
     name: "conv2d_winograd_output",

@@ -21,7 +21,7 @@ const ROWS: usize = 128;
 const BLOCKS: usize = 8;
 const LANES: usize = 128;
 /// Products a tile.
-const PRODUCTS: usize = 36;
+pub(super) const PRODUCTS: usize = 36;
 
 params! {
     struct ProductParams {
