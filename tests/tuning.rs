@@ -12,9 +12,10 @@ use std::path::PathBuf;
 use rosette::config::Skip;
 use rosette::gpu::{Limits, MatrixUnits};
 use rosette::model::{AttentionUNet, Spec};
+use rosette::ops::activation::Relu;
 use rosette::ops::choice::{Form, Pass, Question};
 use rosette::ops::tune::{Timing, measure};
-use rosette::tape::{Dispatch, Element, Tuning};
+use rosette::tape::{Dispatch, Element, Loaded, Mode, Shape, SlotPool, Stores, Tape, Tuning};
 use rosette::train::{StepSettings, TuningCache, record_training};
 use workshop::{Workshop, rosette};
 
@@ -212,4 +213,28 @@ fn matrix_units_are_given_nothing_but_halves() {
         checked += 1;
     }
     assert!(checked > 60, "{checked} products on matrix units");
+}
+
+/// A trial's data is a pattern again and again; its result is read in parts, after what another form left there was cleared.
+#[test]
+fn a_tensor_is_filled_by_a_pattern_read_in_parts_and_cleared() {
+    let Some(gpu) = common::device() else { return };
+    let elements = if gpu.limits().f16 { vec![Element::F32, Element::F16] } else { vec![Element::F32] };
+    for element in elements {
+        let mut tape = Tape::new(gpu.limits(), Mode::Evaluate);
+        tape.set_stored_element(element);
+        let x = tape.input_as("x", Shape::nhwc(1, 900, 600, 4), element);
+        let y = tape.apply1("relu", Relu, &[x]);
+        tape.keep(y);
+        let loaded = Loaded::new(&gpu, tape.finish(), &Stores::new(), &mut SlotPool::default()).unwrap();
+        let pattern: Vec<f32> = (0..65_521_u32).map(|i| (i % 2003) as f32).collect();
+        loaded.write_again_and_again(&gpu, x, &pattern);
+        gpu.run(&loaded.executable);
+        let expected: Vec<f32> = pattern.iter().copied().cycle().take(900 * 600 * 4).collect();
+        assert!(loaded.read(&gpu, y).unwrap() == expected, "{element:?}");
+        let part = 1_500_000..1_500_100;
+        assert_eq!(loaded.read_part(&gpu, y, part.clone()).unwrap(), expected[part], "{element:?}");
+        loaded.clear(&gpu, y);
+        assert!(loaded.read(&gpu, y).unwrap().iter().all(|value| *value == 0.0), "{element:?}");
+    }
 }
