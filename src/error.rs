@@ -33,6 +33,9 @@ pub enum Error {
     /// The device has no memory left.
     #[error("{0}")]
     OutOfMemory(String),
+    /// The device's driver does not take a kernel.
+    #[error("{0}")]
+    Refused(String),
     /// The device, the disk or the operating system failed.
     #[error("{0}")]
     Failure(String),
@@ -96,7 +99,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::User(_) | Self::Config(_) => 2,
-            Self::Failure(_) | Self::OutOfMemory(_) => 1,
+            Self::Failure(_) | Self::OutOfMemory(_) | Self::Refused(_) => 1,
             Self::Relayed { exit_code, .. } => *exit_code,
             Self::Stopped(_) => STOPPED_EXIT_CODE,
         }

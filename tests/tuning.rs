@@ -10,13 +10,14 @@ use std::fs;
 use std::path::PathBuf;
 
 use rosette::config::Skip;
-use rosette::gpu::{Limits, MatrixUnits};
+use rosette::gpu::{Gpu, Limits, MatrixUnits};
 use rosette::model::{AttentionUNet, Spec};
+use rosette::ops::OPS;
 use rosette::ops::activation::Relu;
 use rosette::ops::choice::{Form, Pass, Question};
 use rosette::ops::tune::{Timing, measure};
 use rosette::tape::{Dispatch, Element, Loaded, Mode, Shape, SlotPool, Stores, Tape, Tuning};
-use rosette::train::{StepSettings, TuningCache, record_training};
+use rosette::train::{StepSettings, TuningCache, examine_operation, record_training};
 use workshop::{Workshop, rosette};
 
 fn question(pass: Pass) -> Question {
@@ -86,7 +87,13 @@ fn prefer_tiled(file: &PathBuf) {
     let mut cache: TuningCache =
         serde_json::from_slice(&fs::read(file).expect("a cache")).expect("its format");
     for timings in cache.timings.values_mut() {
-        let of = |form: Form, ms: f64| Timing { form: form.name().into(), ms, difference: 0.0, sound: true };
+        let of = |form: Form, ms: f64| Timing {
+            form: form.name().into(),
+            ms,
+            difference: 0.0,
+            sound: true,
+            failure: None,
+        };
         *timings = vec![of(Form::Tiled, 1.0), of(Form::Direct, 9.0), of(Form::Winograd, 9.0)];
     }
     fs::write(file, serde_json::to_vec(&cache).expect("numbers and text")).expect("a writable file");
@@ -213,6 +220,62 @@ fn matrix_units_are_given_nothing_but_halves() {
         checked += 1;
     }
     assert!(checked > 60, "{checked} products on matrix units");
+}
+
+/// A device that says it has matrix units, but whose driver takes no kernel for them.
+fn without_the_units_it_promises() -> Option<Gpu> {
+    let gpu = common::device()?;
+    let limits = gpu.limits();
+    if !limits.f16 || !limits.software {
+        println!("SKIPPED: no software adapter with f16");
+        return None;
+    }
+    let units = (MatrixUnits::Sixteen, limits.workgroup_bytes.max(48 << 10));
+    Some(gpu.with_limits(Limits { matrix: units.0, workgroup_bytes: units.1, ..limits }))
+}
+
+/// One kernel that did not load ended the tuning, and with it the training; with a driver's own words in a panic.
+#[test]
+fn a_form_that_the_driver_refuses_is_passed_over() {
+    let Some(gpu) = without_the_units_it_promises() else { return };
+    for pass in [Pass::Forward, Pass::InputGradient, Pass::WeightGradient] {
+        let question = Question { half: true, ..question(pass) };
+        let timings = measure(&gpu, &question, &[]).expect("the device works");
+        for timing in &timings {
+            let is_matrix = Form::named(&timing.form).expect("a form").is_matrix();
+            assert_eq!(timing.sound, !is_matrix, "{question}: {timing:?}");
+            assert_eq!(timing.failure.is_some(), is_matrix, "{question}: {timing:?}");
+        }
+        assert!(timings[0].sound && timings.iter().any(|timing| timing.failure.is_some()), "{timings:?}");
+        let said = timings.iter().find_map(|timing| timing.failure.clone()).expect("a reason");
+        assert!(said.contains("refuses the kernel conv2d_"), "{said}");
+    }
+}
+
+/// A form that came to no number was written as null, which could not be read: all that had been measured was lost.
+#[test]
+fn a_cache_with_a_form_that_does_not_run_is_read_again() {
+    let Some(gpu) = without_the_units_it_promises() else { return };
+    let mut cache = TuningCache::load(gpu.summary());
+    let question = Question { half: true, ..question(Pass::Forward) };
+    cache.measure(&gpu, std::slice::from_ref(&question), true, |_, _| {}).expect("the device works");
+    let text = serde_json::to_string(&cache).expect("numbers and text");
+    let read: TuningCache = serde_json::from_str(&text).expect("its own text");
+    assert_eq!(read.timings, cache.timings);
+    let refused = read.timings[&question.key()].iter().filter(|timing| timing.ms.is_infinite());
+    assert!(refused.count() > 0);
+}
+
+/// The doctor ended where it should have said what is wrong, and have kept trainings from it.
+#[test]
+fn a_form_that_the_driver_refuses_is_a_finding() {
+    let Some(gpu) = without_the_units_it_promises() else { return };
+    let op = OPS.iter().find(|op| op.name == "conv2d").expect("convolutions");
+    let wanted = |form| form == Form::MatrixNarrow;
+    let found = examine_operation(&gpu, op, Element::F16, wanted).expect("the device works");
+    let [narrow] = &found[..] else { panic!("one form: {found:?}") };
+    assert_eq!((narrow.form.as_deref(), narrow.passed), (Some("matrix narrow"), 0));
+    assert!(narrow.failures.iter().all(|failure| failure.contains("refuses the kernel")), "{narrow:?}");
 }
 
 /// A trial's data is a pattern again and again; its result is read in parts, after what another form left there was cleared.

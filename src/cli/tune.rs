@@ -1,5 +1,6 @@
 //! `rosette tune`: measures which kernels are fastest on a device, once.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -70,7 +71,17 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     }
     let place = cache.path().map_or("nowhere: no place for caches".into(), |path| path.display().to_string());
     say(format!("{} ({}); kept in {place}", gpu.summary(), gpu.summary().driver))?;
-    say(table(&gpu, &found))
+    say(table(&gpu, &found))?;
+    for failure in failures(&found) {
+        say(failure)?;
+    }
+    Ok(())
+}
+
+/// What kept forms from running, each reason once.
+fn failures(found: &[(Question, Vec<Timing>)]) -> BTreeSet<String> {
+    let timings = found.iter().flat_map(|(_, timings)| timings);
+    timings.filter_map(|timing| Some(format!("{}: {}", timing.form, timing.failure.as_ref()?))).collect()
 }
 
 fn table(gpu: &Gpu, found: &[(Question, Vec<Timing>)]) -> Table {
@@ -87,9 +98,10 @@ fn table(gpu: &Gpu, found: &[(Question, Vec<Timing>)]) -> Table {
         let others: Vec<String> = timings
             .iter()
             .filter(|timing| timing.form != name)
-            .map(|timing| match timing.sound {
-                true => format!("{} {:.2}", timing.form, timing.ms / ms),
-                false => format!("{} wrong by {:.0e}", timing.form, timing.difference),
+            .map(|timing| match (&timing.failure, timing.sound) {
+                (Some(_), _) => format!("{} does not run", timing.form),
+                (None, true) => format!("{} {:.2}", timing.form, timing.ms / ms),
+                (None, false) => format!("{} wrong by {:.0e}", timing.form, timing.difference),
             })
             .collect();
         table.add_row([question.to_string(), name.to_owned(), format!("{ms:.3}"), others.join(", ")]);

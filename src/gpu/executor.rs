@@ -186,12 +186,15 @@ impl Gpu {
             .map_err(device_lost)
     }
 
-    /// Makes the pipelines and bind groups of a recording, on two threads where it helps.
+    /// Makes the pipelines and bind groups of a recording, on several threads where it helps.
+    ///
+    /// # Errors
+    /// Where the driver refuses a kernel, or has no memory.
     ///
     /// # Panics
     /// Where a command does not fit its kernel: the recording is wrong.
     pub fn load(&self, commands: &[Command], buffers: &[SharedBuffer]) -> Result<Executable> {
-        let pipelines = self.pipelines(commands);
+        let pipelines = self.pipelines(commands)?;
         let params = self.upload_params(commands)?;
         let mut offset = 0;
         let mut steps = Vec::with_capacity(commands.len());
@@ -204,7 +207,7 @@ impl Gpu {
         Ok(Executable { steps })
     }
 
-    fn pipelines(&self, commands: &[Command]) -> HashMap<Kernel, wgpu::ComputePipeline> {
+    fn pipelines(&self, commands: &[Command]) -> Result<HashMap<Kernel, wgpu::ComputePipeline>> {
         let distinct: Vec<Kernel> =
             commands.iter().map(|c| c.kernel.clone()).collect::<HashSet<_>>().into_iter().collect();
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
@@ -213,15 +216,36 @@ impl Gpu {
             let workers: Vec<_> = distinct
                 .chunks(share)
                 .map(|part| {
-                    scope
-                        .spawn(move || part.iter().map(|k| (k.clone(), self.pipeline(k))).collect::<Vec<_>>())
+                    let compile = |kernel: &Kernel| Ok((kernel.clone(), self.pipeline(kernel)?));
+                    scope.spawn(move || part.iter().map(compile).collect::<Vec<_>>())
                 })
                 .collect();
-            workers.into_iter().flat_map(|w| w.join().expect("pipelines compile")).collect()
+            workers.into_iter().flat_map(|worker| worker.join().expect("a compiler that returns")).collect()
         })
     }
 
-    fn pipeline(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
+    fn pipeline(&self, kernel: &Kernel) -> Result<wgpu::ComputePipeline> {
+        // Scopes are of this thread alone. What none of them takes would end the process.
+        let filters =
+            [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
+        let scopes = filters.map(|filter| self.device.push_error_scope(filter));
+        let pipeline = self.compile(kernel);
+        let errors: Vec<wgpu::Error> =
+            scopes.into_iter().rev().filter_map(|scope| pollster::block_on(scope.pop())).collect();
+        match errors.into_iter().next() {
+            None => Ok(pipeline),
+            Some(wgpu::Error::OutOfMemory { source }) => {
+                Err(Error::OutOfMemory(format!("the device has no memory for the kernel {kernel}: {source}")))
+            }
+            Some(error) => Err(Error::Refused(format!(
+                "{} refuses the kernel {kernel}: {error}\n  help: `rosette doctor` finds what a driver refuses, and \
+                 trainings do without it from then on; else update the driver, or take another adapter",
+                self.summary()
+            ))),
+        }
+    }
+
+    fn compile(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
         let label = kernel.to_string();
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(&label),

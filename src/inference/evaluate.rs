@@ -121,7 +121,7 @@ fn for_each(
 ) -> Result<f64> {
     inputs.check()?;
     let ensemble = predictor.open()?;
-    let mut work = Work::new(predictor.mode, inputs.len());
+    let mut work = Work::new(predictor.mode, inputs.len(), "windows");
     for index in 0..inputs.len() {
         let image = inputs.load(index, ensemble.uses_intensity())?;
         if !image.has_target {

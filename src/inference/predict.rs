@@ -235,7 +235,7 @@ pub fn predict_all(
 ) -> Result<Vec<PredictionRow>> {
     inputs.check()?;
     let ensemble = predictor.open()?;
-    let mut work = Work::new(predictor.mode, inputs.len());
+    let mut work = Work::new(predictor.mode, inputs.len(), "windows");
     let mut rows: Vec<PredictionRow> = Vec::with_capacity(inputs.len());
     for index in 0..inputs.len() {
         let image = inputs.load(index, ensemble.uses_intensity())?;

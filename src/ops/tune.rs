@@ -3,16 +3,16 @@
 
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::choice::{Form, Pass, Question};
 use super::conv_transpose2d;
 use super::convolution::{Call, Convolution, Packing, SOURCES, Start};
 use super::{matrix, winograd, winograd_product};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
-use crate::gpu::{Gpu, Variant, compose};
+use crate::gpu::{Gpu, SharedBuffer, Variant, compose};
 use crate::tape::{
     Element, Loaded, Mode, Normalisation, Phase, Read, Shape, SlotPool, Store, Stores, Tape, TensorId,
 };
@@ -31,12 +31,22 @@ const TOLERANCE_F16: f64 = 5e-3;
 pub struct Timing {
     /// The form's name.
     pub form: String,
-    /// Device time, or time by the clock where the device has no timestamps.
+    /// Device time, or time by the clock where the device has no timestamps; infinite where it does not run.
+    #[serde(deserialize_with = "null_is_infinite")]
     pub ms: f64,
     /// Largest difference from the usual form, relative to its largest magnitude; infinite for no number.
+    #[serde(deserialize_with = "null_is_infinite")]
     pub difference: f64,
     /// The difference is rounding.
     pub sound: bool,
+    /// Why it does not run on this device, where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// JSON has no infinity: it is written as null.
+fn null_is_infinite<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
 }
 
 /// A hash over the text of every shader that competes, imports included, and the shapes of their tiles: answers measured with
@@ -53,24 +63,29 @@ pub fn shader_digest() -> String {
     files::hex(&hash.finalize())
 }
 
-/// Measures every form that can answer a question and is not `banned`, fastest first; those with wrong results come last.
-/// The first of them stands for what is right.
+/// Measures every form that can answer a question and is not `banned`, fastest first; those with wrong results come last, and
+/// so do those that the device refuses or has no memory for. The first that runs stands for what is right.
 ///
 /// # Errors
-/// Where the device lacks memory for the tensors, or was lost.
+/// Where the device was lost.
 pub fn measure(gpu: &Gpu, question: &Question, banned: &[String]) -> Result<Vec<Timing>> {
     let forms = question.candidates(gpu.limits(), banned);
     let mut trials = Vec::new();
-    let mut pool = SlotPool::default();
+    let mut timings = Vec::new();
+    let mut memory = Memory::default();
     let mut usual: Option<Vec<f32>> = None;
     for form in forms {
-        let trial = Trial::new(gpu, question, form, &mut pool)?;
-        trial.forget(gpu);
-        gpu.run(&trial.loaded.executable);
-        let found = trial.result(gpu)?;
-        let difference = usual.as_ref().map_or(0.0, |usual| difference(&found, usual));
-        usual.get_or_insert(found);
-        trials.push((trial, f64::INFINITY, difference));
+        match Trial::run(gpu, question, form, &mut memory) {
+            Ok((trial, found)) => {
+                let difference = usual.as_ref().map_or(0.0, |usual| difference(&found, usual));
+                usual.get_or_insert(found);
+                trials.push((trial, f64::INFINITY, difference));
+            }
+            Err(error @ (Error::Refused(_) | Error::OutOfMemory(_) | Error::User(_))) => {
+                timings.push(Timing::failed(form, &error));
+            }
+            Err(error) => return Err(error),
+        }
     }
     let tolerance = if question.half { TOLERANCE_F16 } else { TOLERANCE };
     let mut best_ms = f64::INFINITY;
@@ -82,49 +97,82 @@ pub fn measure(gpu: &Gpu, question: &Question, banned: &[String]) -> Result<Vec<
             best_ms = best_ms.min(*ms);
         }
     }
-    let mut timings: Vec<Timing> = trials
-        .into_iter()
-        .map(|(trial, ms, difference)| {
-            let form = trial.form.name().to_owned();
-            Timing { form, ms, difference, sound: difference <= tolerance }
-        })
-        .collect();
+    timings.extend(trials.into_iter().map(|(trial, ms, difference)| {
+        let form = trial.form.name().to_owned();
+        Timing { form, ms, difference, sound: difference <= tolerance, failure: None }
+    }));
     timings.sort_by(|a, b| b.sound.cmp(&a.sound).then(a.ms.total_cmp(&b.ms)));
     Ok(timings)
+}
+
+impl Timing {
+    fn failed(form: Form, why: &Error) -> Self {
+        let said = why.to_string();
+        let failure = said.lines().next().unwrap_or_default().to_owned();
+        let never = f64::INFINITY;
+        Self { form: form.name().into(), ms: never, difference: never, sound: false, failure: Some(failure) }
+    }
+}
+
+/// What the trials of one question share: all read the same data, and none needs what another has left.
+#[derive(Default)]
+struct Memory {
+    pool: SlotPool,
+    /// Empty before the first trial.
+    stores: Stores,
+    /// The data is there.
+    filled: bool,
 }
 
 /// One form of a convolution on the device, with data of no meaning.
 struct Trial {
     form: Form,
     loaded: Loaded,
-    stores: Stores,
+    gradients: SharedBuffer,
     result: TensorId,
     is_weight_gradient: bool,
 }
 
 impl Trial {
-    fn new(gpu: &Gpu, question: &Question, form: Form, pool: &mut SlotPool) -> Result<Self> {
+    /// Loads a form and runs it once: with the values of its result.
+    fn run(gpu: &Gpu, question: &Question, form: Form, memory: &mut Memory) -> Result<(Self, Vec<f32>)> {
+        let trial = Self::new(gpu, question, form, memory)?;
+        trial.forget(gpu);
+        gpu.run(&trial.loaded.executable);
+        let found = trial.result(gpu)?;
+        Ok((trial, found))
+    }
+
+    fn new(gpu: &Gpu, question: &Question, form: Form, memory: &mut Memory) -> Result<Self> {
         let mut tape = Tape::new(gpu.limits(), Mode::Train { accumulate: false });
         tape.set_exact(question.exact);
         tape.set_stored_element(if question.half { Element::F16 } else { Element::F32 });
         let (inputs, weight, result) = record(&mut tape, question, form);
         let weight_bytes = tape.info(weight).bytes();
-        let mut stores = Stores::new();
-        for store in [Store::Weights, Store::Gradients] {
-            stores.insert(store, gpu.buffer("tuned weights", weight_bytes)?);
+        let program = tape.finish();
+        let Memory { pool, stores, filled } = memory;
+        if stores.is_empty() {
+            let buffer = |(store, bytes)| Ok((store, gpu.buffer("tuned tensors", bytes)?));
+            let sizes = [weight_bytes, weight_bytes, program.input_bytes];
+            let wanted = [Store::Weights, Store::Gradients, Store::Inputs].into_iter().zip(sizes);
+            *stores = wanted.map(buffer).collect::<Result<Stores>>()?;
         }
-        let loaded = Loaded::new(gpu, tape.finish(), &stores, pool)?;
-        for (place, id) in inputs.into_iter().chain([weight]).enumerate() {
-            loaded.write_again_and_again(gpu, id, &noise(loaded.program.tensor(id).shape.len(), place));
+        let loaded = Loaded::new(gpu, program, stores, pool)?;
+        if !*filled {
+            *filled = true;
+            for (place, id) in inputs.into_iter().chain([weight]).enumerate() {
+                loaded.write_again_and_again(gpu, id, &noise(loaded.program.tensor(id).shape.len(), place));
+            }
         }
         let is_weight_gradient = question.pass == Pass::WeightGradient;
-        Ok(Self { form, loaded, stores, result, is_weight_gradient })
+        Ok(Self { form, loaded, gradients: stores[&Store::Gradients].clone(), result, is_weight_gradient })
     }
 
     /// Clears the result: it is where the form before has left its own, which a form that writes nothing would be given for.
     fn forget(&self, gpu: &Gpu) {
-        if !self.is_weight_gradient {
-            self.loaded.clear(gpu, self.result);
+        match self.is_weight_gradient {
+            true => gpu.clear(&self.gradients),
+            false => self.loaded.clear(gpu, self.result),
         }
     }
 
@@ -134,8 +182,8 @@ impl Trial {
         const MOST: usize = 1 << 22;
         match self.is_weight_gradient {
             true => {
-                let gradients = &self.stores[&Store::Gradients];
-                Ok(bytemuck::pod_collect_to_vec(&gpu.read(gradients, 0..gradients.size_bytes())?))
+                let bytes = gpu.read(&self.gradients, 0..self.gradients.size_bytes())?;
+                Ok(bytemuck::pod_collect_to_vec(&bytes))
             }
             false => {
                 let len = self.loaded.program.tensor(self.result).shape.len();

@@ -228,40 +228,49 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// The progress of work on several images, one after the other.
+/// The progress of work in several pieces, such as images, one after the other.
 #[derive(Debug)]
 pub struct Work {
     mode: Mode,
-    images: usize,
+    pieces: usize,
+    unit: &'static str,
     done: usize,
     bar: Option<ProgressBar>,
 }
 
 impl Work {
-    /// Work on so many images.
-    pub fn new(mode: Mode, images: usize) -> Self {
-        Self { mode, images, done: 0, bar: None }
+    /// Work on so many pieces, each of which takes some of the `unit`, such as "windows".
+    pub fn new(mode: Mode, pieces: usize, unit: &'static str) -> Self {
+        Self { mode, pieces, unit, done: 0, bar: None }
     }
 
-    /// An image starts; it takes so many windows.
-    pub fn started(&mut self, name: &str, windows: usize) {
+    /// Something to be told beforehand.
+    pub fn message(&self, text: &str) {
+        if self.mode.is_for_people() {
+            print_line(text);
+        }
+    }
+
+    /// A piece starts; it takes so many units.
+    pub fn started(&mut self, name: &str, units: usize) {
         if self.mode == Mode::Bar {
-            let style = "{prefix} {wide_bar} {pos}/{len} windows, {eta} left";
+            let style = "{prefix} {wide_bar} {pos}/{len} {msg}, {eta} left";
             let style = ProgressStyle::with_template(style).expect("the template is well-formed");
-            let bar = BARS.add(ProgressBar::new(windows as u64).with_style(style));
-            bar.set_prefix(format!("{}/{} {name}", self.done + 1, self.images));
+            let bar = BARS.add(ProgressBar::new(units as u64).with_style(style));
+            bar.set_message(self.unit);
+            bar.set_prefix(format!("{}/{} {name}", self.done + 1, self.pieces));
             self.bar = Some(bar);
         }
     }
 
-    /// Some windows are done.
-    pub fn advance(&self, windows: usize) {
+    /// Some units are done.
+    pub fn advance(&self, units: usize) {
         if let Some(bar) = &self.bar {
-            bar.inc(windows as u64);
+            bar.inc(units as u64);
         }
     }
 
-    /// The image is done; `line` says what came of it.
+    /// The piece is done; `line` says what came of it.
     pub fn finished(&mut self, line: &str) {
         self.done += 1;
         if let Some(bar) = self.bar.take() {
@@ -269,7 +278,7 @@ impl Work {
             BARS.remove(&bar);
         }
         if self.mode.is_for_people() {
-            print_line(&format!("[{}/{}] {line}", self.done, self.images));
+            print_line(&format!("[{}/{}] {line}", self.done, self.pieces));
         }
     }
 }

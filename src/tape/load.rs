@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use half::f16;
@@ -72,21 +73,30 @@ pub struct Loaded {
 
 impl Loaded {
     /// Plans a program and puts it on the device. `stores` must hold every flat buffer that it names, but for the
-    /// inputs and the outputs, which are its own.
+    /// inputs and the outputs, which are its own where they are not given.
     ///
     /// # Errors
-    /// Where the device lacks the memory, or binds no ranges as large as the program's.
+    /// Where the device lacks the memory, binds no ranges as large as the program's, or refuses a kernel.
     pub fn new(gpu: &Gpu, program: Program, stores: &Stores, pool: &mut SlotPool) -> Result<Self> {
         program.check_bindings(gpu.limits())?;
         let plan = MemoryPlan::new(&program);
         let mut buffers = pool.take(gpu, &plan.slots)?;
-        let inputs = gpu.buffer("inputs", program.input_bytes)?;
-        let outputs = gpu.buffer("outputs", program.output_bytes)?;
+        let mut stores = stores.clone();
+        let own = [
+            (Store::Inputs, "inputs", program.input_bytes),
+            (Store::Outputs, "outputs", program.output_bytes),
+        ];
+        for (store, label, bytes) in own {
+            if let Entry::Vacant(missing) = stores.entry(store) {
+                missing.insert(gpu.buffer(label, bytes)?);
+            }
+            assert!(stores[&store].size_bytes() >= bytes, "{label} of another program");
+        }
+        let (inputs, outputs) = (stores[&Store::Inputs].clone(), stores[&Store::Outputs].clone());
         let mut first_of = HashMap::new();
-        let own = [(Store::Inputs, &inputs), (Store::Outputs, &outputs)];
-        for (store, buffer) in stores.iter().map(|(s, b)| (*s, b)).chain(own) {
+        for (store, buffer) in stores {
             first_of.insert(store, buffers.len());
-            buffers.push(buffer.clone());
+            buffers.push(buffer);
         }
         let tensors = place_tensors(&program, &plan, &first_of);
         let commands: Vec<Command> = program

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::choice::Form;
 use crate::ops::{OPS, check};
@@ -33,7 +33,7 @@ pub struct Examined {
 /// Runs every case of every operation, in f32 and where the device has it in f16. `told` hears of each operation before it is examined.
 ///
 /// # Errors
-/// Where the device lacks memory, or was lost.
+/// Where the device lacks memory, or was lost. A kernel that its driver refuses is a failure of the case.
 pub fn examine(gpu: &Gpu, mut told: impl FnMut(&str)) -> Result<Vec<Examined>> {
     let mut all = Vec::new();
     for element in [Element::F32, Element::F16] {
@@ -51,7 +51,7 @@ pub fn examine(gpu: &Gpu, mut told: impl FnMut(&str)) -> Result<Vec<Examined>> {
 /// [`examine`] for one operation whose activations are stored as `element`, and of convolutions only forms that are `wanted`.
 ///
 /// # Errors
-/// Where the device lacks memory, or was lost.
+/// Where the device lacks memory, or was lost. A kernel that its driver refuses is a failure of the case.
 pub fn examine_operation(
     gpu: &Gpu,
     op: &OpEntry,
@@ -69,7 +69,11 @@ pub fn examine_operation(
         }
         let rounding = if element == Element::F16 { check::F16_ROUNDING } else { 0.0 };
         let tolerance = case.tolerance + rounding;
-        let report = check::compare(gpu, element, make)?;
+        let report = match check::compare(gpu, element, make) {
+            Ok(report) => Ok(report),
+            Err(Error::Refused(why)) => Err(why),
+            Err(error) => return Err(error),
+        };
         let name = form.map(|form| form.name().to_owned());
         let what = name.as_ref().map_or(op.name.to_owned(), |form| format!("{} {form}", op.name));
         if found.last().is_none_or(|last| last.what != what) {
@@ -77,6 +81,13 @@ pub fn examine_operation(
             found.push(Examined { what, form, precision, passed, failures, forward: 0.0, backward: 0.0 });
         }
         let entry = found.last_mut().expect("just pushed");
+        let report = match report {
+            Ok(report) => report,
+            Err(why) => {
+                entry.failures.push(format!("{}: {}", case.label, why.lines().next().unwrap_or_default()));
+                continue;
+            }
+        };
         let backward = report.backward.unwrap_or(0.0);
         entry.forward = entry.forward.max(report.forward);
         entry.backward = entry.backward.max(backward);

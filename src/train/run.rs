@@ -108,7 +108,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
         true => TuningCache::load(gpu.summary()).by_limits(),
         false => {
             let asked = experiment_questions(&run.experiment, gpu.limits())?;
-            tuning::of_training(&run.output_dir, run.restart, &gpu, &asked)?
+            tuning::of_training(&run.output_dir, run.restart, &gpu, &asked, run.mode)?
         }
     };
     let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,6 +18,7 @@ use crate::gpu::{AdapterSummary, Gpu, Limits};
 use crate::model::AttentionUNet;
 use crate::ops::choice::Question;
 use crate::ops::tune::{Timing, measure, shader_digest};
+use crate::report::progress::{self, Work};
 use crate::tape::Tuning;
 
 /// Beside a training's checkpoints: the answers that it goes by.
@@ -113,7 +115,7 @@ impl TuningCache {
     /// Measures the questions that are not answered yet, or all of them; `told` hears of each.
     ///
     /// # Errors
-    /// Where the device lacks memory, or was lost.
+    /// Where the device was lost.
     pub fn measure(
         &mut self,
         gpu: &Gpu,
@@ -129,6 +131,25 @@ impl TuningCache {
             told(question, &self.timings[&key]);
         }
         Ok(())
+    }
+
+    /// Measures what a training asks before it starts, and keeps it.
+    fn measure_shown(&mut self, gpu: &Gpu, open: &[Question], mode: progress::Mode) -> Result<()> {
+        let mut work = Work::new(mode, 1, "convolutions");
+        work.message(&format!(
+            "measuring which kernels are fastest on {}, once for this and later trainings",
+            gpu.summary()
+        ));
+        work.started("measuring", open.len());
+        let started = Instant::now();
+        let measured = self.measure(gpu, open, false, |_, _| work.advance(1));
+        let seconds = started.elapsed().as_secs_f64();
+        work.finished(&format!("{} convolutions, {}", open.len(), progress::duration(seconds)));
+        // What was measured before a device was lost is kept as well.
+        if let Err(error) = self.save() {
+            tracing::warn!("what was measured of the device is not kept: {error}");
+        }
+        measured
     }
 }
 
@@ -159,23 +180,27 @@ pub fn questions(
 
 /// What a training in `dir` goes by: what it started with where it goes on, else the device's cache.
 ///
-/// On a GPU, where it takes seconds, what is not in the cache is measured now.
+/// On a GPU, where it takes seconds to a minute, what is not in the cache is measured now, and `mode` says how that is shown.
 ///
 /// # Errors
-/// Where the device lacks memory, or was lost.
-pub fn of_training(dir: &Path, restart: bool, gpu: &Gpu, questions: &[Question]) -> Result<Tuning> {
+/// Where the device was lost.
+pub fn of_training(
+    dir: &Path,
+    restart: bool,
+    gpu: &Gpu,
+    questions: &[Question],
+    mode: progress::Mode,
+) -> Result<Tuning> {
     let mut cache = TuningCache::load(gpu.summary());
     if !restart && is_unfinished(dir) {
         let kept = std::fs::read_to_string(dir.join(KEPT)).ok();
         let answers = kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         return Ok(Tuning::new(answers, cache.banned));
     }
-    let is_open = |question: &Question| !cache.timings.contains_key(&question.key());
-    if !gpu.limits().software && questions.iter().any(is_open) {
-        cache.measure(gpu, questions, false, |_, _| {})?;
-        if let Err(error) = cache.save() {
-            tracing::warn!("what was measured of the device is not kept: {error}");
-        }
+    let is_open = |question: &&Question| !cache.timings.contains_key(&question.key());
+    let open: Vec<Question> = questions.iter().filter(is_open).cloned().collect();
+    if !gpu.limits().software && !open.is_empty() {
+        cache.measure_shown(gpu, &open, mode)?;
     }
     Ok(cache.tuning(gpu.limits()))
 }
@@ -199,7 +224,7 @@ mod tests {
     use super::*;
 
     fn timing(form: &str, ms: f64, sound: bool) -> Timing {
-        Timing { form: form.into(), ms, difference: 0.0, sound }
+        Timing { form: form.into(), ms, difference: 0.0, sound, failure: None }
     }
 
     #[test]
