@@ -235,7 +235,7 @@ fn moments_that_matrix_units_gather() {
     }
     let limits = Limits { matrix: MatrixUnits::Emulated, ..gpu.limits() };
     let gpu = gpu.with_limits(limits);
-    for form in Form::MATRIX {
+    for form in Form::MATRIX.into_iter().filter(|form| !form.is_of_weight_gradients()) {
         for case in MATRIX {
             let case = Case { form, ..case };
             let program = record(&case, limits, Element::F16, Mode::Train { accumulate: false }).program;

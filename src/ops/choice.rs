@@ -26,14 +26,23 @@ pub enum Form {
     MatrixNarrow,
     /// 256 rows by 64 outputs; of a weight's gradient 64 by 64, whose pixels are divided once more.
     MatrixTall,
+    /// Of a 3x3 weight's gradient alone: a row of three taps by 64 and 64, which read the same pixels.
+    MatrixRows,
 }
 
 impl Form {
     /// Every form, in the order in which they are tried.
-    pub const ALL: [Self; 6] =
-        [Self::Direct, Self::Winograd, Self::Tiled, Self::Matrix, Self::MatrixNarrow, Self::MatrixTall];
+    pub const ALL: [Self; 7] = [
+        Self::Direct,
+        Self::Winograd,
+        Self::Tiled,
+        Self::Matrix,
+        Self::MatrixNarrow,
+        Self::MatrixTall,
+        Self::MatrixRows,
+    ];
     /// Those that run on matrix units.
-    pub const MATRIX: [Self; 3] = [Self::Matrix, Self::MatrixNarrow, Self::MatrixTall];
+    pub const MATRIX: [Self; 4] = [Self::Matrix, Self::MatrixNarrow, Self::MatrixTall, Self::MatrixRows];
 
     /// The form's name in caches and tables.
     pub fn name(self) -> &'static str {
@@ -44,6 +53,7 @@ impl Form {
             Self::Matrix => "matrix",
             Self::MatrixNarrow => "matrix narrow",
             Self::MatrixTall => "matrix tall",
+            Self::MatrixRows => "matrix rows",
         }
     }
 
@@ -57,6 +67,11 @@ impl Form {
         Self::MATRIX.contains(&self)
     }
 
+    /// Computes nothing but the gradient of a 3x3 weight.
+    pub fn is_of_weight_gradients(self) -> bool {
+        self == Self::MatrixRows
+    }
+
     /// Whether a device can run it at all, on activations stored as f16 (`half`) or f32; else another form takes its place.
     pub fn runs_on(self, half: bool, limits: Limits) -> bool {
         match self {
@@ -68,6 +83,7 @@ impl Form {
                     .iter()
                     .all(|pass| matrix::fits(self, *pass, limits))
             }
+            Self::MatrixRows => half && matrix::fits(self, Pass::WeightGradient, limits),
         }
     }
 
@@ -176,10 +192,12 @@ impl Question {
 
     /// Whether a form can compute this on a device with these limits, at the precision asked for.
     pub fn allows(&self, form: Form, limits: Limits) -> bool {
+        let is_of_weight = self.pass == Pass::WeightGradient && self.kernel == 3 && !self.squares;
         form.runs_on(self.half, limits)
+            && (is_of_weight || !form.is_of_weight_gradients())
             && match form {
                 Form::Tiled | Form::Direct => true,
-                Form::Matrix | Form::MatrixNarrow | Form::MatrixTall => self.by_eights(),
+                Form::Matrix | Form::MatrixNarrow | Form::MatrixTall | Form::MatrixRows => self.by_eights(),
                 Form::Winograd => !self.exact && self.winograd_fits(limits),
             }
     }

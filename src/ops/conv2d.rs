@@ -206,7 +206,20 @@ pub fn cases() -> Vec<Case> {
     cases.push(centred(Form::Tiled, [2, 5, 7], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [2, 8, 12], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [1, 5, 8], &[8], 12));
-    for form in Form::MATRIX {
+    // Runs of 32 pixels: shorter than one, one, one and a pixel, two.
+    for (image, sources, out_channels) in [
+        ([2, 9, 13], vec![8], 24),
+        ([1, 5, 32], vec![24], 8),
+        ([1, 4, 33], vec![8, 16], 16),
+        ([2, 3, 64], vec![8], 8),
+        ([12, 2, 3], vec![8], 16),
+        ([1, 40, 40], vec![8], 8),
+        ([1, 2, 3], vec![40, 72], 72),
+    ] {
+        cases.push(case(Form::MatrixRows, image, &sources, out_channels, 3));
+    }
+    cases.push(case(Form::MatrixRows, [2, 9, 35], &[24], 8, 3).deferred(&[0], true));
+    for form in Form::MATRIX.into_iter().filter(|form| !form.is_of_weight_gradients()) {
         cases.push(case(form, [1, 1, 1], &[8], 8, 1));
         cases.push(case(form, [2, 9, 13], &[8], 24, 3));
         // Several images a step, and several splits.

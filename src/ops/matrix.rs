@@ -1,9 +1,11 @@
 //! Matrix units for [`super::convolution`]: activations stored as f16, weights rounded to f16, sums in f32.
 
+use std::ops::Range;
+
 use super::choice::{Form, Pass};
 use super::common::{reading, splits_for, stored_alike, u};
 use super::convolution::{Call, Start, seen};
-use crate::gpu::{Kernel, Limits, MatrixUnits, ShaderSource, Variant};
+use crate::gpu::{Kernel, Limits, MatrixUnits, Params, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Read, Shape, Tape, TensorId};
 
@@ -27,6 +29,11 @@ const GRADIENT: [ShaderSource; 3] = [
     for_units!("conv2d_gradient", "conv2d_matrix_gradient.wgsl", "matrix16"),
     for_units!("conv2d_gradient", "conv2d_matrix_gradient.wgsl", "matrix_emulated"),
 ];
+const GRADIENT_ROWS: [ShaderSource; 3] = [
+    for_units!("conv2d_gradient_rows", "conv2d_matrix_gradient_rows.wgsl", "matrix8"),
+    for_units!("conv2d_gradient_rows", "conv2d_matrix_gradient_rows.wgsl", "matrix16"),
+    for_units!("conv2d_gradient_rows", "conv2d_matrix_gradient_rows.wgsl", "matrix_emulated"),
+];
 const PACK: ShaderSource =
     ShaderSource { name: "conv2d_matrix_pack", text: include_str!("../../shaders/conv2d_matrix_pack.wgsl") };
 const GATHER: ShaderSource = ShaderSource {
@@ -34,8 +41,19 @@ const GATHER: ShaderSource = ShaderSource {
     text: include_str!("../../shaders/conv2d_matrix_gather.wgsl"),
 };
 /// The shaders of matrix units.
-pub(super) const SOURCES: &[ShaderSource] =
-    &[PACK, GATHER, FORWARD[0], FORWARD[1], FORWARD[2], GRADIENT[0], GRADIENT[1], GRADIENT[2]];
+pub(super) const SOURCES: &[ShaderSource] = &[
+    PACK,
+    GATHER,
+    FORWARD[0],
+    FORWARD[1],
+    FORWARD[2],
+    GRADIENT[0],
+    GRADIENT[1],
+    GRADIENT[2],
+    GRADIENT_ROWS[0],
+    GRADIENT_ROWS[1],
+    GRADIENT_ROWS[2],
+];
 
 params! {
     struct MatrixParams {
@@ -56,6 +74,13 @@ params! {
 }
 
 params! {
+    struct GradientRowsParams {
+        rows: u32, height: u32, width: u32, runs: u32, x_groups: u32, out_groups: u32, channel_tiles: u32, out_tiles: u32,
+        runs_per_split: u32, split_first: u32,
+    }
+}
+
+params! {
     struct GatherParams {
         x_groups: u32, out_groups: u32, rows: u32, columns: u32, splits: u32, weight_groups: u32, weight_first: u32,
         accumulate: u32,
@@ -64,6 +89,8 @@ params! {
 
 /// Invocations of a workgroup.
 const LANES: usize = 128;
+/// Of a split of a weight's gradient.
+const LEAST_PIXELS: usize = 512;
 
 /// Whether a device has the matrix units of a form, and the memory for its workgroups.
 pub(super) fn fits(form: Form, pass: Pass, limits: Limits) -> bool {
@@ -86,19 +113,23 @@ pub(super) struct Tile {
     rows: usize,
     outs: usize,
     shares: [usize; 3],
+    /// Taps that a workgroup computes of what it has read.
+    taps: usize,
 }
 
 impl Tile {
     /// For layers with many channels on both sides.
-    const WIDE: Self = Self { rows: 128, outs: 128, shares: [2, 2, 1] };
+    const WIDE: Self = Self { rows: 128, outs: 128, shares: [2, 2, 1], taps: 1 };
     /// For layers of 64 channels or less.
-    const NARROW: Self = Self { rows: 128, outs: 64, shares: [4, 1, 1] };
+    const NARROW: Self = Self { rows: 128, outs: 64, shares: [4, 1, 1], taps: 1 };
     /// For the same layers where there are many pixels: a subgroup's part is as large as in the wide one.
-    const TALL: Self = Self { rows: 256, outs: 64, shares: [4, 1, 1] };
+    const TALL: Self = Self { rows: 256, outs: 64, shares: [4, 1, 1], taps: 1 };
     /// The narrow one for weight gradients, whose rows are channels too.
-    const SMALL: Self = Self { rows: 64, outs: 64, shares: [2, 2, 1] };
+    const SMALL: Self = Self { rows: 64, outs: 64, shares: [2, 2, 1], taps: 1 };
     /// The tall one for weight gradients: every subgroup has the whole tile, of a quarter of the pixels.
-    const DEEP: Self = Self { rows: 64, outs: 64, shares: [1, 1, 4] };
+    const DEEP: Self = Self { rows: 64, outs: 64, shares: [1, 1, 4], taps: 1 };
+    /// The small one for a row of three taps.
+    const ROWS: Self = Self { taps: 3, ..Self::SMALL };
 
     /// The tile of a form that runs on matrix units.
     pub(super) fn of(form: Form, pass: Pass) -> Self {
@@ -107,6 +138,7 @@ impl Tile {
             (Form::MatrixNarrow, _) => Self::NARROW,
             (Form::MatrixTall, Pass::WeightGradient) => Self::DEEP,
             (Form::MatrixTall, _) => Self::TALL,
+            (Form::MatrixRows, _) => Self::ROWS,
             _ => Self::WIDE,
         }
     }
@@ -124,6 +156,10 @@ impl Tile {
         let side = if units == MatrixUnits::Eight { 8 } else { 16 };
         let cells = |channels: usize| channels / 4 + 2;
         let tiles = match pass {
+            // Two runs, each with a pixel more of x on both sides.
+            Pass::WeightGradient if self.taps > 1 => {
+                2 * ((self.depth() + self.taps - 1) * cells(self.rows) + self.depth() * cells(self.outs))
+            }
             Pass::WeightGradient => self.depth() * (cells(self.rows) + cells(self.outs)),
             _ => (self.rows + self.outs) * cells(self.depth()),
         };
@@ -232,10 +268,9 @@ pub(super) fn weight_gradient(
     weight: TensorId,
     (kernel, squares, tile): (usize, bool, Tile),
 ) {
-    let x = read.tensor;
-    let [_, h, w, cx] = tape.shape(x).as_nhwc();
+    let [_, h, w, cx] = tape.shape(read.tensor).as_nhwc();
     let co = seen(tape, dy, squares)[3];
-    let slices = tape.image_slices(&[x, dy]);
+    let slices = tape.image_slices(&[read.tensor, dy]);
     let units = tape.limits().matrix;
     // Where the sums of all parts do not fit a binding, the smaller tile has one part.
     let len = |tile: Tile| {
@@ -244,39 +279,24 @@ pub(super) fn weight_gradient(
     let tile = Some(tile.on(units))
         .filter(|tile| slices.len() * len(*tile) * 4 <= tape.limits().storage_binding_bytes as usize)
         .unwrap_or(Tile::SMALL.on(units));
-    let weight_groups = tape.shape(weight).dims()[1];
-    let (channel_tiles, out_tiles) = (cx.div_ceil(tile.rows), co.div_ceil(tile.outs));
-    let lanes = kernel * kernel * channel_tiles * out_tiles * LANES;
-    let (rows, columns) = (channel_tiles * tile.rows, out_tiles * tile.outs);
-    // Every split has a sum for each part of its pixels.
-    let parts = tile.shares[2];
-    let splits = splits_for(tape, slices[0].len() * h * w, lanes, 512, slices.len() * len(tile));
-    let all = splits * slices.len() * parts;
-    let part = tape.transient("matrix part", Shape::new([all, kernel * kernel, rows, columns]));
-    let variant = tile.variant("CHANNELS", kernel).with("SHARES_K", u(parts)).with("Y_SQUARES", squares);
-    let multiply = Kernel::new(source(&GRADIENT, tape), "multiply", reading(variant, read));
-    let mut params = GradientParams {
-        height: h as u32,
-        width: w as u32,
-        x_groups: (cx / 4) as u32,
-        out_groups: (co / 4) as u32,
-        channel_tiles: channel_tiles as u32,
-        out_tiles: out_tiles as u32,
-        ..bytemuck::Zeroable::zeroed()
+    let tiles = [cx.div_ceil(tile.rows), co.div_ceil(tile.outs)];
+    let per_split = kernel * kernel / tile.taps * tiles[0] * tiles[1];
+    // What is summed over is pixels, or runs of them.
+    let (items, least) = match tile.taps {
+        1 => (slices[0].len() * h * w, LEAST_PIXELS),
+        _ => (slices[0].len() * h * w.div_ceil(tile.depth()), LEAST_PIXELS / tile.depth()),
     };
+    let splits = splits_for(tape, items, per_split * LANES, least, slices.len() * len(tile));
+    // Every split has a sum for each part of its pixels.
+    let all = splits * slices.len() * tile.shares[2];
+    let (rows, columns) = (tiles[0] * tile.rows, tiles[1] * tile.outs);
+    let part = tape.transient("matrix part", Shape::new([all, kernel * kernel, rows, columns]));
+    let sums = PartialSums { read, dy, weight, kernel, squares, tile, tiles, splits, part };
     for (place, images) in slices.iter().enumerate() {
-        let pixels = images.len() * h * w;
-        params.pixels = pixels as u32;
-        params.pixels_per_split = pixels.div_ceil(splits) as u32;
-        params.split_first = (place * splits) as u32;
-        tape.dispatch(multiply.clone())
-            .images(x, images)
-            .images(dy, images)
-            .tensor(part)
-            .coefficients(read, weight)
-            .params(&params)
-            .flops(2 * pixels * cx * co * kernel * kernel)
-            .groups(kernel * kernel * channel_tiles * out_tiles * splits);
+        match tile.taps {
+            1 => sums.multiply(tape, place, images),
+            _ => sums.multiply_rows(tape, place, images),
+        }
     }
     let dw = tape.weight_gradient(weight);
     let params = GatherParams {
@@ -285,10 +305,88 @@ pub(super) fn weight_gradient(
         rows: rows as u32,
         columns: columns as u32,
         splits: all as u32,
-        weight_groups: weight_groups as u32,
+        weight_groups: tape.shape(weight).dims()[1] as u32,
         weight_first: first as u32,
         accumulate: tape.accumulate(),
     };
     let gather = Kernel::new(GATHER, "gather", Variant::new().with("K", u(kernel)));
     tape.dispatch(gather).tensor(part).tensor(dw).params(&params).invocations(kernel * kernel * cx * co);
+}
+
+/// What the dispatches have in common that add up a weight's gradient, slice by slice.
+struct PartialSums {
+    read: Read,
+    dy: TensorId,
+    weight: TensorId,
+    kernel: usize,
+    squares: bool,
+    tile: Tile,
+    /// Tiles of input channels and of outputs.
+    tiles: [usize; 2],
+    splits: usize,
+    part: TensorId,
+}
+
+impl PartialSums {
+    fn multiply(&self, tape: &mut Tape, place: usize, images: &Range<usize>) {
+        let [_, h, w, cx] = tape.shape(self.read.tensor).as_nhwc();
+        let co = seen(tape, self.dy, self.squares)[3];
+        let pixels = images.len() * h * w;
+        let params = GradientParams {
+            pixels: pixels as u32,
+            height: h as u32,
+            width: w as u32,
+            x_groups: (cx / 4) as u32,
+            out_groups: (co / 4) as u32,
+            channel_tiles: self.tiles[0] as u32,
+            out_tiles: self.tiles[1] as u32,
+            pixels_per_split: pixels.div_ceil(self.splits) as u32,
+            split_first: (place * self.splits) as u32,
+        };
+        let variant = self.tile.variant("CHANNELS", self.kernel);
+        let variant = variant.with("SHARES_K", u(self.tile.shares[2])).with("Y_SQUARES", self.squares);
+        let kernel = Kernel::new(source(&GRADIENT, tape), "multiply", reading(variant, self.read));
+        self.dispatch(tape, kernel, images, &params, 2 * pixels * cx * co);
+    }
+
+    fn multiply_rows(&self, tape: &mut Tape, place: usize, images: &Range<usize>) {
+        let [_, h, w, cx] = tape.shape(self.read.tensor).as_nhwc();
+        let co = tape.shape(self.dy).as_nhwc()[3];
+        let (rows, runs) = (images.len() * h, w.div_ceil(self.tile.depth()));
+        let params = GradientRowsParams {
+            rows: rows as u32,
+            height: h as u32,
+            width: w as u32,
+            runs: runs as u32,
+            x_groups: (cx / 4) as u32,
+            out_groups: (co / 4) as u32,
+            channel_tiles: self.tiles[0] as u32,
+            out_tiles: self.tiles[1] as u32,
+            runs_per_split: (rows * runs).div_ceil(self.splits) as u32,
+            split_first: (place * self.splits) as u32,
+        };
+        let variant = reading(self.tile.variant("CHANNELS", self.kernel), self.read);
+        let kernel = Kernel::new(source(&GRADIENT_ROWS, tape), "multiply", variant);
+        self.dispatch(tape, kernel, images, &params, 2 * rows * w * cx * co);
+    }
+
+    /// `flops`: those of one tap.
+    fn dispatch(
+        &self,
+        tape: &mut Tape,
+        kernel: Kernel,
+        images: &Range<usize>,
+        params: &impl Params,
+        flops: usize,
+    ) {
+        let taps = self.kernel * self.kernel;
+        tape.dispatch(kernel)
+            .images(self.read.tensor, images)
+            .images(self.dy, images)
+            .tensor(self.part)
+            .coefficients(self.read, self.weight)
+            .params(params)
+            .flops(flops * taps)
+            .groups(taps / self.tile.taps * self.tiles[0] * self.tiles[1] * self.splits);
+    }
 }
