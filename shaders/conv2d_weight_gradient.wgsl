@@ -6,8 +6,7 @@
 //   part  [splits][blocks][CG][K*K][4][8]      f32, one partial sum of the packed weights a split of the image rows
 //
 // An invocation owns 4 input channels x 8 output channels x TAP_ROWS rows of taps, and walks the rows (n, h) of its
-// split, keeping the K columns of x around the pixel in registers. `flip` turns packed weights into those of the input
-// gradient: dx = convolution of dy with the weights turned by half a circle and transposed.
+// split, keeping the K columns of x around the pixel in registers.
 // Partial sums are added by `split_sum` in order: the same bits on every run.
 #import grid
 #import depth_to_space
@@ -29,8 +28,6 @@ struct Params {
     rows_per_split: u32,
     splits: u32,
     split_first: u32,
-    weight_groups: u32,
-    weight_first: u32,
     blocks: u32,
 }
 
@@ -38,7 +35,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> dy: array<Y>;
 @group(0) @binding(2) var<storage, read_write> part: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
-@group(0) @binding(6) var<storage, read> coefficients: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
 
 #import normalised_read
 
@@ -117,34 +114,5 @@ fn weight_gradient(id: Invocation) {
         for (var k = 0u; k < 8u; k++) {
             part[(place * K * K + i0 * K + t) * 8u + k] = sum[t][k];
         }
-    }
-}
-
-@group(0) @binding(4) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> flipped: array<vec4<f32>>;
-
-// weight [blocks][weight_groups][K*K][4][8] -> flipped [x_groups/2][out_groups][K*K][4][8], for the input channels that
-// start at group weight_first; one invocation 4 inputs by 4 outputs of a tap.
-@compute @workgroup_size(64)
-fn flip(id: Invocation) {
-    let index = invocation_index(id);
-    let half = index % 2u;
-    let tap = (index / 2u) % (K * K);
-    let o = (index / (2u * K * K)) % params.out_groups;
-    let c_block = index / (2u * K * K * params.out_groups);
-    if (c_block * 2u >= params.x_groups) {
-        return;
-    }
-    let c = c_block * 2u + half;
-    let to = index / 2u * 8u + half;
-    var transposed = mat4x4<f32>();
-    // The second half of the last block may be none.
-    if (c < params.x_groups) {
-        let group = o / 2u * params.weight_groups + params.weight_first + c;
-        let source = (group * K * K + (K * K - 1u - tap)) * 8u + o % 2u;
-        transposed = transpose(mat4x4<f32>(weight[source], weight[source + 2u], weight[source + 4u], weight[source + 6u]));
-    }
-    for (var k = 0u; k < 4u; k++) {
-        flipped[to + k * 2u] = transposed[k];
     }
 }

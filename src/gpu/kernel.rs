@@ -201,16 +201,31 @@ fn used_bindings(module: &naga::Module, info: &ModuleInfo, entry: usize) -> Vec<
     bindings
 }
 
-/// The fields of `struct Params`; each is a 4-byte scalar, so that order alone fixes the layout.
+/// The fields of `struct Params`; each is a 4-byte scalar, so that order alone fixes the layout. The last may be an array of such structs,
+/// whose fields are told as `array.field`.
 fn params_fields(module: &naga::Module) -> Vec<String> {
     let (_, params) = module
         .types
         .iter()
         .find(|(_, kind)| kind.name.as_deref() == Some("Params"))
         .expect("a shader with a `params` binding declares `struct Params`");
-    let naga::TypeInner::Struct { members, .. } = &params.inner else { panic!("Params is a struct") };
+    let name = |member: &naga::StructMember| member.name.clone().unwrap_or_default();
+    let members = scalars(params);
+    let Some((last, first)) = members.split_last() else { return Vec::new() };
+    let naga::TypeInner::Array { base, stride, .. } = module.types[last.ty].inner else {
+        return members.iter().map(name).collect();
+    };
+    let each = scalars(&module.types[base]);
+    assert_eq!(stride as usize, 4 * each.len(), "nothing between the structs of an array");
+    let each = each.iter().map(|member| format!("{}.{}", name(last), name(member)));
+    first.iter().map(name).chain(each).collect()
+}
+
+/// The members of a struct, one every four bytes.
+fn scalars(kind: &naga::Type) -> &[naga::StructMember] {
+    let naga::TypeInner::Struct { members, .. } = &kind.inner else { panic!("Params is a struct") };
     for (place, member) in members.iter().enumerate() {
         assert_eq!(member.offset as usize, 4 * place, "Params holds 4-byte scalars only");
     }
-    members.iter().map(|member| member.name.clone().unwrap_or_default()).collect()
+    members
 }

@@ -20,6 +20,7 @@ const SHARED: &[(&str, &str)] = &[
     ("attention", include_str!("../../shaders/shared/attention.wgsl")),
     ("depth_to_space", include_str!("../../shaders/shared/depth_to_space.wgsl")),
     ("grid", include_str!("../../shaders/shared/grid.wgsl")),
+    ("jobs", include_str!("../../shaders/shared/jobs.wgsl")),
     ("matrix16", include_str!("../../shaders/shared/matrix16.wgsl")),
     ("matrix8", include_str!("../../shaders/shared/matrix8.wgsl")),
     ("matrix_emulated", include_str!("../../shaders/shared/matrix_emulated.wgsl")),

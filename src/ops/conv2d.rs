@@ -98,6 +98,7 @@ impl Op for Conv2d {
             sources,
             weight,
             flip_from: None,
+            flipped: None,
             bias: Some(bias),
             start: Start::Bias,
             y,

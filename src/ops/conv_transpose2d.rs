@@ -78,6 +78,7 @@ impl Op for ConvTranspose2d {
             start: Start::Bias,
             y: outputs[0],
             flip_from: None,
+            flipped: None,
             transformed: None,
             x_squares: false,
             y_squares: true,

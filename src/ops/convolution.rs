@@ -11,7 +11,7 @@ use super::matrix::{self, Tile};
 use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Moments, Read, Shape, Tape, TensorId};
+use crate::tape::{DispatchBuilder, Element, Moments, Prepared, Read, Shape, Tape, TensorId};
 
 const DIRECT: ShaderSource =
     ShaderSource { name: "conv2d_direct", text: include_str!("../../shaders/conv2d_direct.wgsl") };
@@ -19,13 +19,15 @@ const PIXEL: ShaderSource =
     ShaderSource { name: "conv2d_pixel", text: include_str!("../../shaders/conv2d_pixel.wgsl") };
 const TILED: ShaderSource =
     ShaderSource { name: "conv2d_tiled", text: include_str!("../../shaders/conv2d_tiled.wgsl") };
+const FLIP: ShaderSource =
+    ShaderSource { name: "conv2d_flip", text: include_str!("../../shaders/conv2d_flip.wgsl") };
 const GRADIENT: ShaderSource = ShaderSource {
     name: "conv2d_weight_gradient",
     text: include_str!("../../shaders/conv2d_weight_gradient.wgsl"),
 };
 
 /// The shaders of the forms that compete, but for Winograd's.
-pub(super) const SOURCES: &[ShaderSource] = &[DIRECT, PIXEL, TILED, GRADIENT];
+pub(super) const SOURCES: &[ShaderSource] = &[DIRECT, PIXEL, TILED, FLIP, GRADIENT];
 
 params! {
     struct DirectParams {
@@ -51,7 +53,14 @@ params! {
 params! {
     struct GradientParams {
         height: u32, width: u32, x_groups: u32, out_groups: u32, rows: u32, rows_per_split: u32, splits: u32,
-        split_first: u32, weight_groups: u32, weight_first: u32, blocks: u32,
+        split_first: u32, blocks: u32,
+    }
+}
+
+params! {
+    struct FlipJob {
+        first_group: u32, weight_at: u32, result_at: u32, taps: u32, x_groups: u32, out_groups: u32, weight_groups: u32,
+        weight_first: u32,
     }
 }
 
@@ -105,6 +114,8 @@ pub(super) struct Call {
     /// For an input gradient: `weight` is that of the forward pass, to be taken flipped and with input and output
     /// channels exchanged, for the input channels that start at this group.
     pub flip_from: Option<usize>,
+    /// The weight as that takes it, for forms that want it made.
+    pub flipped: Option<Prepared>,
     pub bias: Option<TensorId>,
     /// What the sums are added to: [`Start::Bias`] where there is one.
     pub start: Start,
@@ -142,10 +153,22 @@ impl Call {
 
     /// Blocks of output channels and groups of input channels of the weight as this call sees it.
     pub(super) fn weight_dims(&self, tape: &Tape) -> [usize; 2] {
-        let channels = |id| tape.shape(id).as_nhwc()[3];
         match self.flip_from {
-            Some(_) => [channels(self.y).div_ceil(8), channels(self.sources[0].0.tensor) / 4],
+            Some(_) => {
+                let read = seen(tape, self.sources[0].0.tensor, self.x_squares)[3];
+                [tape.shape(self.y).as_nhwc()[3].div_ceil(8), read / 4]
+            }
             None => [tape.shape(self.weight).dims()[0], tape.shape(self.weight).dims()[1]],
+        }
+    }
+}
+
+impl DispatchBuilder<'_> {
+    /// Binds a convolution's weight, flipped where it has to be.
+    fn weight_of(self, call: &Call) -> Self {
+        match call.flipped {
+            Some(flipped) => self.prepared(flipped),
+            None => self.tensor(call.weight),
         }
     }
 }
@@ -203,10 +226,9 @@ impl Convolution {
             (Form::Winograd, _) => return winograd::convolve(tape, call),
             (form, _) if form.is_matrix() => matrix::convolve(tape, call, self.kernel, Tile::of(form, pass)),
             (form, Some(first)) => {
-                let cx = tape.shape(call.y).as_nhwc()[3];
-                let weight = self.flipped_weight(tape, call.weight, first, cx);
+                let flipped = Some(self.flipped_weight(tape, call, first));
                 let sources = call.sources.clone();
-                self.convolve_plainly(tape, &Call { sources, weight, flip_from: None, ..*call }, form);
+                self.convolve_plainly(tape, &Call { sources, flipped, ..*call }, form);
             }
             (form, None) => self.convolve_plainly(tape, call, form),
         }
@@ -231,7 +253,7 @@ impl Convolution {
         let x = source.x.tensor;
         let [_, h, w, cx] = seen(tape, x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
-        let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
+        let [blocks, weight_groups] = call.weight_dims(tape);
         let slices = tape.image_slices(&[x, call.y]);
         let moments = call.gathers(tape, source.place, slices.len(), slices[0].len() * h * w, TILE_PIXELS);
         let entry = if moments.is_some() { "forward_moments" } else { "forward" };
@@ -253,7 +275,7 @@ impl Convolution {
             };
             tape.dispatch(kernel.clone())
                 .images(x, &images)
-                .tensor(call.weight)
+                .weight_of(call)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
                 .coefficients(source.x, call.weight)
@@ -269,7 +291,7 @@ impl Convolution {
         let x = source.x.tensor;
         let [_, h, w, cx] = seen(tape, x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
-        let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
+        let [blocks, weight_groups] = call.weight_dims(tape);
         // What a GPU's invocation can hold in registers is half as much.
         let blocks_each = block_of(blocks, if tape.limits().software { 4 } else { 2 });
         for images in tape.image_slices(&[x, call.y]) {
@@ -292,7 +314,7 @@ impl Convolution {
             };
             tape.dispatch(Kernel::new(PIXEL, "forward", variant))
                 .images(x, &images)
-                .tensor(call.weight)
+                .weight_of(call)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
                 .coefficients(source.x, call.weight)
@@ -307,7 +329,7 @@ impl Convolution {
         let x = source.x.tensor;
         let [_, h, w, cx] = tape.shape(x).as_nhwc();
         let co = tape.shape(call.y).as_nhwc()[3];
-        let (blocks, weight_groups) = (tape.shape(call.weight).dims()[0], tape.shape(call.weight).dims()[1]);
+        let [blocks, weight_groups] = call.weight_dims(tape);
         let variant = stored(stored(reading(Variant::new(), source.x), "X", tape, x), "Y", tape, call.y)
             .with("ROWS", u(rows))
             .with("COLS", u(cols))
@@ -331,7 +353,7 @@ impl Convolution {
             };
             tape.dispatch(kernel.clone())
                 .images(x, &images)
-                .tensor(call.weight)
+                .weight_of(call)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
                 .coefficients(source.x, call.weight)
@@ -342,22 +364,19 @@ impl Convolution {
     }
 
     /// Weights of the input gradient for one source: flipped, with input and output channels exchanged.
-    fn flipped_weight(&self, tape: &mut Tape, weight: TensorId, first: usize, cx: usize) -> TensorId {
-        let co = self.out_channels;
-        let shape = Packing { out_channels: cx, in_channels: co, kernel: self.kernel }.shape();
-        let params = GradientParams {
+    fn flipped_weight(&self, tape: &mut Tape, call: &Call, first: usize) -> Prepared {
+        let (cx, co) = (tape.shape(call.y).as_nhwc()[3], self.out_channels);
+        let job = FlipJob {
+            taps: self.taps() as u32,
             x_groups: (cx / 4) as u32,
             out_groups: (co / 4) as u32,
-            weight_groups: tape.shape(weight).dims()[1] as u32,
+            weight_groups: tape.shape(call.weight).dims()[1] as u32,
             weight_first: first as u32,
             ..bytemuck::Zeroable::zeroed()
         };
-        let len = shape.len();
-        let flipped = tape.transient("flipped", shape);
-        let variant = Variant::new().with("K", u(self.kernel)).with("TAP_ROWS", u(self.kernel));
-        let kernel = Kernel::new(GRADIENT, "flip", variant);
-        tape.dispatch(kernel).tensor(weight).tensor(flipped).params(&params).invocations(len / 16);
-        flipped
+        let len = Packing { out_channels: cx, in_channels: co, kernel: self.kernel }.shape().len();
+        let kernel = Kernel::new(FLIP, "flip", Variant::new());
+        tape.prepare(kernel, call.weight, &job, (len, Element::F32), len / 16)
     }
 
     /// Records the weight's gradient, for all sources; `transformed` is what the forward pass left of them.
@@ -427,8 +446,6 @@ impl Convolution {
                 rows_per_split: rows.div_ceil(splits) as u32,
                 splits: splits as u32,
                 split_first: (place * splits) as u32,
-                weight_groups: row_groups as u32,
-                weight_first: first as u32,
                 blocks: blocks as u32,
             };
             tape.dispatch(kernel.clone())
@@ -461,6 +478,7 @@ impl Convolution {
             sources: vec![(dy.into(), 0)],
             weight,
             flip_from: Some(first),
+            flipped: None,
             start: if so_far.is_some() { Start::Y } else { Start::Zero },
             bias: None,
             y: dx,

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::choice::{Form, Pass};
-use super::common::{reading, splits_for, stored_alike, u};
+use super::common::{reading, splits_for, u};
 use super::convolution::{Call, Start, seen};
 use crate::gpu::{Kernel, Limits, MatrixUnits, Params, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Read, Shape, Tape, TensorId};
+use crate::tape::{Element, Prepared, Read, Shape, Tape, TensorId};
 
 /// A shader after the shared file for one kind of matrix units.
 macro_rules! for_units {
@@ -63,7 +63,10 @@ params! {
 }
 
 params! {
-    struct PackParams { groups: u32, weight_groups: u32, weight_first: u32, out_groups: u32 }
+    struct PackJob {
+        first_group: u32, weight_at: u32, result_at: u32, taps: u32, groups: u32, weight_groups: u32, weight_first: u32,
+        out_groups: u32,
+    }
 }
 
 params! {
@@ -226,7 +229,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
             };
             tape.dispatch(kernel_of.clone())
                 .images(x, &images)
-                .tensor(packed)
+                .prepared(packed)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
                 .coefficients(*read, call.weight)
@@ -239,25 +242,24 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
 }
 
 /// The weight as f16 [K*K][CO][groups * 4], turned round for an input gradient; with its groups of input channels.
-fn pack(tape: &mut Tape, call: &Call, kernel: usize, co: usize) -> (TensorId, usize) {
+fn pack(tape: &mut Tape, call: &Call, kernel: usize, co: usize) -> (Prepared, usize) {
     let weight_groups = tape.shape(call.weight).dims()[1];
     let groups = match call.flip_from {
         Some(_) => seen(tape, call.sources[0].0.tensor, call.x_squares)[3] / 4,
         None => weight_groups,
     };
-    let params = PackParams {
+    let job = PackJob {
+        taps: (kernel * kernel) as u32,
         groups: groups as u32,
         weight_groups: weight_groups as u32,
         weight_first: call.flip_from.unwrap_or(0) as u32,
         out_groups: (co / 4) as u32,
+        ..bytemuck::Zeroable::zeroed()
     };
-    let shape = Shape::new([1, kernel * kernel, co, groups * 4]);
-    let cells = shape.len() / 4;
-    let packed = tape.activation("matrix weight", shape);
-    let variant = stored_alike(tape, &[packed]).with("K", u(kernel)).with("FLIP", call.flip_from.is_some());
+    let cells = kernel * kernel * co * groups;
+    let variant = Variant::new().with("Stored", "vec4<f16>").with("FLIP", call.flip_from.is_some());
     let kernel = Kernel::new(PACK, "pack", variant);
-    tape.dispatch(kernel).tensor(call.weight).tensor(packed).params(&params).invocations(cells);
-    (packed, groups)
+    (tape.prepare(kernel, call.weight, &job, (cells * 4, Element::F16), cells), groups)
 }
 
 /// Records the gradient of a weight for one source, which starts at a group of the weight's.

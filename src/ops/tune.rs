@@ -253,6 +253,7 @@ fn record(tape: &mut Tape, question: &Question, form: Form) -> (Vec<TensorId>, T
                 sources,
                 weight,
                 flip_from: None,
+                flipped: None,
                 bias: None,
                 start: Start::Zero,
                 y,

@@ -10,7 +10,7 @@ use super::convolution::Call;
 use super::winograd_product::{self, PRODUCTS, Product, Size};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Moments, Read, Shape, Tape, TensorId};
+use crate::tape::{Element, Moments, Prepared, Read, Shape, Tape, TensorId};
 
 const SHADER: ShaderSource =
     ShaderSource { name: "conv2d_winograd", text: include_str!("../../shaders/conv2d_winograd.wgsl") };
@@ -35,14 +35,23 @@ const WEIGHT: ShaderSource = ShaderSource {
     text: include_str!("../../shaders/conv2d_winograd_weight.wgsl"),
 };
 
+const FINISH: ShaderSource = ShaderSource {
+    name: "conv2d_winograd_finish",
+    text: include_str!("../../shaders/conv2d_winograd_finish.wgsl"),
+};
+
 /// The shaders of Winograd's passes.
-pub(super) const SOURCES: &[ShaderSource] = &[SHADER, OUTPUT, GRADIENT, WEIGHT];
+pub(super) const SOURCES: &[ShaderSource] = &[SHADER, OUTPUT, GRADIENT, WEIGHT, FINISH];
 
 params! {
-    struct WeightParams {
-        count: u32, block_first: u32, groups: u32, splits: u32, accumulate: u32, weight_groups: u32,
-        weight_first: u32, x_groups: u32,
+    struct WeightJob {
+        first_group: u32, weight_at: u32, result_at: u32, count: u32, block_first: u32, groups: u32, weight_groups: u32,
+        weight_first: u32, x_groups: u32, unused_0: u32, unused_1: u32, unused_2: u32,
     }
+}
+
+params! {
+    struct FinishParams { count: u32, block_first: u32, groups: u32, splits: u32, accumulate: u32 }
 }
 
 params! {
@@ -73,7 +82,7 @@ params! {
 /// Where a range of tiles goes through.
 struct Work<'a> {
     call: &'a Call,
-    u: TensorId,
+    u: Prepared,
     v: TensorId,
     m: TensorId,
     /// Channels of y, those that this is about.
@@ -215,10 +224,10 @@ fn tiles_at_once(tape: &Tape, groups: usize, blocks: usize) -> usize {
     (wanted.max(64) / 64 * 64).min(bound)
 }
 
-fn transform_weight(tape: &mut Tape, call: &Call, outputs: &Range<usize>) -> TensorId {
+fn transform_weight(tape: &mut Tape, call: &Call, outputs: &Range<usize>) -> Prepared {
     let groups = call.weight_dims(tape)[1];
     let count = outputs.len() * groups * 8;
-    let mut params = WeightParams {
+    let mut job = WeightJob {
         count: count as u32,
         block_first: outputs.start as u32,
         groups: groups as u32,
@@ -227,14 +236,12 @@ fn transform_weight(tape: &mut Tape, call: &Call, outputs: &Range<usize>) -> Ten
     let (mut entry, mut invocations) = ("transform_weight", count);
     if let Some(first) = call.flip_from {
         (entry, invocations) = ("transform_flipped", count / 4);
-        params.weight_groups = tape.shape(call.weight).dims()[1] as u32;
-        params.weight_first = first as u32;
-        params.x_groups = (tape.shape(call.y).as_nhwc()[3] / 4) as u32;
+        job.weight_groups = tape.shape(call.weight).dims()[1] as u32;
+        job.weight_first = first as u32;
+        job.x_groups = (tape.shape(call.y).as_nhwc()[3] / 4) as u32;
     }
-    let u = tape.transient("winograd u", Shape::new([PRODUCTS, outputs.len(), groups, 4, 8]));
     let kernel = Kernel::new(WEIGHT, entry, Variant::new());
-    tape.dispatch(kernel).tensor(call.weight).tensor(u).params(&params).invocations(invocations);
-    u
+    tape.prepare(kernel, call.weight, &job, (PRODUCTS * count * 4, Element::F32), invocations)
 }
 
 /// Room for transformed inputs of so many tiles.
@@ -265,7 +272,7 @@ fn multiply(tape: &mut Tape, work: &Work, params: WinogradParams) {
     let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * work.outputs;
     if !tape.limits().software {
         let size = Size { tiles, groups: params.v_groups as usize, blocks };
-        return winograd_product::multiply(tape, [work.v, work.u, work.m], &size, flops);
+        return winograd_product::multiply(tape, (work.v, work.u, work.m), &size, flops);
     }
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = block_of(tiles / 8, 8);
@@ -274,7 +281,7 @@ fn multiply(tape: &mut Tape, work: &Work, params: WinogradParams) {
     let groups = tiles.div_ceil(each * 8) * blocks.div_ceil(blocks_each) * PRODUCTS;
     let variant = Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each));
     let dispatch = tape.dispatch(Kernel::new(SHADER, "multiply", variant));
-    dispatch.tensor(work.v).tensor(work.u).tensor(work.m).params(&params).flops(flops).groups(groups);
+    dispatch.tensor(work.v).prepared(work.u).tensor(work.m).params(&params).flops(flops).groups(groups);
 }
 
 fn transform_output(
@@ -294,7 +301,7 @@ fn transform_output(
     }
     let dispatch = tape.dispatch(Kernel::new(OUTPUT, entry, variant)).tensor(work.m);
     // Where there is no bias, something must be bound all the same.
-    let dispatch = dispatch.tensor(call.bias.unwrap_or(work.u)).images(call.y, images);
+    let dispatch = dispatch.tensor(call.bias.unwrap_or(call.weight)).images(call.y, images);
     let dispatch = dispatch.also(moments.map(|moments| moments.part)).params(&params);
     dispatch.invocations(runs * params.out_count as usize);
 }
@@ -397,16 +404,15 @@ fn weight_gradient_blocks(
 fn finish(tape: &mut Tape, part: TensorId, weight: TensorId, block_first: usize) {
     let dims = tape.shape(part).dims();
     let (splits, groups, count) = (dims[0], dims[3], dims[2] * dims[3] * 8);
-    let params = WeightParams {
+    let params = FinishParams {
         count: count as u32,
         block_first: block_first as u32,
         groups: groups as u32,
         splits: splits as u32,
         accumulate: tape.accumulate(),
-        ..bytemuck::Zeroable::zeroed()
     };
     let dw = tape.weight_gradient(weight);
-    let kernel = Kernel::new(WEIGHT, "finish", Variant::new());
+    let kernel = Kernel::new(FINISH, "finish", Variant::new());
     tape.dispatch(kernel).tensor(part).tensor(dw).params(&params).invocations(count);
 }
 

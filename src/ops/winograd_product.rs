@@ -4,7 +4,7 @@
 use super::common::{block_of, u};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Tape, TensorId};
+use crate::tape::{Prepared, Tape, TensorId};
 
 const SHADER: ShaderSource = ShaderSource {
     name: "conv2d_winograd_product",
@@ -54,9 +54,14 @@ impl Size {
 }
 
 /// Records `m = v u`: [36][tiles][blocks][8] of [36][tiles][groups][4] and [36][blocks][groups][4][8].
-pub(super) fn multiply(tape: &mut Tape, [v, u, m]: [TensorId; 3], size: &Size, flops: usize) {
+pub(super) fn multiply(
+    tape: &mut Tape,
+    (v, u, m): (TensorId, Prepared, TensorId),
+    size: &Size,
+    flops: usize,
+) {
     let kernel = Kernel::new(SHADER, "multiply", Variant::new());
-    let dispatch = tape.dispatch(kernel).tensor(v).tensor(u).tensor(m);
+    let dispatch = tape.dispatch(kernel).tensor(v).prepared(u).tensor(m);
     dispatch.params(&size.params(size.tiles, size.tiles)).flops(flops).groups(size.workgroups(size.tiles));
 }
 

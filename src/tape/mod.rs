@@ -3,6 +3,7 @@
 //! The tape knows `dyn Op`, no concrete operation and nothing of wgpu. Recording runs nothing: an operation appends
 //! dispatches, and [`Tape::backward`] asks each node, last to first, to append those of its gradient.
 
+mod ahead;
 mod array;
 mod load;
 mod op;
@@ -13,6 +14,7 @@ mod record;
 mod tensor;
 mod tuning;
 
+pub use ahead::Prepared;
 pub use array::Array;
 pub use load::{Loaded, SlotPool, Stores};
 pub use op::{Case, CaseInput, Fill, Node, Op, OpEntry};

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::ahead::Ahead;
 use super::op::{Node, Op};
 use super::program::{Arg, Dispatch, Phase, Program};
 use super::reading::{Deferred, Moments, Read};
@@ -33,7 +34,7 @@ pub struct Tape {
     stored: Element,
     tuning: Tuning,
     questions: BTreeSet<String>,
-    tensors: Vec<TensorInfo>,
+    pub(super) tensors: Vec<TensorInfo>,
     pub(super) nodes: Vec<Arc<Node>>,
     /// The node and the output that a tensor came from.
     pub(super) producers: HashMap<TensorId, (usize, usize)>,
@@ -42,7 +43,9 @@ pub struct Tape {
     /// Tensors that readers can make of another one.
     pub(super) deferred: HashMap<TensorId, Deferred>,
     pub(super) moments: HashMap<TensorId, Moments>,
-    dispatches: Vec<Dispatch>,
+    pub(super) dispatches: Vec<Dispatch>,
+    /// Dispatches among them that may be given further jobs.
+    pub(super) ahead: Vec<Ahead>,
     gradients: HashMap<TensorId, TensorId>,
     kept: Vec<TensorId>,
     inputs: Layout,
@@ -70,6 +73,7 @@ impl Tape {
             deferred: HashMap::new(),
             moments: HashMap::new(),
             dispatches: Vec::new(),
+            ahead: Vec::new(),
             gradients: HashMap::new(),
             kept: Vec::new(),
             inputs: Layout::default(),
@@ -190,7 +194,7 @@ impl Tape {
         self.push(&name, shape, element, Home::Transient, true)
     }
 
-    fn push(
+    pub(super) fn push(
         &mut self,
         name: &str,
         shape: Shape,
@@ -387,7 +391,8 @@ impl Tape {
     }
 
     /// Ends the recording.
-    pub fn finish(self) -> Program {
+    pub fn finish(mut self) -> Program {
+        self.close_ahead();
         Program {
             tensors: self.tensors,
             dispatches: self.dispatches,
