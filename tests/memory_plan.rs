@@ -13,7 +13,7 @@ use rosette::tape::{Arg, Dispatch, Home, MemoryPlan, Mode, Phase, Program, Shape
 use step::Settings;
 
 /// The most that a plan may take beyond what is alive at once: measured 22 MiB for the partial sums of small networks,
-/// 2 MiB of 4.4 GiB for the pipeline's defaults.
+/// 20 MiB of 4.4 GiB for the pipeline's defaults.
 const MOST_BEYOND_BYTES: u64 = 24 << 20;
 
 fn steps() -> Vec<(Settings, Limits)> {

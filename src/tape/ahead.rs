@@ -16,7 +16,7 @@ const HEAD: [&str; 4] = ["count", "unused_0", "unused_1", "unused_2"];
 /// Fields of a job that the tape fills in: its first workgroup, and where its weight and its result start, in elements.
 const PLACE: [&str; 3] = ["first_group", "weight_at", "result_at"];
 /// Results of one dispatch, but for a single larger one: they are there from the first one's reader to the last one's.
-const GPU_BYTES: u64 = 32 << 20;
+const GPU_BYTES: u64 = 16 << 20;
 /// The same on a processor, whose caches should still hold them when they are read.
 const SOFTWARE_BYTES: u64 = 4 << 20;
 
