@@ -8,7 +8,7 @@
 //   sums, sums_out [2][C]            f32: sum dz, sum dz * xhat
 //
 // V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `gradient_sums` gives one channel group of one split of the pixels to
-// an invocation; `affine_gradient`, which adds the splits in order, one of the sums of a channel group; `input_gradient`
+// an invocation; `affine_gradient`, which adds the splits in order, one of the sums of a channel group to SUM_LANES; `input_gradient`
 // PIXELS pixels of one.
 #import grid
 
@@ -62,13 +62,15 @@ fn gradient_sums(id: Invocation) {
 }
 
 // Adds the splits up; dbeta = sum dz, dgamma = sum dz * xhat.
-@compute @workgroup_size(64)
+@compute @workgroup_size(SUM_GROUP)
 fn affine_gradient(id: Invocation) {
-    let index = invocation_index(id);
-    if (index >= 2u * params.groups) {
+    let at = sum_place(id);
+    let index = at.index;
+    let count = 2u * params.groups;
+    var total = ordered_sum(id, min(index, count - 1u), count, params.splits);
+    if (at.lane > 0u || index >= count) {
         return;
     }
-    var total = ordered_sum(index, 2u * params.groups, params.splits);
     sums_out[index] = total;
     if (index < params.groups) {
         if (params.accumulate != 0u) {

@@ -10,7 +10,7 @@
 //
 // A norm that is no finite number clips nothing: the training has diverged, and must not look as if it had not.
 //
-// `squares`: an invocation owns a part of the gradients. `clip`: a workgroup; 64 sums in order, then these in order.
+// `squares`: an invocation owns a part of the gradients. `clip`: SUM_LANES invocations, which add up the parts in order.
 #import grid
 
 struct Params {
@@ -28,7 +28,9 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> report: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
 
-var<workgroup> sums: array<f32, 64>;
+alias V = f32;
+
+#import ordered_sum
 
 // Neighbours read neighbours.
 @compute @workgroup_size(64)
@@ -47,20 +49,11 @@ fn squares(id: Invocation) {
     part[params.first_part + index] = (sum.x + sum.y) + (sum.z + sum.w);
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(SUM_GROUP)
 fn clip(id: Invocation) {
-    var sum = 0.0;
-    for (var p = id.lane; p < params.parts; p += 64u) {
-        sum += part[p];
-    }
-    sums[id.lane] = sum;
-    workgroupBarrier();
+    let total = ordered_sum(id, 0u, 1u, params.parts);
     if (id.lane > 0u) {
         return;
-    }
-    var total = 0.0;
-    for (var p = 0u; p < 64u; p++) {
-        total += sums[p];
     }
     let unscale = sizes[0].w;
     let norm = sqrt(total) * unscale;

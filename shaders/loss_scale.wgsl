@@ -11,7 +11,7 @@
 //   weight   [1]      f32: of a micro-batch within its step
 //   dloss    [1]      f32: scale * weight, where the backward pass of a micro-batch starts
 //
-// `scan`: an invocation owns a part of the gradients. `update`: a single one; the parts in order.
+// `scan`: an invocation owns a part of the gradients. `update`: SUM_LANES, which add up the parts.
 #import grid
 
 struct Params {
@@ -35,6 +35,10 @@ struct Params {
 @group(0) @binding(6) var<uniform> params: Params;
 @group(0) @binding(7) var<storage, read> weight: array<f32>;
 @group(0) @binding(8) var<storage, read_write> dloss: array<f32>;
+
+alias V = f32;
+
+#import ordered_sum
 
 // By its bits: compilers may assume that floats are numbers. Neighbours read neighbours.
 @compute @workgroup_size(64)
@@ -61,11 +65,11 @@ fn correction(x: f32) -> f32 {
     return -x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0 * (1.0 + x / 6.0)))));
 }
 
-@compute @workgroup_size(1)
-fn update() {
-    var bad = 0.0;
-    for (var p = 0u; p < params.parts; p++) {
-        bad = max(bad, part[p]);
+@compute @workgroup_size(SUM_GROUP)
+fn update(id: Invocation) {
+    let bad = ordered_sum(id, 0u, 1u, params.parts);
+    if (id.lane > 0u) {
+        return;
     }
     let scale = state[0];
     var next = scale;

@@ -43,6 +43,10 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> dz: array<f32>;
 @group(0) @binding(8) var<uniform> params: Params;
 
+alias V = vec4<f32>;
+
+#import ordered_sum
+
 fn probability(value: f32) -> f32 {
     let e = exp(-abs(value));
     return select(e, 1.0, value >= 0.0) / (1.0 + e);
@@ -133,18 +137,15 @@ fn focal_sums(id: Invocation) {
     part[own.to + 1u] = hard;
 }
 
-// One invocation an image: the splits in order.
-@compute @workgroup_size(64)
+// SUM_LANES invocations an image: the splits in order.
+@compute @workgroup_size(SUM_GROUP)
 fn finish_images(id: Invocation) {
-    let image = invocation_index(id);
-    if (image >= params.images) {
+    let image = sum_place(id).index;
+    let first = min(image, params.images - 1u) * params.splits * 2u;
+    let soft = ordered_sum(id, first, 2u, params.splits);
+    let hard = ordered_sum(id, first + 1u, 2u, params.splits);
+    if (sum_place(id).lane > 0u || image >= params.images) {
         return;
-    }
-    var soft = vec4<f32>(0.0);
-    var hard = vec4<f32>(0.0);
-    for (var s = 0u; s < params.splits; s++) {
-        soft += part[(image * params.splits + s) * 2u];
-        hard += part[(image * params.splits + s) * 2u + 1u];
     }
     sums_out[image * 2u] = soft;
     sums_out[image * 2u + 1u] = hard;

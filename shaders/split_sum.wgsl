@@ -3,7 +3,7 @@
 //   part  [splits][len]   V
 //   y     [len]           V
 //
-// `sum` gives an element to an invocation, and writes the packed weights' partial sums of one source of a convolution,
+// `sum` gives an element to SUM_LANES invocations, and writes the packed weights' partial sums of one source of a convolution,
 // [blocks][x_groups][unit], into the weights of all sources, [blocks][weight_groups][unit].
 #import grid
 
@@ -26,17 +26,18 @@ struct Params {
 
 #import ordered_sum
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(SUM_GROUP)
 fn sum(id: Invocation) {
-    let index = invocation_index(id);
-    if (index >= params.len) {
+    let at = sum_place(id);
+    let index = at.index;
+    var value = ordered_sum(id, min(index, params.len - 1u), params.len, params.splits);
+    if (at.lane > 0u || index >= params.len) {
         return;
     }
     let unit_index = index / params.unit;
     let group = unit_index % params.x_groups;
     let block = unit_index / params.x_groups;
     let to = (block * params.weight_groups + params.weight_first + group) * params.unit + index % params.unit;
-    var value = ordered_sum(index, params.len, params.splits);
     if (params.accumulate != 0u) {
         value += y[to];
     }

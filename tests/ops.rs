@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use rosette::gpu::{Gpu, Kernel, Limits, MatrixUnits, ceiling_kernels};
+use rosette::ops::batch_norm::BatchNorm;
 use rosette::ops::choice::Form;
 use rosette::ops::conv2d::{Conv2d, Packing};
 use rosette::ops::{OPS, check, warp};
-use rosette::tape::{Case, CaseInput, Element, OpEntry, Shape};
+use rosette::tape::{Case, CaseInput, Element, Fill, OpEntry, Shape, Store};
 use rosette::train::examine_operation;
 
 const PRECISIONS: [Element; 2] = [Element::F32, Element::F16];
@@ -182,6 +183,50 @@ fn winograd_as_gpus_compute_it_agrees_with_the_reference() {
     assert!(agree(&gpu, conv2d, Element::F32, |form| form == Form::Winograd) >= 8);
     // Tiles enough for several splits.
     compare(&gpu, Element::F32, || convolution(Form::Winograd, [2, 68, 64, 8]));
+}
+
+/// One invocation added up thousands of partial sums, while a GPU had nothing else to do: now many share such a sum there.
+#[test]
+fn sums_that_gpus_share_among_invocations_agree_with_the_reference() {
+    let Some(gpu) = common::device() else { return };
+    let limits = Limits { software: false, ..gpu.limits() };
+    let gpu = gpu.with_limits(limits);
+    let others = || OPS.iter().filter(|op| !op.name.starts_with("conv"));
+    let mut shared: HashSet<String> = HashSet::new();
+    for op in others() {
+        for case in (op.cases)() {
+            let dispatches = check::record(case, limits, Element::F32).0.program.dispatches;
+            let is_shared = |kernel: &&Kernel| {
+                let variant = kernel.variant().to_string();
+                variant.contains("SUM_LANES") && !variant.contains("SUM_LANES=1u")
+            };
+            shared.extend(dispatches.iter().map(|d| &d.kernel).filter(is_shared).map(Kernel::name));
+        }
+        assert!(agree(&gpu, op, Element::F32, |_| true) > 0, "{} has cases", op.name);
+    }
+    let mut shared: Vec<&str> = shared.iter().map(String::as_str).collect();
+    shared.sort_unstable();
+    let wanted = [
+        "batch_norm_gradient/affine_gradient",
+        "clip_norm/clip",
+        "loss_scale/update",
+        "segmentation_loss/finish_images",
+        "split_sum/sum",
+    ];
+    assert_eq!(shared, wanted);
+    // As many splits as the widest workgroups are for, and one invocation more than they have.
+    compare(&gpu, Element::F32, || {
+        let channels = Shape::new([1]);
+        let state = |low| CaseInput::constant(channels.clone(), Store::State, Fill::Uniform(low, 2.0));
+        let inputs = vec![
+            CaseInput::activation(Shape::nhwc(1, 259, 256, 1)).filled(Fill::Normal(0.5, 2.0)),
+            CaseInput::weight(channels.clone(), 1.0),
+            CaseInput::weight(channels.clone(), 1.0),
+            state(-1.0),
+            state(0.5),
+        ];
+        Case::new("many splits", BatchNorm::new(true, true), inputs)
+    });
 }
 
 /// No layer between us and the driver looks at it: what does not fit is undefined behaviour there.

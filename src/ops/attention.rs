@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::activation::{Add, Relu};
 use super::batch_norm::BatchNorm;
-use super::common::{bias_gradient, pixel_lanes, split_sums, splits_for, stored_alike, u};
+use super::common::{bias_gradient, pixel_lanes, pixel_splits, split_sums, stored_alike, u};
 use super::project::Project;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -87,7 +87,7 @@ impl Attention {
     fn sums(&self, tape: &mut Tape, [a, b, dp, table]: [TensorId; 4]) -> TensorId {
         let [_, h, w, c] = tape.shape(a).as_nhwc();
         let slices = tape.image_slices(&[a, b, dp]);
-        let splits = splits_for(tape, slices[0].len() * h * w, c / 4, 32, slices.len() * SUMS * c);
+        let splits = pixel_splits(tape, slices[0].len() * h * w, c / 4, slices.len() * SUMS * c);
         let part = tape.transient("part", Shape::new([slices.len() * splits, SUMS, c]));
         for (place, images) in slices.iter().enumerate() {
             let plain = self.params(tape, a, images);

@@ -5,7 +5,7 @@
 //! Outputs: the sizes `[4]` with that element made smaller where the norm exceeds `most`, and the norm `[1]` before
 //! clipping. No gradient is written: the optimiser reads them once, as it does without.
 
-use super::common::busy_invocations;
+use super::common::{SumLanes, busy_invocations};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
@@ -62,7 +62,9 @@ impl Op for ClipNorm {
         }
         let parts = (ranges * parts) as u32;
         let params = ClipNormParams { parts, most: self.most, ..bytemuck::Zeroable::zeroed() };
-        let dispatch = tape.dispatch(kernel("clip")).tensor(part).tensor(*sizes).tensor(*clipped);
+        let lanes = SumLanes::new(tape, 1, parts as usize);
+        let clip = Kernel::new(SHADER, "clip", lanes.variant(Variant::new()));
+        let dispatch = tape.dispatch(clip).tensor(part).tensor(*sizes).tensor(*clipped);
         dispatch.tensor(*norm).params(&params).groups(1);
         Vec::new()
     }

@@ -65,6 +65,10 @@ pub(super) fn busy_invocations(tape: &Tape) -> usize {
     if tape.limits().software { 512 } else { 32_768 }
 }
 
+/// Invocations of a GPU that add up what they read and do nothing else: at half a microsecond a load and 16 bytes each, so many
+/// have about as much under way as the memory of a large one delivers.
+const SUMMING_INVOCATIONS: usize = 131_072;
+
 /// Where the sum over splits of a packed weight lands within the weights of all sources.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scatter {
@@ -114,8 +118,10 @@ fn record_split_sum(tape: &mut Tape, part: TensorId, y: TensorId, scatter: Scatt
         weight_groups: scatter.to_groups as u32,
         weight_first: scatter.first as u32,
     };
-    let kernel = Kernel::new(SPLIT_SUM, "sum", Variant::new().with("V", alias));
-    tape.dispatch(kernel).tensor(part).tensor(y).params(&params).flops(len * splits).invocations(len / width);
+    let lanes = SumLanes::new(tape, len / width, splits);
+    let kernel = Kernel::new(SPLIT_SUM, "sum", lanes.variant(Variant::new().with("V", alias)));
+    let dispatch = tape.dispatch(kernel).tensor(part).tensor(y).params(&params).flops(len * splits);
+    dispatch.groups(lanes.groups(len / width));
 }
 
 /// Sums an activation [N, H, W, C] over its pixels into the gradient [C] of a bias.
@@ -125,7 +131,7 @@ pub(super) fn bias_gradient(tape: &mut Tape, dy: TensorId, bias: TensorId) {
     assert!(width == 4 || c == 1, "channels come in fours, or alone");
     let groups = c / width;
     let slices = tape.image_slices(&[dy]);
-    let splits = splits_for(tape, slices[0].len() * h * w, groups, 64, slices.len() * c);
+    let splits = pixel_splits(tape, slices[0].len() * h * w, groups, slices.len() * c);
     let part = tape.transient("bias part", Shape::new([splits * slices.len(), c]));
     let kernel = Kernel::new(COLUMN_SUM, "column_sum", stored_alike(tape, &[dy]).with("V", alias));
     for (place, images) in slices.iter().enumerate() {
@@ -142,6 +148,40 @@ pub(super) fn bias_gradient(tape: &mut Tape, dy: TensorId, bias: TensorId) {
     }
     let target = tape.weight_gradient(bias);
     split_sum(tape, part, target, Scatter::plain(c));
+}
+
+/// How many invocations share each of so many sums over `count` partial results.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SumLanes(usize);
+
+impl SumLanes {
+    /// As many as leave each some terms to add: on a GPU a single one would wait for most of its loads in turn, while the
+    /// device has nothing else to do. On a processor barriers cost more than few splits do.
+    pub(super) fn new(tape: &Tape, sums: usize, count: usize) -> Self {
+        /// Terms that are worth an invocation.
+        const TERMS: usize = 8;
+        const MOST: usize = 256;
+        if tape.limits().software {
+            return Self(1);
+        }
+        let busy = SUMMING_INVOCATIONS.div_ceil(sums);
+        Self(1 << (count / TERMS).min(busy).clamp(1, MOST).ilog2())
+    }
+
+    /// Invocations of a workgroup.
+    fn group(self) -> usize {
+        self.0.max(64)
+    }
+
+    /// For kernels that import `shared/ordered_sum`.
+    pub(super) fn variant(self, variant: Variant) -> Variant {
+        variant.with("SUM_LANES", u(self.0)).with("SUM_GROUP", u(self.group()))
+    }
+
+    /// Workgroups for so many sums.
+    pub(super) fn groups(self, sums: usize) -> usize {
+        sums.div_ceil(self.group() / self.0)
+    }
 }
 
 /// How many invocations share the channel groups of a pixel where each pixel is a sum over its channels: neighbours read
@@ -167,7 +207,15 @@ pub(super) fn splits_for(tape: &Tape, items: usize, parallel: usize, least: usiz
     splits_of_loops(tape, (items, 1), parallel, least, len)
 }
 
-/// The same where an item takes several rounds of a loop.
+/// [`splits_for`] a sum over pixels by channel, `groups` of which go side by side: there is nothing to do between one load and
+/// the next, so that a GPU needs many more of them under way.
+pub(super) fn pixel_splits(tape: &Tape, pixels: usize, groups: usize, len: usize) -> usize {
+    const LEAST: usize = 32;
+    let busy = if tape.limits().software { busy_invocations(tape) } else { SUMMING_INVOCATIONS };
+    splits_of(tape, (pixels, 1), busy.div_ceil(groups), LEAST, len)
+}
+
+/// [`splits_for`] where an item takes several rounds of a loop.
 ///
 /// # Panics
 /// Where a software adapter would not go on to the end: with so few splits that fit a binding sums would be wrong.
@@ -178,8 +226,11 @@ pub(super) fn splits_of_loops(
     least: usize,
     len: usize,
 ) -> usize {
-    let needed = least_splits(tape, items * rounds);
-    let wanted = busy_invocations(tape).div_ceil(parallel).max(needed);
+    splits_of(tape, (items, rounds), busy_invocations(tape).div_ceil(parallel), least, len)
+}
+
+fn splits_of(tape: &Tape, (items, rounds): (usize, usize), wanted: usize, least: usize, len: usize) -> usize {
+    let wanted = wanted.max(least_splits(tape, items * rounds));
     let fitting = tape.limits().storage_binding_bytes as usize / (len * 4);
     let splits = wanted.min(fitting).min(items / least).max(1);
     let whole = !tape.limits().software || items.div_ceil(splits) * rounds <= MOST_ROUNDS;

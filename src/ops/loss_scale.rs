@@ -7,7 +7,7 @@
 
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::ops::adamw::{BETA1, BETA2, step_sizes};
-use crate::ops::common::busy_invocations;
+use crate::ops::common::{SumLanes, busy_invocations};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
 
@@ -77,7 +77,9 @@ impl Op for LossScale {
             dispatch.params(&params).invocations(parts as usize);
         }
         let params = LossScaleParams { parts: (ranges * parts) as u32, ..params };
-        let dispatch = tape.dispatch(kernel("update")).tensor(part).tensor(step).tensor(state).tensor(sizes);
+        let lanes = SumLanes::new(tape, 1, ranges * parts);
+        let update = Kernel::new(SHADER, "update", lanes.variant(Variant::new()));
+        let dispatch = tape.dispatch(update).tensor(part).tensor(step).tensor(state).tensor(sizes);
         dispatch.tensor(outputs[0]).params(&params).groups(1);
         Vec::new()
     }

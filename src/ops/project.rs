@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::common::{Scatter, bias_gradient, reading, split_sum, splits_for, stored_alike};
+use super::common::{Scatter, bias_gradient, pixel_splits, reading, split_sum, stored_alike};
 use crate::gpu::{Kernel, ShaderSource};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Node, Op, Read, Shape, Tape, TensorId};
@@ -38,7 +38,7 @@ fn weight_gradient(tape: &mut Tape, read: Read, dy: TensorId, weight: TensorId) 
     let x = read.tensor;
     let [_, h, w, c] = tape.shape(x).as_nhwc();
     let slices = tape.image_slices(&[x, dy]);
-    let splits = splits_for(tape, slices[0].len() * h * w, c / 4, 32, slices.len() * c);
+    let splits = pixel_splits(tape, slices[0].len() * h * w, c / 4, slices.len() * c);
     let part = tape.transient("weight part", Shape::new([splits * slices.len(), c]));
     for (place, images) in slices.iter().enumerate() {
         let plain = params(tape, x, images);

@@ -10,7 +10,7 @@
 //! Inputs: logits and target `[N, H, W, 1]`. Outputs: the loss `[1]` and, for each image, sums `[N, 8]`: E, p t, p, t, true
 //! positives, false positives, false negatives (at p > 0.5), pixels.
 
-use super::common::{busy_invocations, least_splits};
+use super::common::{SumLanes, busy_invocations, least_splits};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
@@ -181,8 +181,10 @@ impl Op for SegmentationLoss {
                 .params(&params)
                 .invocations(images.len() * params.splits as usize);
         }
-        let finish = tape.dispatch(kernel("finish_images")).tensor(part).tensor(*sums);
-        finish.params(&whole).invocations(count);
+        let lanes = SumLanes::new(tape, count, whole.splits as usize);
+        let finish = Kernel::new(SHADER, "finish_images", lanes.variant(Variant::new()));
+        let finish = tape.dispatch(finish).tensor(part).tensor(*sums);
+        finish.params(&whole).groups(lanes.groups(count));
         tape.dispatch(kernel("total_loss")).tensor(*sums).tensor(*loss).params(&whole).groups(1);
         Vec::new()
     }
