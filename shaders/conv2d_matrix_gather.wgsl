@@ -3,7 +3,7 @@
 //   part  [splits][K*K][rows][columns]  f32: input channels by outputs, to whole tiles
 //   dw    [blocks][CG][K*K][4][8]       f32, packed as everywhere
 //
-// One number of the source's share of the weight an invocation, in the order of part: neighbours read neighbours.
+// One number of the source's share of the weight SUM_LANES invocations, in the order of part: neighbours read neighbours.
 #import grid
 
 const K: u32 = 3u;
@@ -23,18 +23,22 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> dw: array<f32>;
 @group(0) @binding(2) var<uniform> params: Params;
 
-@compute @workgroup_size(64)
+alias V = f32;
+
+#import ordered_sum
+
+@compute @workgroup_size(SUM_GROUP)
 fn gather(id: Invocation) {
-    let index = invocation_index(id);
+    let place = sum_place(id);
+    let count = K * K * params.x_groups * params.out_groups * 16u;
+    let index = min(place.index, count - 1u);
     let o = index % (params.out_groups * 4u);
     let c = index / (params.out_groups * 4u) % (params.x_groups * 4u);
     let tap = index / (params.out_groups * 4u) / (params.x_groups * 4u);
-    if (tap >= K * K) {
+    let first = (tap * params.rows + c) * params.columns + o;
+    var sum = ordered_sum(id, first, K * K * params.rows * params.columns, params.splits);
+    if (place.lane > 0u || place.index >= count) {
         return;
-    }
-    var sum = 0.0;
-    for (var split = 0u; split < params.splits; split++) {
-        sum += part[((split * (K * K) + tap) * params.rows + c) * params.columns + o];
     }
     let group = params.weight_first + c / 4u;
     let at = (((o / 8u * params.weight_groups + group) * (K * K) + tap) * 4u + c % 4u) * 8u + o % 8u;

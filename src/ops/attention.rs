@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::activation::{Add, Relu};
 use super::batch_norm::BatchNorm;
-use super::common::{bias_gradient, pixel_lanes, pixel_splits, split_sums, stored_alike, u};
+use super::common::{bias_gradient, pixel_lanes, pixel_splits, pixels_each, split_sums, stored_alike, u};
 use super::project::Project;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -20,8 +20,6 @@ const SHADER: ShaderSource =
     ShaderSource { name: "attention", text: include_str!("../../shaders/attention.wgsl") };
 const GRADIENT: ShaderSource =
     ShaderSource { name: "attention_gradient", text: include_str!("../../shaders/attention_gradient.wgsl") };
-/// Pixels that an invocation takes: they share the loads of their channels' numbers.
-const PIXELS: usize = 8;
 /// Rows of the sums that the backward pass takes over pixels.
 const SUMS: usize = 4;
 
@@ -87,7 +85,7 @@ impl Attention {
     fn sums(&self, tape: &mut Tape, [a, b, dp, table]: [TensorId; 4]) -> TensorId {
         let [_, h, w, c] = tape.shape(a).as_nhwc();
         let slices = tape.image_slices(&[a, b, dp]);
-        let splits = pixel_splits(tape, slices[0].len() * h * w, c / 4, slices.len() * SUMS * c);
+        let splits = pixel_splits(tape, slices[0].len() * h * w, c / 4, 32, slices.len() * SUMS * c);
         let part = tape.transient("part", Shape::new([slices.len() * splits, SUMS, c]));
         for (place, images) in slices.iter().enumerate() {
             let plain = self.params(tape, a, images);
@@ -129,7 +127,9 @@ impl Attention {
         sums: TensorId,
     ) -> [TensorId; 2] {
         let [da, db] = ["da", "db"].map(|name| tape.activation(name, tape.shape(a).clone()));
-        let variant = stored_alike(tape, &[a, b, da, db]).with("PIXELS", u(PIXELS));
+        let [n, h, w, c] = tape.shape(a).as_nhwc();
+        let pixels_each = pixels_each(tape, n * h * w, c / 4);
+        let variant = stored_alike(tape, &[a, b, da, db]).with("PIXELS", u(pixels_each));
         let kernel = Kernel::new(GRADIENT, "input_gradient", variant);
         for images in tape.image_slices(&[a, b, dp, da, db]) {
             let params = self.params(tape, a, &images);
@@ -142,7 +142,7 @@ impl Attention {
                 .images(da, &images)
                 .images(db, &images)
                 .params(&params)
-                .invocations((params.pixels as usize).div_ceil(PIXELS) * params.groups as usize);
+                .invocations((params.pixels as usize).div_ceil(pixels_each) * params.groups as usize);
         }
         [da, db]
     }
@@ -181,7 +181,9 @@ impl Op for Attention {
         let table = self.table(tape, inputs);
         let groups = tape.shape(inputs[10]).len() / 4;
         let lanes = self.lanes.unwrap_or_else(|| pixel_lanes(tape, groups));
-        let variant = stored_alike(tape, &[a, b]).with("LANES", u(lanes)).with("PIXELS", u(PIXELS));
+        let [n, h, w, _] = tape.shape(a).as_nhwc();
+        let pixels_each = pixels_each(tape, n * h * w, lanes);
+        let variant = stored_alike(tape, &[a, b]).with("LANES", u(lanes)).with("PIXELS", u(pixels_each));
         for images in tape.image_slices(&[a, b, p]) {
             let params = self.params(tape, a, &images);
             tape.dispatch(Kernel::new(SHADER, "forward", variant.clone()))
@@ -192,7 +194,7 @@ impl Op for Attention {
                 .images(p, &images)
                 .params(&params)
                 .flops(params.pixels as usize * groups * 4 * 8)
-                .groups((params.pixels as usize).div_ceil(64 / lanes * PIXELS));
+                .groups((params.pixels as usize).div_ceil(64 / lanes * pixels_each));
         }
         vec![table]
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::activation::Sigmoid;
 use super::batch_norm::BatchNorm;
-use super::common::{pixel_lanes, stored_alike, u};
+use super::common::{pixel_lanes, pixels_each, stored_alike, u};
 use super::gate::Gate;
 use crate::gpu::{Kernel, ShaderSource};
 use crate::params;
@@ -16,8 +16,6 @@ use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, Te
 
 const SHADER: ShaderSource =
     ShaderSource { name: "attention_product", text: include_str!("../../shaders/attention_product.wgsl") };
-/// Pixels that an invocation takes: they share the loads of the norm's numbers.
-const PIXELS: usize = 8;
 
 params! {
     struct ProductParams { pixels: u32, groups: u32 }
@@ -45,8 +43,10 @@ impl AttentionProduct {
     fn kernel(&self, tape: &Tape, entry: &'static str, tensors: &[TensorId]) -> (Kernel, usize) {
         let groups = tape.shape(tensors[0]).as_nhwc()[3] / 4;
         let lanes = self.lanes.unwrap_or_else(|| pixel_lanes(tape, groups));
-        let variant = stored_alike(tape, tensors).with("LANES", u(lanes)).with("PIXELS", u(PIXELS));
-        (Kernel::new(SHADER, entry, variant), 64 / lanes * PIXELS)
+        let [n, h, w, _] = tape.shape(tensors[0]).as_nhwc();
+        let pixels = pixels_each(tape, n * h * w, lanes);
+        let variant = stored_alike(tape, tensors).with("LANES", u(lanes)).with("PIXELS", u(pixels));
+        (Kernel::new(SHADER, entry, variant), 64 / lanes * pixels)
     }
 
     fn product(&self, tape: &mut Tape, [x, p, stats, y]: [TensorId; 4]) {

@@ -59,10 +59,17 @@ pub(super) struct Cut {
 
 impl Cut {
     pub(super) fn new(tape: &Tape, tensors: &[TensorId]) -> Self {
+        /// Pixels that are worth a split.
+        const LEAST: usize = 32;
+        Self::with_least(tape, tensors, LEAST)
+    }
+
+    /// The same with splits of at least so many pixels, where there is more to read for each.
+    pub(super) fn with_least(tape: &Tape, tensors: &[TensorId], least: usize) -> Self {
         let [_, h, w, channels] = tape.shape(tensors[0]).as_nhwc();
         let groups = channels / vector(channels).0;
         let slices = tape.image_slices(tensors);
-        let splits = pixel_splits(tape, slices[0].len() * h * w, groups, slices.len() * 2 * channels);
+        let splits = pixel_splits(tape, slices[0].len() * h * w, groups, least, slices.len() * 2 * channels);
         Self { slices, splits, image_pixels: h * w, groups, channels }
     }
 }

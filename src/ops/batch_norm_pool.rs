@@ -16,6 +16,8 @@ const SHADER: ShaderSource =
     ShaderSource { name: "batch_norm_pool", text: include_str!("../../shaders/batch_norm_pool.wgsl") };
 /// Squares of four pixels that an invocation takes where it writes an activation.
 const SQUARES: usize = 2;
+/// Squares that are worth a split of a sum.
+const LEAST_SQUARES: usize = 8;
 
 /// The normalisation and the pooling.
 #[derive(Debug, Clone)]
@@ -46,7 +48,7 @@ impl BatchNormPool {
     fn gradient_sums(&self, tape: &mut Tape, node: &Node, gradients: &Gradients) -> TensorId {
         let x = tape.value(node.inputs[0]);
         let [dy, dpooled] = gradients.bound();
-        let cut = Cut::new(tape, &[dpooled, x, dy]);
+        let cut = Cut::with_least(tape, &[dpooled, x, dy], LEAST_SQUARES);
         let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place, dpooled);
@@ -73,7 +75,7 @@ impl BatchNormPool {
         let x = tape.value(node.inputs[0]);
         let [dy, dpooled] = gradients.bound();
         let dx = tape.activation("dx", tape.shape(x).clone());
-        let cut = Cut::new(tape, &[dpooled, x, dy, dx]);
+        let cut = Cut::with_least(tape, &[dpooled, x, dy, dx], LEAST_SQUARES);
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place, dpooled);
             let variant = stored_alike(tape, &[x, dy, dpooled, dx])

@@ -131,7 +131,7 @@ pub(super) fn bias_gradient(tape: &mut Tape, dy: TensorId, bias: TensorId) {
     assert!(width == 4 || c == 1, "channels come in fours, or alone");
     let groups = c / width;
     let slices = tape.image_slices(&[dy]);
-    let splits = pixel_splits(tape, slices[0].len() * h * w, groups, slices.len() * c);
+    let splits = pixel_splits(tape, slices[0].len() * h * w, groups, 64, slices.len() * c);
     let part = tape.transient("bias part", Shape::new([splits * slices.len(), c]));
     let kernel = Kernel::new(COLUMN_SUM, "column_sum", stored_alike(tape, &[dy]).with("V", alias));
     for (place, images) in slices.iter().enumerate() {
@@ -190,6 +190,17 @@ pub(super) fn pixel_lanes(tape: &Tape, groups: usize) -> usize {
     if tape.limits().software { 1 } else { 1 << groups.min(8).ilog2() }
 }
 
+/// Pixels that an invocation takes one after the other, which share what it loads for its channels: fewer where a GPU would lack
+/// invocations, of which each pixel has `parallel`.
+pub(super) fn pixels_each(tape: &Tape, pixels: usize, parallel: usize) -> usize {
+    const MOST: usize = 8;
+    if tape.limits().software {
+        MOST
+    } else {
+        1 << (pixels * parallel / SUMMING_INVOCATIONS).clamp(1, MOST).ilog2()
+    }
+}
+
 /// Rounds of all its loops that an invocation should take on a software adapter: half of what Mesa's grants before it ends
 /// them without a word.
 const ROUNDS: usize = 32_768;
@@ -209,10 +220,9 @@ pub(super) fn splits_for(tape: &Tape, items: usize, parallel: usize, least: usiz
 
 /// [`splits_for`] a sum over pixels by channel, `groups` of which go side by side: there is nothing to do between one load and
 /// the next, so that a GPU needs many more of them under way.
-pub(super) fn pixel_splits(tape: &Tape, pixels: usize, groups: usize, len: usize) -> usize {
-    const LEAST: usize = 32;
+pub(super) fn pixel_splits(tape: &Tape, pixels: usize, groups: usize, least: usize, len: usize) -> usize {
     let busy = if tape.limits().software { busy_invocations(tape) } else { SUMMING_INVOCATIONS };
-    splits_of(tape, (pixels, 1), busy.div_ceil(groups), LEAST, len)
+    splits_of(tape, (pixels, 1), busy.div_ceil(groups), least, len)
 }
 
 /// [`splits_for`] where an item takes several rounds of a loop.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::choice::{Form, Pass};
-use super::common::{reading, splits_for, u};
+use super::common::{SumLanes, reading, splits_for, u};
 use super::convolution::{Call, Start, seen};
 use crate::gpu::{Kernel, Limits, MatrixUnits, Params, ShaderSource, Variant};
 use crate::params;
@@ -311,8 +311,10 @@ pub(super) fn weight_gradient(
         weight_first: first as u32,
         accumulate: tape.accumulate(),
     };
-    let gather = Kernel::new(GATHER, "gather", Variant::new().with("K", u(kernel)));
-    tape.dispatch(gather).tensor(part).tensor(dw).params(&params).invocations(kernel * kernel * cx * co);
+    let len = kernel * kernel * cx * co;
+    let lanes = SumLanes::new(tape, len, all);
+    let gather = Kernel::new(GATHER, "gather", lanes.variant(Variant::new().with("K", u(kernel))));
+    tape.dispatch(gather).tensor(part).tensor(dw).params(&params).groups(lanes.groups(len));
 }
 
 /// What the dispatches have in common that add up a weight's gradient, slice by slice.

@@ -38,7 +38,7 @@ fn weight_gradient(tape: &mut Tape, read: Read, dy: TensorId, weight: TensorId) 
     let x = read.tensor;
     let [_, h, w, c] = tape.shape(x).as_nhwc();
     let slices = tape.image_slices(&[x, dy]);
-    let splits = pixel_splits(tape, slices[0].len() * h * w, c / 4, slices.len() * c);
+    let splits = pixel_splits(tape, slices[0].len() * h * w, c / 4, 32, slices.len() * c);
     let part = tape.transient("weight part", Shape::new([splits * slices.len(), c]));
     for (place, images) in slices.iter().enumerate() {
         let plain = params(tape, x, images);
