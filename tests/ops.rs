@@ -229,6 +229,24 @@ fn sums_that_gpus_share_among_invocations_agree_with_the_reference() {
     });
 }
 
+/// The same of the splits of a weight's gradient on matrix units.
+#[test]
+fn splits_that_gpus_share_among_invocations_agree_with_the_reference() {
+    let Some(gpu) = common::device() else { return };
+    if !gpu.limits().f16 {
+        return println!("SKIPPED: {} has no 16-bit floats", gpu.summary());
+    }
+    let limits = Limits { software: false, matrix: MatrixUnits::Emulated, ..gpu.limits() };
+    let gpu = gpu.with_limits(limits);
+    let case = || convolution(Form::MatrixTall, [1, 64, 64, 8]);
+    let program = check::record(case(), limits, Element::F16).0.program;
+    let mut gathers =
+        program.dispatches.iter().filter(|dispatch| dispatch.kernel.name() == "conv2d_matrix_gather/gather");
+    let variant = gathers.next().expect("a gradient").kernel.variant().to_string();
+    assert!(variant.contains("SUM_LANES=4u"), "{variant}");
+    compare(&gpu, Element::F16, case);
+}
+
 /// No layer between us and the driver looks at it: what does not fit is undefined behaviour there.
 #[test]
 fn no_kernel_is_recorded_whose_workgroup_memory_exceeds_the_limit() {

@@ -41,7 +41,7 @@ pub struct TuneArgs {
 /// Measures, keeps and prints.
 ///
 /// # Errors
-/// Those of the configuration; a failure where the device lacks memory.
+/// Those of the configuration; a failure where the device was lost.
 pub fn run(args: &TuneArgs) -> Result<()> {
     let experiment = match (&args.config, &args.experiment_name) {
         (Some(config), Some(name)) => Config::load(config)?.resolve(name, &args.overrides)?,
@@ -81,7 +81,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
 /// What kept forms from running, each reason once.
 fn failures(found: &[(Question, Vec<Timing>)]) -> BTreeSet<String> {
     let timings = found.iter().flat_map(|(_, timings)| timings);
-    timings.filter_map(|timing| Some(format!("{}: {}", timing.form, timing.failure.as_ref()?))).collect()
+    timings.filter_map(Timing::told_failure).collect()
 }
 
 fn table(gpu: &Gpu, found: &[(Question, Vec<Timing>)]) -> Table {
@@ -97,7 +97,7 @@ fn table(gpu: &Gpu, found: &[(Question, Vec<Timing>)]) -> Table {
         let (name, ms) = taken.map_or((usual, f64::NAN), |taken| (taken.form.as_str(), taken.ms));
         let others: Vec<String> = timings
             .iter()
-            .filter(|timing| timing.form != name)
+            .filter(|timing| taken.is_none() || timing.form != name)
             .map(|timing| match (&timing.failure, timing.sound) {
                 (Some(_), _) => format!("{} does not run", timing.form),
                 (None, true) => format!("{} {:.2}", timing.form, timing.ms / ms),

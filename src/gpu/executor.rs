@@ -230,18 +230,29 @@ impl Gpu {
             [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
         let scopes = filters.map(|filter| self.device.push_error_scope(filter));
         let pipeline = self.compile(kernel);
+        // A failure that loses the device is told nobody; the pipeline has no layout then.
+        let probe = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        pipeline.get_bind_group_layout(0);
+        let is_broken = pollster::block_on(probe.pop()).is_some();
         let errors: Vec<wgpu::Error> =
             scopes.into_iter().rev().filter_map(|scope| pollster::block_on(scope.pop())).collect();
+        let remedy = "`rosette doctor` finds what a driver refuses, and trainings do without it from then on; else update the \
+                      driver, or set deterministic: true, which does without what has to be measured";
         match errors.into_iter().next() {
-            None => Ok(pipeline),
-            Some(wgpu::Error::OutOfMemory { source }) => {
-                Err(Error::OutOfMemory(format!("the device has no memory for the kernel {kernel}: {source}")))
-            }
-            Some(error) => Err(Error::Refused(format!(
-                "{} refuses the kernel {kernel}: {error}\n  help: `rosette doctor` finds what a driver refuses, and \
-                 trainings do without it from then on; else update the driver, or take another adapter",
+            None if !is_broken => Ok(pipeline),
+            // Without memory for a pipeline wgpu gives the device up as well.
+            None | Some(wgpu::Error::OutOfMemory { .. }) => Err(device_lost(format!(
+                "{} could not make the kernel {kernel}\n  help: {remedy}",
                 self.summary()
             ))),
+            Some(error) => {
+                // One line, as it goes into tables too.
+                let said = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+                let summary = self.summary();
+                Err(Error::Refused(format!(
+                    "{summary} refuses the kernel {kernel}: {said}\n  help: {remedy}"
+                )))
+            }
         }
     }
 

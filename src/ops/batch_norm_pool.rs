@@ -16,8 +16,6 @@ const SHADER: ShaderSource =
     ShaderSource { name: "batch_norm_pool", text: include_str!("../../shaders/batch_norm_pool.wgsl") };
 /// Squares of four pixels that an invocation takes where it writes an activation.
 const SQUARES: usize = 2;
-/// Squares that are worth a split of a sum.
-const LEAST_SQUARES: usize = 8;
 
 /// The normalisation and the pooling.
 #[derive(Debug, Clone)]
@@ -26,6 +24,11 @@ pub struct BatchNormPool {
     pub training: bool,
     /// What is not pooled is read too, and is the first output; else there is but the pooled one.
     pub whole: bool,
+}
+
+/// Squares of four pixels that are worth a split of a sum.
+fn least_squares(tape: &Tape) -> usize {
+    if tape.limits().software { 32 } else { 8 }
 }
 
 impl BatchNormPool {
@@ -48,7 +51,7 @@ impl BatchNormPool {
     fn gradient_sums(&self, tape: &mut Tape, node: &Node, gradients: &Gradients) -> TensorId {
         let x = tape.value(node.inputs[0]);
         let [dy, dpooled] = gradients.bound();
-        let cut = Cut::with_least(tape, &[dpooled, x, dy], LEAST_SQUARES);
+        let cut = Cut::with_least(tape, &[dpooled, x, dy], least_squares(tape));
         let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place, dpooled);
@@ -75,7 +78,7 @@ impl BatchNormPool {
         let x = tape.value(node.inputs[0]);
         let [dy, dpooled] = gradients.bound();
         let dx = tape.activation("dx", tape.shape(x).clone());
-        let cut = Cut::with_least(tape, &[dpooled, x, dy, dx], LEAST_SQUARES);
+        let cut = Cut::with_least(tape, &[dpooled, x, dy, dx], least_squares(tape));
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place, dpooled);
             let variant = stored_alike(tape, &[x, dy, dpooled, dx])

@@ -214,7 +214,8 @@ pub fn cases() -> Vec<Case> {
         ([1, 4, 33], vec![8, 16], 16),
         ([2, 3, 64], vec![8], 8),
         ([12, 2, 3], vec![8], 16),
-        ([1, 40, 40], vec![8], 8),
+        // Two splits, of which the second begins within a row and goes on beyond the last one.
+        ([1, 43, 70], vec![8], 8),
         ([1, 2, 3], vec![40, 72], 72),
     ] {
         cases.push(case(Form::MatrixRows, image, &sources, out_channels, 3));

@@ -42,6 +42,9 @@ pub struct Timing {
     /// Why it does not run on this device, where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// There was no memory for it, as there may be another time.
+    #[serde(skip)]
+    pub is_transient: bool,
 }
 
 /// JSON has no infinity: it is written as null.
@@ -99,18 +102,25 @@ pub fn measure(gpu: &Gpu, question: &Question, banned: &[String]) -> Result<Vec<
     }
     timings.extend(trials.into_iter().map(|(trial, ms, difference)| {
         let form = trial.form.name().to_owned();
-        Timing { form, ms, difference, sound: difference <= tolerance, failure: None }
+        Timing { form, ms, difference, sound: difference <= tolerance, failure: None, is_transient: false }
     }));
     timings.sort_by(|a, b| b.sound.cmp(&a.sound).then(a.ms.total_cmp(&b.ms)));
     Ok(timings)
 }
 
 impl Timing {
+    /// The form and why it does not run, where it does not.
+    pub fn told_failure(&self) -> Option<String> {
+        Some(format!("{}: {}", self.form, self.failure.as_ref()?))
+    }
+
     fn failed(form: Form, why: &Error) -> Self {
         let said = why.to_string();
         let failure = said.lines().next().unwrap_or_default().to_owned();
         let never = f64::INFINITY;
-        Self { form: form.name().into(), ms: never, difference: never, sound: false, failure: Some(failure) }
+        let is_transient = matches!(why, Error::OutOfMemory(_));
+        let form = form.name().into();
+        Self { form, ms: never, difference: never, sound: false, failure: Some(failure), is_transient }
     }
 }
 

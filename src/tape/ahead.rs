@@ -41,6 +41,8 @@ pub(super) struct Ahead {
     len: usize,
     /// The range of the weights' buffer that the jobs read.
     weights: Range<u64>,
+    /// What they read of it.
+    read_bytes: u64,
     groups: usize,
     jobs: Vec<Vec<u32>>,
 }
@@ -79,6 +81,7 @@ impl Tape {
         words[..3].copy_from_slice(&[ahead.groups as u32, weight_at, ahead.len as u32]);
         ahead.jobs.push(words);
         ahead.groups += invocations.div_ceil(64);
+        ahead.read_bytes += read.end - read.start;
         ahead.weights = ahead.weights.start.min(read.start)..ahead.weights.end.max(read.end);
         let offset_bytes = ahead.len as u64 * element.bytes();
         ahead.len += (size_bytes.next_multiple_of(Layout::ALIGNMENT) / element.bytes()) as usize;
@@ -107,6 +110,7 @@ impl Tape {
             node: self.node_name.clone(),
             phase: self.phase,
             flops: 0,
+            unread_bytes: 0,
         };
         self.ahead.push(Ahead {
             kernel,
@@ -116,6 +120,7 @@ impl Tape {
             result,
             len: 0,
             weights: weights_from..weights_from,
+            read_bytes: 0,
             groups: 0,
             jobs: Vec::new(),
         });
@@ -128,7 +133,7 @@ impl Tape {
         for mut ahead in std::mem::take(&mut self.ahead) {
             let (from, size_bytes) = (ahead.weights.start, ahead.weights.end - ahead.weights.start);
             let shape = Shape::new([(size_bytes / 4) as usize]);
-            let weights = self.stored("weights", shape, Store::Weights, from, false);
+            let weights = self.stored("prepared from", shape, Store::Weights, from, false);
             self.tensors[ahead.result.0 as usize].shape = Shape::new([ahead.len]);
             let mut params = vec![ahead.jobs.len() as u32, 0, 0, 0];
             for job in &mut ahead.jobs {
@@ -140,6 +145,8 @@ impl Tape {
             let result_bytes = ahead.len as u64 * ahead.element.bytes();
             let dispatch = &mut self.dispatches[ahead.dispatch];
             dispatch.args = vec![whole(weights, size_bytes), whole(ahead.result, result_bytes)];
+            // Several jobs may read one weight.
+            dispatch.unread_bytes = size_bytes.saturating_sub(ahead.read_bytes);
             dispatch.params = bytemuck::cast_slice(&params).to_vec();
             dispatch.groups = u32::try_from(ahead.groups).expect("a grid of at most 2^32 workgroups");
         }

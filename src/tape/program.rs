@@ -47,12 +47,14 @@ pub struct Dispatch {
     pub phase: Phase,
     /// Floating-point operations, multiply and add counted apart.
     pub flops: u64,
+    /// Of what it binds, what lies between the ranges that it reads.
+    pub unread_bytes: u64,
 }
 
 impl Dispatch {
-    /// Bytes of everything that the dispatch binds.
+    /// Bytes of everything that the dispatch binds and touches.
     pub fn bound_bytes(&self) -> u64 {
-        self.args.iter().map(|arg| arg.size_bytes).sum()
+        self.args.iter().map(|arg| arg.size_bytes).sum::<u64>() - self.unread_bytes
     }
 }
 

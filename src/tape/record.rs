@@ -491,6 +491,7 @@ impl DispatchBuilder<'_> {
             node: self.tape.node_name.clone(),
             phase: self.tape.phase,
             flops: self.flops,
+            unread_bytes: 0,
         };
         self.tape.dispatches.push(dispatch);
     }

@@ -238,10 +238,9 @@ fn least_bytes(program: &Program) -> u64 {
         program.dispatches.iter().flat_map(|d| d.args.iter().map(|arg| arg.tensor)).collect();
     touched.sort();
     touched.dedup();
-    // The optimiser binds all weights at once.
-    let is_scratch = |name: &str| {
-        name == "weights" || ["part", "winograd", "prepared"].iter().any(|scratch| name.contains(scratch))
-    };
+    // Weights count as the optimiser binds them, all at once.
+    let is_scratch =
+        |name: &str| ["part", "winograd", "prepared"].iter().any(|scratch| name.contains(scratch));
     let tensors = touched.into_iter().map(|id| program.tensor(id)).filter(|info| !is_scratch(&info.name));
     2 * tensors.map(TensorInfo::bytes).sum::<u64>()
 }

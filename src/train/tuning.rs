@@ -3,7 +3,7 @@
 //! A cache is a file for each adapter, driver and set of shaders. One that is missing, damaged or another device's is an
 //! empty one. A training that was interrupted goes on with what it started with, so that its bytes stay the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -125,10 +125,16 @@ impl TuningCache {
     ) -> Result<()> {
         for question in questions {
             let key = question.key();
-            if again || !self.timings.contains_key(&key) {
-                self.timings.insert(key.clone(), measure(gpu, question, &self.banned)?);
+            if !again && let Some(known) = self.timings.get(&key) {
+                told(question, known);
+                continue;
             }
-            told(question, &self.timings[&key]);
+            let timings = measure(gpu, question, &self.banned)?;
+            told(question, &timings);
+            // What had no memory, perhaps beside another program, is tried again next time.
+            if !timings.iter().any(|timing| timing.is_transient) {
+                self.timings.insert(key, timings);
+            }
         }
         Ok(())
     }
@@ -142,9 +148,14 @@ impl TuningCache {
         ));
         work.started("measuring", open.len());
         let started = Instant::now();
-        let measured = self.measure(gpu, open, false, |_, _| work.advance(1));
+        let mut failures: BTreeSet<String> = BTreeSet::new();
+        let measured = self.measure(gpu, open, false, |_, timings| {
+            failures.extend(timings.iter().filter_map(Timing::told_failure));
+            work.advance(1);
+        });
         let seconds = started.elapsed().as_secs_f64();
-        work.finished(&format!("{} convolutions, {}", open.len(), progress::duration(seconds)));
+        work.finished(&format!("{} convolutions asked for, {}", open.len(), progress::duration(seconds)));
+        failures.iter().for_each(|failure| work.message(&format!("passed over: {failure}")));
         // What was measured before a device was lost is kept as well.
         if let Err(error) = self.save() {
             tracing::warn!("what was measured of the device is not kept: {error}");
@@ -224,7 +235,7 @@ mod tests {
     use super::*;
 
     fn timing(form: &str, ms: f64, sound: bool) -> Timing {
-        Timing { form: form.into(), ms, difference: 0.0, sound, failure: None }
+        Timing { form: form.into(), ms, difference: 0.0, sound, failure: None, is_transient: false }
     }
 
     #[test]
