@@ -236,13 +236,12 @@ impl Gpu {
         let is_broken = pollster::block_on(probe.pop()).is_some();
         let errors: Vec<wgpu::Error> =
             scopes.into_iter().rev().filter_map(|scope| pollster::block_on(scope.pop())).collect();
-        let remedy = "`rosette doctor` finds what a driver refuses, and trainings do without it from then on; else update the \
-                      driver, or set deterministic: true, which does without what has to be measured";
         match errors.into_iter().next() {
             None if !is_broken => Ok(pipeline),
             // Without memory for a pipeline wgpu gives the device up as well.
             None | Some(wgpu::Error::OutOfMemory { .. }) => Err(device_lost(format!(
-                "{} could not make the kernel {kernel}\n  help: {remedy}",
+                "{} could not make the kernel {kernel}\n  help: update the driver; deterministic: true does without kernels that \
+                 have to be measured, precision: f32 without matrix units",
                 self.summary()
             ))),
             Some(error) => {
@@ -250,7 +249,8 @@ impl Gpu {
                 let said = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
                 let summary = self.summary();
                 Err(Error::Refused(format!(
-                    "{summary} refuses the kernel {kernel}: {said}\n  help: {remedy}"
+                    "{summary} refuses the kernel {kernel}: {said}\n  help: `rosette doctor` finds what a driver refuses, and \
+                     trainings do without it from then on; else update the driver"
                 )))
             }
         }
