@@ -4,6 +4,8 @@ const PRODUCT_LANES: u32 = 128u;
 const PRODUCT_ROWS: u32 = 128u;
 const PRODUCT_OUTS: u32 = 64u;
 const PRODUCT_CHANNELS: u32 = 16u;
+// Of these, those that are not all zeros.
+const PRODUCT_USED: u32 = 16u;
 const RIGHT_STRIDE: u32 = PRODUCT_OUTS / 4u;
 // Groups of channels a step: as many invocations carry those of a row of `left`, others the rows that follow.
 const STEP_GROUPS: u32 = PRODUCT_CHANNELS / 4u;
@@ -43,7 +45,7 @@ fn first_out(lane: u32) -> u32 {
 }
 
 fn add_products(sums: ptr<function, Sums>, lane: u32) {
-    for (var c = 0u; c < PRODUCT_CHANNELS; c++) {
+    for (var c = 0u; c < PRODUCT_USED; c++) {
         let at = left_at(c, first_row(lane));
         let a = vec4<f32>(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
         let b = vec4<f32>(left[at + 4u], left[at + 5u], left[at + 6u], left[at + 7u]);

@@ -250,6 +250,7 @@ impl Convolution {
     fn convolve_tiled(&self, tape: &mut Tape, call: &Call, source: Source) {
         const TILE_PIXELS: usize = 128;
         const TILE_BLOCKS: usize = 8;
+        const STEP_CHANNELS: usize = 16;
         let x = source.x.tensor;
         let [_, h, w, cx] = seen(tape, x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
@@ -257,7 +258,9 @@ impl Convolution {
         let slices = tape.image_slices(&[x, call.y]);
         let moments = call.gathers(tape, source.place, slices.len(), slices[0].len() * h * w, TILE_PIXELS);
         let entry = if moments.is_some() { "forward_moments" } else { "forward" };
-        let kernel = Kernel::new(TILED, entry, self.variant(tape, call, source.x).with("K", u(self.kernel)));
+        // The first layer has few: a step's others would be multiplied in vain.
+        let variant = self.variant(tape, call, source.x).with("PRODUCT_USED", u(cx.min(STEP_CHANNELS)));
+        let kernel = Kernel::new(TILED, entry, variant.with("K", u(self.kernel)));
         for (slice, images) in slices.into_iter().enumerate() {
             let pixels = images.len() * h * w;
             let params = TiledParams {
