@@ -17,27 +17,9 @@ alias X = vec4<f16>;
 const K: u32 = 3u;
 // dy is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
 const Y_SQUARES: bool = false;
-const LANES: u32 = 128u;
-const CHANNELS: u32 = 128u;
-const OUTS: u32 = 128u;
-const SHARES_M: u32 = 2u;
-const SHARES_N: u32 = 2u;
-// Parts of DEPTH, whose sums are splits of their own.
-const SHARES_K: u32 = 1u;
-const ROWS_OF_SHARE: u32 = CHANNELS / SHARES_M;
-const OUTS_OF_SHARE: u32 = OUTS / SHARES_N;
-const DEPTH: u32 = 32u;
 const DEPTH_OF_SHARE: u32 = DEPTH / SHARES_K;
-// A row of a tile, in cells of four halves: two more than there are, so that rows lie in different banks.
-const X_STRIDE: u32 = CHANNELS / 4u + 2u;
-const Y_STRIDE: u32 = OUTS / 4u + 2u;
 const A_CELLS: u32 = DEPTH * X_STRIDE;
 const B_CELLS: u32 = DEPTH * Y_STRIDE;
-// Invocations side by side carry a row, eight channels each; then come the rows that others carry meanwhile.
-const X_EIGHTS: u32 = CHANNELS / 8u;
-const Y_EIGHTS: u32 = OUTS / 8u;
-const X_ROWS: u32 = LANES / X_EIGHTS;
-const Y_ROWS: u32 = LANES / Y_EIGHTS;
 const X_EACH: u32 = DEPTH / X_ROWS;
 const Y_EACH: u32 = DEPTH / Y_ROWS;
 
@@ -49,7 +31,8 @@ struct Params {
     out_groups: u32,
     channel_tiles: u32,
     out_tiles: u32,
-    pixels_per_split: u32,
+    // Pixels.
+    per_split: u32,
     split_first: u32,
 }
 
@@ -59,6 +42,7 @@ struct Params {
 @group(0) @binding(3) var<uniform> params: Params;
 @group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
 
+#import matrix_parts
 #import normalised_read
 #import pixel_place
 
@@ -81,9 +65,9 @@ fn multiply(id: Invocation, within: Within) {
     let channel_tile = index / (K * K) % params.channel_tiles;
     let out_tile = index / (K * K) / params.channel_tiles % params.out_tiles;
     let split = index / (K * K) / params.channel_tiles / params.out_tiles;
-    let begin = split * params.pixels_per_split;
-    let end = min(begin + params.pixels_per_split, params.pixels);
-    let steps = (params.pixels_per_split + DEPTH - 1u) / DEPTH;
+    let begin = split * params.per_split;
+    let end = min(begin + params.per_split, params.pixels);
+    let steps = (params.per_split + DEPTH - 1u) / DEPTH;
     let x_eights = params.x_groups / 2u;
     let x_row = id.lane / X_EIGHTS;
     let x_eight = channel_tile * X_EIGHTS + id.lane % X_EIGHTS;
@@ -168,7 +152,6 @@ fn multiply(id: Invocation, within: Within) {
                 }
             }
         }
-        let mine = min(share, SHARES) * SIDE * SCRATCH_STRIDE;
         let rows = params.channel_tiles * CHANNELS;
         let part_at = (params.split_first + split) * SHARES_K + part_of_split;
         let to = (part_at * (K * K) + tap) * rows + channel_tile * CHANNELS + row0;
@@ -178,17 +161,9 @@ fn multiply(id: Invocation, within: Within) {
             for (var n0 = 0u; n0 < TILES_N; n0 += WRITTEN) {
                 #unroll
                 for (var n = 0u; n < WRITTEN; n++) {
-                    store_c(sum[m * TILES_N + n0 + n], mine + n * SIDE, SCRATCH_STRIDE);
+                    store_c(sum[m * TILES_N + n0 + n], scratch_of(share) + n * SIDE, SCRATCH_STRIDE);
                 }
-                workgroupBarrier();
-                for (var e = within.lane; e < SIDE * WRITTEN_OUTS / 4u && share < SHARES; e += within.lanes) {
-                    let row = e / (WRITTEN_OUTS / 4u);
-                    let cell = e % (WRITTEN_OUTS / 4u);
-                    let column = (out_tile * OUTS + column0 + n0 * SIDE) / 4u + cell;
-                    let at = (to + m * SIDE + row) * params.out_tiles * (OUTS / 4u) + column;
-                    part_out[at] = scratch_at(mine + row * SCRATCH_STRIDE + cell * 4u);
-                }
-                workgroupBarrier();
+                write_sums(within, share, to + m * SIDE, (out_tile * OUTS + column0 + n0 * SIDE) / 4u);
             }
         }
     }

@@ -14,47 +14,28 @@
 
 alias X = vec4<f16>;
 const K: u32 = 3u;
-const LANES: u32 = 128u;
-const CHANNELS: u32 = 64u;
-const OUTS: u32 = 64u;
-const SHARES_M: u32 = 2u;
-const SHARES_N: u32 = 2u;
-const SHARES_K: u32 = 1u;
-const ROWS_OF_SHARE: u32 = CHANNELS / SHARES_M;
-const OUTS_OF_SHARE: u32 = OUTS / SHARES_N;
-const DEPTH: u32 = 32u;
-// Matrices of a share of all three taps.
-const MATRICES_M: u32 = K * TILES_M;
-const MATRICES: u32 = K * TILES;
 // Pixels of x: those of dy, and one on each side.
 const X_DEPTH: u32 = DEPTH + K - 1u;
-// A pixel of a tile, in cells of four halves: two more than there are, so that pixels lie in different banks.
-const X_STRIDE: u32 = CHANNELS / 4u + 2u;
-const Y_STRIDE: u32 = OUTS / 4u + 2u;
 const X_CELLS: u32 = X_DEPTH * X_STRIDE;
 const Y_CELLS: u32 = DEPTH * Y_STRIDE;
 const A_CELLS: u32 = 2u * X_CELLS;
 const B_CELLS: u32 = 2u * Y_CELLS;
-// Invocations side by side carry a pixel, eight channels each; then come the pixels that others carry meanwhile.
-const X_EIGHTS: u32 = CHANNELS / 8u;
-const Y_EIGHTS: u32 = OUTS / 8u;
-const X_PIXELS: u32 = LANES / X_EIGHTS;
-const Y_PIXELS: u32 = LANES / Y_EIGHTS;
-const X_EACH: u32 = (X_DEPTH + X_PIXELS - 1u) / X_PIXELS;
-const Y_EACH: u32 = (DEPTH + Y_PIXELS - 1u) / Y_PIXELS;
+const X_EACH: u32 = (X_DEPTH + X_ROWS - 1u) / X_ROWS;
+const Y_EACH: u32 = (DEPTH + Y_ROWS - 1u) / Y_ROWS;
+// Matrices of a share of all three taps.
+const MATRICES_M: u32 = K * TILES_M;
+const MATRICES: u32 = K * TILES;
 
 struct Params {
-    // Of all images.
-    rows: u32,
+    pixels: u32,
     height: u32,
     width: u32,
-    // That a row is cut into.
-    runs: u32,
     x_groups: u32,
     out_groups: u32,
     channel_tiles: u32,
     out_tiles: u32,
-    runs_per_split: u32,
+    // Runs.
+    per_split: u32,
     split_first: u32,
 }
 
@@ -64,6 +45,7 @@ struct Params {
 @group(0) @binding(3) var<uniform> params: Params;
 @group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
 
+#import matrix_parts
 #import normalised_read
 
 @compute @workgroup_size(LANES)
@@ -74,6 +56,9 @@ fn multiply(id: Invocation, within: Within) {
     let channel_tile = index / K % params.channel_tiles;
     let out_tile = index / K / params.channel_tiles % params.out_tiles;
     let split = index / K / params.channel_tiles / params.out_tiles;
+    // Of all images; and what each is cut into.
+    let rows = params.pixels / params.width;
+    let runs = (params.width + DEPTH - 1u) / DEPTH;
     let x_eights = params.x_groups / 2u;
     let x_pixel = id.lane / X_EIGHTS;
     let x_eight = channel_tile * X_EIGHTS + id.lane % X_EIGHTS;
@@ -93,24 +78,24 @@ fn multiply(id: Invocation, within: Within) {
         for (var i = 0u; i < MATRICES; i++) {
             sum[i] = MatrixC();
         }
-        var row = split * params.runs_per_split / params.runs;
-        var run = split * params.runs_per_split % params.runs;
+        var row = split * params.per_split / runs;
+        var run = split * params.per_split % runs;
         var x_next: array<Eight, X_EACH>;
         var y_next: array<Eight, Y_EACH>;
-        for (var step = 0u; step <= params.runs_per_split; step++) {
+        for (var step = 0u; step <= params.per_split; step++) {
             let a0 = (step & 1u) * X_CELLS;
             let b0 = (step & 1u) * Y_CELLS;
             if (step > 0u) {
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
-                    let pixel = i * X_PIXELS + x_pixel;
+                    let pixel = i * X_ROWS + x_pixel;
                     if (pixel < X_DEPTH) {
                         put_a(a0 + pixel * X_STRIDE + id.lane % X_EIGHTS * 2u, x_next[i].low, x_next[i].high);
                     }
                 }
                 #unroll
                 for (var i = 0u; i < Y_EACH; i++) {
-                    let pixel = i * Y_PIXELS + y_pixel;
+                    let pixel = i * Y_ROWS + y_pixel;
                     if (pixel < DEPTH) {
                         put_b(b0 + pixel * Y_STRIDE + id.lane % Y_EIGHTS * 2u, y_next[i].low, y_next[i].high);
                     }
@@ -118,36 +103,36 @@ fn multiply(id: Invocation, within: Within) {
             }
             // Who waits here has multiplied what came before: nobody reads any more what the next step overwrites.
             workgroupBarrier();
-            if (step < params.runs_per_split) {
+            if (step < params.per_split) {
                 // The row above the first and the one below the last are zeros, and so are the pixels before and behind a row.
                 let x_row = row % params.height + tap_row - 1u;
                 let x_column = run * DEPTH + x_pixel - 1u;
                 let x_at = ((row + tap_row - 1u) * params.width + x_column) * x_eights + x_eight;
-                let x_inside = row < params.rows && x_row < params.height && x_eight < x_eights;
+                let x_inside = row < rows && x_row < params.height && x_eight < x_eights;
                 // Not before the loop: there are no registers left to hold them.
                 let low_norm = norm_of(min(x_eight * 2u, params.x_groups - 1u), params.x_groups);
                 let high_norm = norm_of(min(x_eight * 2u + 1u, params.x_groups - 1u), params.x_groups);
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     x_next[i] = Eight();
-                    let is_read = i * X_PIXELS + x_pixel < X_DEPTH;
-                    if (x_inside && is_read && x_column + i * X_PIXELS < params.width) {
-                        let value = x[x_at + i * X_PIXELS * x_eights];
+                    let is_read = i * X_ROWS + x_pixel < X_DEPTH;
+                    if (x_inside && is_read && x_column + i * X_ROWS < params.width) {
+                        let value = x[x_at + i * X_ROWS * x_eights];
                         x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
                     }
                 }
                 let y_column = run * DEPTH + y_pixel;
                 let y_at = (row * params.width + y_column) * y_eights + y_eight;
-                let y_inside = row < params.rows && y_eight < y_eights;
+                let y_inside = row < rows && y_eight < y_eights;
                 #unroll
                 for (var i = 0u; i < Y_EACH; i++) {
                     y_next[i] = Eight();
-                    if (y_inside && y_column + i * Y_PIXELS < params.width) {
-                        y_next[i] = dy[y_at + i * Y_PIXELS * y_eights];
+                    if (y_inside && y_column + i * Y_ROWS < params.width) {
+                        y_next[i] = dy[y_at + i * Y_ROWS * y_eights];
                     }
                 }
                 run++;
-                if (run == params.runs) {
+                if (run == runs) {
                     run = 0u;
                     row++;
                 }
@@ -171,27 +156,18 @@ fn multiply(id: Invocation, within: Within) {
                 }
             }
         }
-        let mine = min(share, SHARES) * SIDE * SCRATCH_STRIDE;
-        let rows = params.channel_tiles * CHANNELS;
-        let to = ((params.split_first + split) * K + tap_row) * K * rows + channel_tile * CHANNELS + row0;
+        let channels = params.channel_tiles * CHANNELS;
+        let to = ((params.split_first + split) * K + tap_row) * K * channels + channel_tile * CHANNELS + row0;
         #unroll
         for (var i = 0u; i < MATRICES_M; i++) {
+            let channel = to + i / TILES_M * channels + i % TILES_M * SIDE;
             #unroll
             for (var n0 = 0u; n0 < TILES_N; n0 += WRITTEN) {
                 #unroll
                 for (var n = 0u; n < WRITTEN; n++) {
-                    store_c(sum[i * TILES_N + n0 + n], mine + n * SIDE, SCRATCH_STRIDE);
+                    store_c(sum[i * TILES_N + n0 + n], scratch_of(share) + n * SIDE, SCRATCH_STRIDE);
                 }
-                workgroupBarrier();
-                for (var e = within.lane; e < SIDE * WRITTEN_OUTS / 4u && share < SHARES; e += within.lanes) {
-                    let of_matrix = e / (WRITTEN_OUTS / 4u);
-                    let cell = e % (WRITTEN_OUTS / 4u);
-                    let channel = to + i / TILES_M * rows + i % TILES_M * SIDE + of_matrix;
-                    let column = (out_tile * OUTS + column0 + n0 * SIDE) / 4u + cell;
-                    part_out[channel * params.out_tiles * (OUTS / 4u) + column] =
-                        scratch_at(mine + of_matrix * SCRATCH_STRIDE + cell * 4u);
-                }
-                workgroupBarrier();
+                write_sums(within, share, channel, (out_tile * OUTS + column0 + n0 * SIDE) / 4u);
             }
         }
     }

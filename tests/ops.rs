@@ -2,6 +2,8 @@
 //! the device, its gradients equal central differences of the reference.
 
 mod common;
+#[path = "common/units.rs"]
+mod units;
 
 use std::collections::HashSet;
 
@@ -14,18 +16,18 @@ use rosette::ops::conv2d::{Conv2d, Packing};
 use rosette::ops::{OPS, check, warp};
 use rosette::tape::{Case, CaseInput, Element, Fill, OpEntry, Shape, Store};
 use rosette::train::examine_operation;
+use units::UNITS;
 
 const PRECISIONS: [Element; 2] = [Element::F32, Element::F16];
 
 /// Every distinct kernel that the cases record in both precisions, on a GPU's limits and on the software adapter's.
 fn kernels() -> Vec<Kernel> {
-    let gpu = Limits { subgroup_lanes: 32, f16: true, workgroup_bytes: 48 << 10, ..Limits::WEBGPU };
     let limits = [
         Limits::WEBGPU,
         Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU },
-        Limits { matrix: MatrixUnits::Eight, ..gpu },
-        Limits { matrix: MatrixUnits::Sixteen, ..gpu },
-        Limits { matrix: MatrixUnits::Emulated, ..gpu },
+        UNITS,
+        Limits { matrix: MatrixUnits::Eight, ..UNITS },
+        Limits { matrix: MatrixUnits::Emulated, ..UNITS },
     ];
     let cases = |limits: Limits, stored: Element| {
         OPS.iter().flat_map(|op| (op.cases)()).map(move |case| check::record(case, limits, stored))
@@ -285,17 +287,10 @@ fn workgroup_bytes(kernel: &Kernel) -> u32 {
 /// A form that does not fit a case gives way to another one, which would then be checked in its place.
 #[test]
 fn cases_for_matrix_units_are_computed_by_them() {
-    let limits = Limits {
-        subgroup_lanes: 32,
-        f16: true,
-        matrix: MatrixUnits::Sixteen,
-        workgroup_bytes: 48 << 10,
-        ..Limits::WEBGPU
-    };
     for op in OPS {
         for case in (op.cases)().into_iter().filter(|case| case.label.starts_with("Matrix")) {
             let (label, forward_only) = (case.label.clone(), case.forward_only);
-            let (recorded, _) = check::record(case, limits, Element::F16);
+            let (recorded, _) = check::record(case, UNITS, Element::F16);
             let names: Vec<String> =
                 recorded.program.dispatches.iter().map(|dispatch| dispatch.kernel.name()).collect();
             let rows = label.starts_with("MatrixRows");

@@ -1,6 +1,8 @@
 //! Measurements of the device: what is kept, what a training makes of it, and what it must never change.
 
 mod common;
+#[path = "common/units.rs"]
+mod units;
 #[path = "common/workshop.rs"]
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod workshop;
@@ -18,6 +20,7 @@ use rosette::ops::choice::{Form, Pass, Question};
 use rosette::ops::tune::{Timing, measure};
 use rosette::tape::{Dispatch, Element, Loaded, Mode, Shape, SlotPool, Stores, Tape, Tuning};
 use rosette::train::{StepSettings, TuningCache, examine_operation, record_training};
+use units::UNITS;
 use workshop::{Workshop, rosette};
 
 fn question(pass: Pass) -> Question {
@@ -195,18 +198,11 @@ fn a_banned_form_is_not_recorded_even_where_it_is_the_usual_one() {
 /// Matrix units were taken for the first layer of a training in f16, whose input is f32 all the same: it was read as halves.
 #[test]
 fn matrix_units_are_given_nothing_but_halves() {
-    let limits = Limits {
-        f16: true,
-        matrix: MatrixUnits::Sixteen,
-        subgroup_lanes: 32,
-        workgroup_bytes: 48 << 10,
-        ..Limits::WEBGPU
-    };
     let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
     let banned = ["winograd", "direct", "tiled"].map(String::from).to_vec();
     let tuning = Tuning::new(BTreeMap::new(), banned);
     let settings = StepSettings { tuning, element: Element::F16, ..StepSettings::new(32) };
-    let program = record_training(&net, limits, &settings, 1).program;
+    let program = record_training(&net, UNITS, &settings, 1).program;
     let name = |dispatch: &Dispatch| dispatch.kernel.name();
     let products = program.dispatches.iter().filter(|d| {
         ["conv2d_matrix16/forward", "conv2d_gradient_matrix16/multiply"].contains(&name(d).as_str())

@@ -24,6 +24,7 @@ const SHARED: &[(&str, &str)] = &[
     ("matrix16", include_str!("../../shaders/shared/matrix16.wgsl")),
     ("matrix8", include_str!("../../shaders/shared/matrix8.wgsl")),
     ("matrix_emulated", include_str!("../../shaders/shared/matrix_emulated.wgsl")),
+    ("matrix_parts", include_str!("../../shaders/shared/matrix_parts.wgsl")),
     ("matrix_pixels", include_str!("../../shaders/shared/matrix_pixels.wgsl")),
     ("matrix_shares", include_str!("../../shaders/shared/matrix_shares.wgsl")),
     ("normalise", include_str!("../../shaders/shared/normalise.wgsl")),

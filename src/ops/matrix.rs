@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::choice::{Form, Pass};
 use super::common::{SumLanes, reading, splits_for, u};
 use super::convolution::{Call, Start, seen};
-use crate::gpu::{Kernel, Limits, MatrixUnits, Params, ShaderSource, Variant};
+use crate::gpu::{Kernel, Limits, MatrixUnits, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Element, Prepared, Read, Shape, Tape, TensorId};
 
@@ -72,14 +72,7 @@ params! {
 params! {
     struct GradientParams {
         pixels: u32, height: u32, width: u32, x_groups: u32, out_groups: u32, channel_tiles: u32, out_tiles: u32,
-        pixels_per_split: u32, split_first: u32,
-    }
-}
-
-params! {
-    struct GradientRowsParams {
-        rows: u32, height: u32, width: u32, runs: u32, x_groups: u32, out_groups: u32, channel_tiles: u32, out_tiles: u32,
-        runs_per_split: u32, split_first: u32,
+        per_split: u32, split_first: u32,
     }
 }
 
@@ -243,15 +236,11 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
 
 /// The weight as f16 [K*K][CO][groups * 4], turned round for an input gradient; with its groups of input channels.
 fn pack(tape: &mut Tape, call: &Call, kernel: usize, co: usize) -> (Prepared, usize) {
-    let weight_groups = tape.shape(call.weight).dims()[1];
-    let groups = match call.flip_from {
-        Some(_) => seen(tape, call.sources[0].0.tensor, call.x_squares)[3] / 4,
-        None => weight_groups,
-    };
+    let groups = call.weight_dims(tape)[1];
     let job = PackJob {
         taps: (kernel * kernel) as u32,
         groups: groups as u32,
-        weight_groups: weight_groups as u32,
+        weight_groups: tape.shape(call.weight).dims()[1] as u32,
         weight_first: call.flip_from.unwrap_or(0) as u32,
         out_groups: (co / 4) as u32,
         ..bytemuck::Zeroable::zeroed()
@@ -295,10 +284,7 @@ pub(super) fn weight_gradient(
     let part = tape.transient("matrix part", Shape::new([all, kernel * kernel, rows, columns]));
     let sums = PartialSums { read, dy, weight, kernel, squares, tile, tiles, splits, part };
     for (place, images) in slices.iter().enumerate() {
-        match tile.taps {
-            1 => sums.multiply(tape, place, images),
-            _ => sums.multiply_rows(tape, place, images),
-        }
+        sums.multiply(tape, place, images);
     }
     let dw = tape.weight_gradient(weight);
     let params = GatherParams {
@@ -336,6 +322,10 @@ impl PartialSums {
         let [_, h, w, cx] = tape.shape(self.read.tensor).as_nhwc();
         let co = seen(tape, self.dy, self.squares)[3];
         let pixels = images.len() * h * w;
+        let (shaders, items) = match self.tile.taps {
+            1 => (&GRADIENT, pixels),
+            _ => (&GRADIENT_ROWS, images.len() * h * w.div_ceil(self.tile.depth())),
+        };
         let params = GradientParams {
             pixels: pixels as u32,
             height: h as u32,
@@ -344,53 +334,21 @@ impl PartialSums {
             out_groups: (co / 4) as u32,
             channel_tiles: self.tiles[0] as u32,
             out_tiles: self.tiles[1] as u32,
-            pixels_per_split: pixels.div_ceil(self.splits) as u32,
+            per_split: items.div_ceil(self.splits) as u32,
             split_first: (place * self.splits) as u32,
         };
-        let variant = self.tile.variant("CHANNELS", self.kernel);
-        let variant = variant.with("SHARES_K", u(self.tile.shares[2])).with("Y_SQUARES", self.squares);
-        let kernel = Kernel::new(source(&GRADIENT, tape), "multiply", reading(variant, self.read));
-        self.dispatch(tape, kernel, images, &params, 2 * pixels * cx * co);
-    }
-
-    fn multiply_rows(&self, tape: &mut Tape, place: usize, images: &Range<usize>) {
-        let [_, h, w, cx] = tape.shape(self.read.tensor).as_nhwc();
-        let co = tape.shape(self.dy).as_nhwc()[3];
-        let (rows, runs) = (images.len() * h, w.div_ceil(self.tile.depth()));
-        let params = GradientRowsParams {
-            rows: rows as u32,
-            height: h as u32,
-            width: w as u32,
-            runs: runs as u32,
-            x_groups: (cx / 4) as u32,
-            out_groups: (co / 4) as u32,
-            channel_tiles: self.tiles[0] as u32,
-            out_tiles: self.tiles[1] as u32,
-            runs_per_split: (rows * runs).div_ceil(self.splits) as u32,
-            split_first: (place * self.splits) as u32,
-        };
-        let variant = reading(self.tile.variant("CHANNELS", self.kernel), self.read);
-        let kernel = Kernel::new(source(&GRADIENT_ROWS, tape), "multiply", variant);
-        self.dispatch(tape, kernel, images, &params, 2 * rows * w * cx * co);
-    }
-
-    /// `flops`: those of one tap.
-    fn dispatch(
-        &self,
-        tape: &mut Tape,
-        kernel: Kernel,
-        images: &Range<usize>,
-        params: &impl Params,
-        flops: usize,
-    ) {
+        let mut variant = self.tile.variant("CHANNELS", self.kernel).with("SHARES_K", u(self.tile.shares[2]));
+        if self.tile.taps == 1 {
+            variant = variant.with("Y_SQUARES", self.squares);
+        }
         let taps = self.kernel * self.kernel;
-        tape.dispatch(kernel)
+        tape.dispatch(Kernel::new(source(shaders, tape), "multiply", reading(variant, self.read)))
             .images(self.read.tensor, images)
             .images(self.dy, images)
             .tensor(self.part)
             .coefficients(self.read, self.weight)
-            .params(params)
-            .flops(flops * taps)
+            .params(&params)
+            .flops(2 * pixels * cx * co * taps)
             .groups(taps / self.tile.taps * self.tiles[0] * self.tiles[1] * self.splits);
     }
 }

@@ -69,11 +69,6 @@ pub fn examine_operation(
         }
         let rounding = if element == Element::F16 { check::F16_ROUNDING } else { 0.0 };
         let tolerance = case.tolerance + rounding;
-        let report = match check::compare(gpu, element, make) {
-            Ok(report) => Ok(report),
-            Err(Error::Refused(why)) => Err(why),
-            Err(error) => return Err(error),
-        };
         let name = form.map(|form| form.name().to_owned());
         let what = name.as_ref().map_or(op.name.to_owned(), |form| format!("{} {form}", op.name));
         if found.last().is_none_or(|last| last.what != what) {
@@ -81,12 +76,13 @@ pub fn examine_operation(
             found.push(Examined { what, form, precision, passed, failures, forward: 0.0, backward: 0.0 });
         }
         let entry = found.last_mut().expect("just pushed");
-        let report = match report {
+        let report = match check::compare(gpu, element, make) {
             Ok(report) => report,
-            Err(why) => {
+            Err(Error::Refused(why)) => {
                 entry.failures.push(format!("{}: {}", case.label, why.lines().next().unwrap_or_default()));
                 continue;
             }
+            Err(error) => return Err(error),
         };
         let backward = report.backward.unwrap_or(0.0);
         entry.forward = entry.forward.max(report.forward);
