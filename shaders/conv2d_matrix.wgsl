@@ -71,6 +71,10 @@ struct Params {
 #import source_pixels
 #import tile_moments
 
+fn in_tile(place: u32) -> u32 {
+    return place;
+}
+
 fn write_tile(id: Invocation, within: Within) {
     let tile = linear_group(id);
     let pixel0 = tile % params.pixel_tiles * PIXELS;
@@ -164,24 +168,15 @@ fn write_tile(id: Invocation, within: Within) {
                 }
             }
         }
-        let mine = min(share, SHARES) * SIDE * SCRATCH_STRIDE;
         #unroll
         for (var m = 0u; m < TILES_M; m++) {
             #unroll
             for (var n0 = 0u; n0 < TILES_N; n0 += WRITTEN) {
                 #unroll
                 for (var n = 0u; n < WRITTEN; n++) {
-                    store_c(sum[m * TILES_N + n0 + n], mine + n * SIDE, SCRATCH_STRIDE);
+                    store_c(sum[m * TILES_N + n0 + n], scratch_of(share) + n * SIDE, SCRATCH_STRIDE);
                 }
-                workgroupBarrier();
-                for (var e = within.lane; e < SIDE * WRITTEN_OUTS / 8u && share < SHARES; e += within.lanes) {
-                    let row = e / (WRITTEN_OUTS / 8u);
-                    let column = e % (WRITTEN_OUTS / 8u) * 8u;
-                    let at = mine + row * SCRATCH_STRIDE + column;
-                    let eight = (out0 + column0 + n0 * SIDE + column) / 8u;
-                    finish(pixel0 + row0 + m * SIDE + row, eight, scratch_at(at), scratch_at(at + 4u));
-                }
-                workgroupBarrier();
+                write_rows(within, share, pixel0 + row0 + m * SIDE, SIDE, (out0 + column0 + n0 * SIDE) / 8u);
             }
         }
     }

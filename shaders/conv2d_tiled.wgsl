@@ -62,6 +62,10 @@ fn x_units() -> u32 {
 #import source_pixels
 #import tile_moments
 
+fn in_tile(place: u32) -> u32 {
+    return place;
+}
+
 fn y_index(pixel: u32, group: u32) -> u32 {
     if (Y_SQUARES) {
         return depth_to_space(pixel / params.width, pixel % params.width, params.width, group, params.out_groups);

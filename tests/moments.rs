@@ -149,6 +149,13 @@ const MATRIX: [Case; 4] = [
     Case::new(Form::Matrix, [1, 20, 7], &[8, 16], 16),
 ];
 
+/// Of whole patches of the image, tall ones and wide ones.
+const PATCHES: [Case; 3] = [
+    Case::new(Form::MatrixRows, [2, 8, 32], &[8], 24),
+    Case { bias: 1000.0, ..Case::new(Form::MatrixRows, [1, 24, 16], &[8, 16], 8) },
+    Case::new(Form::MatrixRows, [2, 12, 48], &[24], 72),
+];
+
 /// Of whole tiles, in runs of one tile and of several.
 const WINOGRAD: [Case; 4] = [
     Case::new(Form::Winograd, [2, 16, 24], &[8], 24),
@@ -235,13 +242,13 @@ fn moments_that_matrix_units_gather() {
     }
     let limits = Limits { matrix: MatrixUnits::Emulated, ..gpu.limits() };
     let gpu = gpu.with_limits(limits);
-    for form in Form::MATRIX.into_iter().filter(|form| !form.is_of_weight_gradients()) {
-        for case in MATRIX {
-            let case = Case { form, ..case };
-            let program = record(&case, limits, Element::F16, Mode::Train { accumulate: false }).program;
-            assert!(has(&program, "conv2d_matrix_emulated/forward_moments"), "{case:?}");
-            check(&gpu, &case, Element::F16);
-        }
+    let forms = Form::MATRIX.into_iter().filter(|form| !form.is_of_3x3());
+    let tiles = forms.flat_map(|form| MATRIX.map(|case| Case { form, ..case }));
+    for case in tiles.chain(PATCHES) {
+        let program = record(&case, limits, Element::F16, Mode::Train { accumulate: false }).program;
+        let rows = if case.form.is_of_3x3() { "rows_" } else { "" };
+        assert!(has(&program, &format!("conv2d_{rows}matrix_emulated/forward_moments")), "{case:?}");
+        check(&gpu, &case, Element::F16);
     }
 }
 

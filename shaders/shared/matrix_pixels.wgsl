@@ -29,6 +29,21 @@ fn finish(pixel: u32, eight: u32, low_sum: vec4<f32>, high_sum: vec4<f32>) {
     y[at] = Eight(vec4<f16>(low), vec4<f16>(high));
 }
 
+// From where a share keeps them to y: WRITTEN matrices side by side, from that eight of outputs on, so many rows of them, which are
+// pixels beside one another.
+fn write_rows(within: Within, share: u32, pixel: u32, rows: u32, eight: u32) {
+    const EIGHTS_WRITTEN: u32 = WRITTEN_OUTS / 8u;
+    workgroupBarrier();
+    for (var e = within.lane; e < SIDE * EIGHTS_WRITTEN && share < SHARES; e += within.lanes) {
+        let row = e / EIGHTS_WRITTEN;
+        let at = scratch_of(share) + row * SCRATCH_STRIDE + e % EIGHTS_WRITTEN * 8u;
+        if (row < rows) {
+            finish(pixel + row, eight + e % EIGHTS_WRITTEN, scratch_at(at), scratch_at(at + 4u));
+        }
+    }
+    workgroupBarrier();
+}
+
 // A group of four of y, as it is stored.
 fn stored_y(at: u32) -> vec4<f32> {
     let eight = y[at / 2u];

@@ -27,6 +27,11 @@ const SCRATCH_STRIDE: u32 = WRITTEN_OUTS + 4u;
 var<workgroup> scratch: array<f32, (SHARES + 1u) * SIDE * SCRATCH_STRIDE>;
 var<workgroup> subgroup_count: u32;
 
+// Where a share keeps what it is about to write; those that are none keep it together.
+fn scratch_of(share: u32) -> u32 {
+    return min(share, SHARES) * SIDE * SCRATCH_STRIDE;
+}
+
 // Four numbers of scratch.
 fn scratch_at(at: u32) -> vec4<f32> {
     return vec4<f32>(scratch[at], scratch[at + 1u], scratch[at + 2u], scratch[at + 3u]);

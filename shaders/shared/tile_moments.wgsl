@@ -1,7 +1,7 @@
 // Moments of a tile of y [P, C] that the workgroup has just stored, read while it is still in a cache, for the batch norm
 // that follows: mean and sum of squared deviations by channel. The importing shader declares TILE_PIXELS, TILE_CELLS (groups
-// of four outputs), TILE_LANES (invocations, a multiple of these), how to read a group of y (`stored_y`), and the binding
-// moments [tiles][2][C].
+// of four outputs), TILE_LANES (invocations, a multiple of these), how many pixels of y a place in the tile is behind its first
+// (`in_tile`), how to read a group of y (`stored_y`), and the binding moments [tiles][2][C].
 const TILE_ROWS: u32 = TILE_PIXELS * TILE_CELLS / TILE_LANES;
 
 var<workgroup> tile_means: array<vec4<f32>, TILE_LANES>;
@@ -17,17 +17,17 @@ fn gather_moments(lane: u32, tile: u32, pixel0: u32, group0: u32, pixels: u32, g
     storageBarrier();
     workgroupBarrier();
     let group = group0 + lane % TILE_CELLS;
-    let from_pixel = pixel0 + lane / TILE_CELLS * TILE_ROWS;
-    let rows = select(0u, rows_of(from_pixel, pixels), group < groups);
+    let from_place = lane / TILE_CELLS * TILE_ROWS;
+    let rows = select(0u, rows_of(pixel0 + from_place, pixels), group < groups);
     var count = f32(rows);
     var mean = vec4<f32>(0.0);
     var squares = vec4<f32>(0.0);
     if (rows > 0u) {
         // About the first value, so that large means do not cancel.
-        let shift = stored_y(from_pixel * groups + group);
+        let shift = stored_y((pixel0 + in_tile(from_place)) * groups + group);
         var total = vec4<f32>(0.0);
         for (var row = 0u; row < rows; row++) {
-            let d = stored_y((from_pixel + row) * groups + group) - shift;
+            let d = stored_y((pixel0 + in_tile(from_place + row)) * groups + group) - shift;
             total += d;
             squares = fma(d, d, squares);
         }

@@ -26,7 +26,7 @@ pub enum Form {
     MatrixNarrow,
     /// 256 rows by 64 outputs; of a weight's gradient 64 by 64, whose pixels are divided once more.
     MatrixTall,
-    /// Of a 3x3 weight's gradient alone: a row of three taps by 64 and 64, which read the same pixels.
+    /// Of 3x3 convolutions alone: taps share what they read of a patch of the image; of a weight's gradient three of a row do.
     MatrixRows,
 }
 
@@ -67,23 +67,22 @@ impl Form {
         Self::MATRIX.contains(&self)
     }
 
-    /// Computes nothing but the gradient of a 3x3 weight.
-    pub fn is_of_weight_gradients(self) -> bool {
+    /// Computes nothing but plain 3x3 convolutions.
+    pub fn is_of_3x3(self) -> bool {
         self == Self::MatrixRows
     }
 
-    /// Whether a device can run it at all, on activations stored as f16 (`half`) or f32; else another form takes its place.
+    /// Whether a device can run any of its kernels, on activations stored as f16 (`half`) or f32; else another form takes its place.
     pub fn runs_on(self, half: bool, limits: Limits) -> bool {
         match self {
             Self::Tiled => true,
             // What is loaded is passed round by broadcast, and a module with one needs subgroups whichever entry runs.
             Self::Direct | Self::Winograd => limits.subgroup_lanes >= 8,
-            Self::Matrix | Self::MatrixNarrow | Self::MatrixTall => {
+            Self::Matrix | Self::MatrixNarrow | Self::MatrixTall | Self::MatrixRows => {
                 half && [Pass::Forward, Pass::WeightGradient]
                     .iter()
-                    .all(|pass| matrix::fits(self, *pass, limits))
+                    .any(|pass| matrix::fits(self, *pass, limits))
             }
-            Self::MatrixRows => half && matrix::fits(self, Pass::WeightGradient, limits),
         }
     }
 
@@ -192,12 +191,14 @@ impl Question {
 
     /// Whether a form can compute this on a device with these limits, at the precision asked for.
     pub fn allows(&self, form: Form, limits: Limits) -> bool {
-        let is_of_weight = self.pass == Pass::WeightGradient && self.kernel == 3 && !self.squares;
+        let is_3x3 = self.kernel == 3 && !self.squares;
         form.runs_on(self.half, limits)
-            && (is_of_weight || !form.is_of_weight_gradients())
+            && (is_3x3 || !form.is_of_3x3())
             && match form {
                 Form::Tiled | Form::Direct => true,
-                Form::Matrix | Form::MatrixNarrow | Form::MatrixTall | Form::MatrixRows => self.by_eights(),
+                Form::Matrix | Form::MatrixNarrow | Form::MatrixTall | Form::MatrixRows => {
+                    self.by_eights() && matrix::fits(form, self.pass, limits)
+                }
                 Form::Winograd => !self.exact && self.winograd_fits(limits),
             }
     }

@@ -239,6 +239,26 @@ pub(super) fn splits_of_loops(
     splits_of(tape, (items, rounds), busy_invocations(tape).div_ceil(parallel), least, len)
 }
 
+/// [`splits_of_loops`] for a weight's gradient, in which all parts together take `flops`. The more parts there are, the less of a GPU stands
+/// idle while the last workgroups end, half of the W that run at once on average: flops / R * W / (2 workgroups). But the sums of each
+/// part are written and read again, in 8 len / B. There are as many as make both together least.
+pub(super) fn splits_of_products(
+    tape: &Tape,
+    (items, rounds): (usize, usize),
+    (parallel, flops): (usize, usize),
+    least: usize,
+    len: usize,
+) -> usize {
+    /// W, two for each processor of a large GPU, in invocations.
+    const AT_ONCE: f64 = 256.0 * 128.0;
+    /// R / B: operations in the time of a byte.
+    const FLOPS_A_BYTE: f64 = 100.0;
+    let busy = busy_invocations(tape).div_ceil(parallel);
+    let best = (flops as f64 * AT_ONCE / (16.0 * parallel as f64 * len as f64 * FLOPS_A_BYTE)).sqrt();
+    let wanted = if tape.limits().software { busy } else { busy.max(best as usize) };
+    splits_of(tape, (items, rounds), wanted, least, len)
+}
+
 fn splits_of(tape: &Tape, (items, rounds): (usize, usize), wanted: usize, least: usize, len: usize) -> usize {
     let wanted = wanted.max(least_splits(tape, items * rounds));
     let fitting = tape.limits().storage_binding_bytes as usize / (len * 4);

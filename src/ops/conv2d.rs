@@ -221,8 +221,15 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(Form::MatrixRows, image, &sources, out_channels, 3));
     }
     cases.push(case(Form::MatrixRows, [2, 9, 35], &[24], 8, 3).deferred(&[0], true));
-    for form in Form::MATRIX.into_iter().filter(|form| !form.is_of_weight_gradients()) {
-        cases.push(case(form, [1, 1, 1], &[8], 8, 1));
+    // Whole patches of both kinds, several down and across, of two images and two sources; and one with a ragged edge on each side.
+    cases.push(centred(Form::MatrixRows, [2, 16, 32], &[8, 24], 72));
+    cases.push(centred(Form::MatrixRows, [2, 32, 16], &[24], 16));
+    cases.push(case(Form::MatrixRows, [2, 17, 18], &[24], 72, 3).deferred(&[0], true).forward_only());
+    cases.push(case(Form::MatrixRows, [1, 7, 31], &[16, 8], 136, 3).forward_only());
+    for form in Form::MATRIX {
+        if !form.is_of_3x3() {
+            cases.push(case(form, [1, 1, 1], &[8], 8, 1));
+        }
         cases.push(case(form, [2, 9, 13], &[8], 24, 3));
         // Several images a step, and several splits.
         cases.push(case(form, [12, 2, 3], &[8], 16, 3));

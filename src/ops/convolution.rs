@@ -6,7 +6,7 @@
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
 use super::choice::{Form, Pass, Question, question};
-use super::common::{Scatter, block_of, reading, split_sum, splits_of_loops, stored, u};
+use super::common::{Scatter, block_of, reading, split_sum, splits_of_products, stored, u};
 use super::matrix::{self, Tile};
 use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
@@ -224,7 +224,10 @@ impl Convolution {
         let question = question(tape, (pass, self.kernel, self.squares), &sources, call.y);
         match (self.form(tape, &question), call.flip_from) {
             (Form::Winograd, _) => return winograd::convolve(tape, call),
-            (form, _) if form.is_matrix() => matrix::convolve(tape, call, self.kernel, Tile::of(form, pass)),
+            (form, _) if form.is_matrix() => {
+                let tile = Tile::of(form, pass, question.out_channels);
+                matrix::convolve(tape, call, self.kernel, tile);
+            }
             (form, Some(first)) => {
                 let flipped = Some(self.flipped_weight(tape, call, first));
                 let sources = call.sources.clone();
@@ -399,7 +402,7 @@ impl Convolution {
         let by_pixels = form != Form::Tiled && self.kernel == 1;
         for (x, first) in sources {
             if form.is_matrix() {
-                let tile = Tile::of(form, Pass::WeightGradient);
+                let tile = Tile::of(form, Pass::WeightGradient, self.out_channels);
                 matrix::weight_gradient(tape, (*x, *first), dy, weight, (self.kernel, self.squares, tile));
                 continue;
             }
@@ -431,7 +434,9 @@ impl Convolution {
         let unit = self.taps() * 32;
         // A driver that unrolls nothing also counts the loops over taps.
         let rows = (slices[0].len() * h, w * (1 + 2 * tap_rows * self.kernel));
-        let splits = splits_of_loops(tape, rows, lanes, 1, slices.len() * blocks * cx / 4 * unit);
+        let flops = 2 * slices[0].len() * h * w * cx * co * self.taps();
+        let splits =
+            splits_of_products(tape, rows, (lanes, flops), 1, slices.len() * blocks * cx / 4 * unit);
         let part = tape.transient("weight part", Shape::new([splits * slices.len(), blocks, cx / 4, unit]));
         let variant = stored(stored(reading(Variant::new(), source), "X", tape, x), "Y", tape, dy)
             .with("K", u(self.kernel))

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::choice::{Form, Pass};
-use super::common::{SumLanes, reading, splits_for, u};
+use super::common::{SumLanes, reading, splits_of_products, u};
 use super::convolution::{Call, Start, seen};
 use crate::gpu::{Kernel, Limits, MatrixUnits, ShaderSource, Variant};
 use crate::params;
@@ -23,6 +23,11 @@ const FORWARD: [ShaderSource; 3] = [
     for_units!("conv2d", "conv2d_matrix.wgsl", "matrix8"),
     for_units!("conv2d", "conv2d_matrix.wgsl", "matrix16"),
     for_units!("conv2d", "conv2d_matrix.wgsl", "matrix_emulated"),
+];
+const FORWARD_ROWS: [ShaderSource; 3] = [
+    for_units!("conv2d_rows", "conv2d_matrix_rows.wgsl", "matrix8"),
+    for_units!("conv2d_rows", "conv2d_matrix_rows.wgsl", "matrix16"),
+    for_units!("conv2d_rows", "conv2d_matrix_rows.wgsl", "matrix_emulated"),
 ];
 const GRADIENT: [ShaderSource; 3] = [
     for_units!("conv2d_gradient", "conv2d_matrix_gradient.wgsl", "matrix8"),
@@ -47,6 +52,9 @@ pub(super) const SOURCES: &[ShaderSource] = &[
     FORWARD[0],
     FORWARD[1],
     FORWARD[2],
+    FORWARD_ROWS[0],
+    FORWARD_ROWS[1],
+    FORWARD_ROWS[2],
     GRADIENT[0],
     GRADIENT[1],
     GRADIENT[2],
@@ -85,20 +93,26 @@ params! {
 
 /// Invocations of a workgroup.
 const LANES: usize = 128;
+/// Outputs of layers that get tiles of their own: few, and more.
+const OUTS: [usize; 2] = [64, 128];
+/// Columns of the patches of an image whose taps share what they read; as in `conv2d_matrix_rows.wgsl`.
+const PATCH_COLUMNS: usize = 16;
 /// Of a split of a weight's gradient.
 const LEAST_PIXELS: usize = 512;
 
 /// Whether a device has the matrix units of a form, and the memory for its workgroups.
 pub(super) fn fits(form: Form, pass: Pass, limits: Limits) -> bool {
-    let tile = Tile::of(form, pass).on(limits.matrix);
+    let bytes = |outs| Tile::of(form, pass, outs).on(limits.matrix).workgroup_bytes(limits.matrix, pass);
     limits.matrix != MatrixUnits::None
-        && tile.workgroup_bytes(limits.matrix, pass) <= limits.workgroup_bytes as usize
+        && OUTS.iter().all(|outs| bytes(*outs) <= limits.workgroup_bytes as usize)
 }
 
 /// The tiles of every form, for the tuner's digest.
 pub(super) fn shapes() -> String {
     let passes = [Pass::Forward, Pass::WeightGradient];
-    let tiles = Form::MATRIX.iter().flat_map(|form| passes.map(|pass| Tile::of(*form, pass)));
+    let tiles = Form::MATRIX
+        .iter()
+        .flat_map(|form| passes.map(|pass| OUTS.map(|outs| Tile::of(*form, pass, outs))));
     format!("{:?}", tiles.collect::<Vec<_>>())
 }
 
@@ -109,32 +123,39 @@ pub(super) struct Tile {
     rows: usize,
     outs: usize,
     shares: [usize; 3],
+    /// Channels, or pixels of a weight gradient, a step.
+    depth: usize,
     /// Taps that a workgroup computes of what it has read.
     taps: usize,
 }
 
 impl Tile {
     /// For layers with many channels on both sides.
-    const WIDE: Self = Self { rows: 128, outs: 128, shares: [2, 2, 1], taps: 1 };
+    const WIDE: Self = Self { rows: 128, outs: 128, shares: [2, 2, 1], depth: 32, taps: 1 };
     /// For layers of 64 channels or less.
-    const NARROW: Self = Self { rows: 128, outs: 64, shares: [4, 1, 1], taps: 1 };
+    const NARROW: Self = Self { rows: 128, outs: 64, shares: [4, 1, 1], depth: 32, taps: 1 };
     /// For the same layers where there are many pixels: a subgroup's part is as large as in the wide one.
-    const TALL: Self = Self { rows: 256, outs: 64, shares: [4, 1, 1], taps: 1 };
+    const TALL: Self = Self { rows: 256, outs: 64, shares: [4, 1, 1], depth: 32, taps: 1 };
     /// The narrow one for weight gradients, whose rows are channels too.
-    const SMALL: Self = Self { rows: 64, outs: 64, shares: [2, 2, 1], taps: 1 };
+    const SMALL: Self = Self { rows: 64, outs: 64, shares: [2, 2, 1], depth: 32, taps: 1 };
     /// The tall one for weight gradients: every subgroup has the whole tile, of a quarter of the pixels.
-    const DEEP: Self = Self { rows: 64, outs: 64, shares: [1, 1, 4], taps: 1 };
+    const DEEP: Self = Self { rows: 64, outs: 64, shares: [1, 1, 4], depth: 64, taps: 1 };
     /// The small one for a row of three taps.
     const ROWS: Self = Self { taps: 3, ..Self::SMALL };
+    /// The wide and the tall one of patches of an image, for a row of three taps a step.
+    const WIDE_PATCH: Self = Self { depth: 16, taps: 3, ..Self::WIDE };
+    const TALL_PATCH: Self = Self { depth: 16, taps: 3, ..Self::TALL };
 
-    /// The tile of a form that runs on matrix units.
-    pub(super) fn of(form: Form, pass: Pass) -> Self {
+    /// The tile of a form that runs on matrix units, for a layer of so many outputs.
+    pub(super) fn of(form: Form, pass: Pass, outs: usize) -> Self {
         match (form, pass) {
             (Form::MatrixNarrow, Pass::WeightGradient) => Self::SMALL,
             (Form::MatrixNarrow, _) => Self::NARROW,
             (Form::MatrixTall, Pass::WeightGradient) => Self::DEEP,
             (Form::MatrixTall, _) => Self::TALL,
-            (Form::MatrixRows, _) => Self::ROWS,
+            (Form::MatrixRows, Pass::WeightGradient) => Self::ROWS,
+            (Form::MatrixRows, _) if outs <= OUTS[0] => Self::TALL_PATCH,
+            (Form::MatrixRows, _) => Self::WIDE_PATCH,
             _ => Self::WIDE,
         }
     }
@@ -154,10 +175,15 @@ impl Tile {
         let tiles = match pass {
             // Two runs, each with a pixel more of x on both sides.
             Pass::WeightGradient if self.taps > 1 => {
-                2 * ((self.depth() + self.taps - 1) * cells(self.rows) + self.depth() * cells(self.outs))
+                2 * ((self.depth + self.taps - 1) * cells(self.rows) + self.depth * cells(self.outs))
             }
-            Pass::WeightGradient => self.depth() * (cells(self.rows) + cells(self.outs)),
-            _ => (self.rows + self.outs) * cells(self.depth()),
+            Pass::WeightGradient => self.depth * (cells(self.rows) + cells(self.outs)),
+            // A patch with a pixel more on every side.
+            _ if self.taps > 1 => {
+                let around = (self.patch_rows() + self.taps - 1) * (PATCH_COLUMNS + self.taps - 1);
+                (around + self.taps * self.outs) * cells(self.depth)
+            }
+            _ => (self.rows + self.outs) * cells(self.depth),
         };
         let written = (self.outs / self.shares[1]).min(32);
         let scratch = (self.shares.iter().product::<usize>() + 1) * side * (written + 4);
@@ -165,14 +191,20 @@ impl Tile {
         tiles * 8 + scratch * 4 + moments * 16 + 4
     }
 
-    /// Channels, or pixels of a weight gradient, a step.
-    fn depth(self) -> usize {
-        if self.shares[2] > 2 { 16 * self.shares[2] } else { 32 }
+    /// Rows of the image in a patch.
+    fn patch_rows(self) -> usize {
+        self.rows / PATCH_COLUMNS
+    }
+
+    /// Into how many tiles an image of these sides is cut, where a tile is a patch; and whether all are whole.
+    fn patches(self, h: usize, w: usize) -> (usize, bool) {
+        let whole = h.is_multiple_of(self.patch_rows()) && w.is_multiple_of(PATCH_COLUMNS);
+        (h.div_ceil(self.patch_rows()) * w.div_ceil(PATCH_COLUMNS), whole)
     }
 
     fn variant(self, rows: &'static str, kernel: usize) -> Variant {
         Variant::new()
-            .with("DEPTH", u(self.depth()))
+            .with("DEPTH", u(self.depth))
             .with("K", u(kernel))
             .with(rows, u(self.rows))
             .with("OUTS", u(self.outs))
@@ -195,19 +227,28 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
     let tile = tile.on(tape.limits().matrix);
     let [_, h, w, co] = seen(tape, call.y, call.y_squares);
     let (packed, weight_groups) = pack(tape, call, kernel, co);
-    let variant =
-        tile.variant("PIXELS", kernel).with("X_SQUARES", call.x_squares).with("Y_SQUARES", call.y_squares);
+    let plain = tile.variant("PIXELS", kernel);
+    let (shaders, variant) = match tile.taps {
+        1 => (&FORWARD, plain.with("X_SQUARES", call.x_squares).with("Y_SQUARES", call.y_squares)),
+        _ => (&FORWARD_ROWS, plain),
+    };
+    // Of so many images; and whether all are whole.
+    let tiles = |images: usize| match tile.taps {
+        1 => ((images * h * w).div_ceil(tile.rows), true),
+        _ => (images * tile.patches(h, w).0, tile.patches(h, w).1),
+    };
     for (place, (read, first)) in call.sources.iter().enumerate() {
         let x = read.tensor;
         let cx = seen(tape, x, call.x_squares)[3];
         let start = if place == 0 { call.start } else { Start::Y };
         let slices = tape.image_slices(&[x, call.y]);
-        let moments = call.gathers(tape, place, slices.len(), slices[0].len() * h * w, tile.rows);
+        let slice_pixels = slices[0].len() * h * w;
+        let moments = tiles(1).1.then(|| call.gathers(tape, place, slices.len(), slice_pixels, tile.rows)).flatten();
         let entry = if moments.is_some() { "forward_moments" } else { "forward" };
-        let kernel_of = Kernel::new(source(&FORWARD, tape), entry, reading(variant.clone(), *read));
+        let kernel_of = Kernel::new(source(shaders, tape), entry, reading(variant.clone(), *read));
         for (slice, images) in slices.into_iter().enumerate() {
             let pixels = images.len() * h * w;
-            let pixel_tiles = pixels.div_ceil(tile.rows);
+            let pixel_tiles = tiles(images.len()).0;
             let params = MatrixParams {
                 pixels: pixels as u32,
                 height: h as u32,
@@ -275,9 +316,11 @@ pub(super) fn weight_gradient(
     // What is summed over is pixels, or runs of them.
     let (items, least) = match tile.taps {
         1 => (slices[0].len() * h * w, LEAST_PIXELS),
-        _ => (slices[0].len() * h * w.div_ceil(tile.depth()), LEAST_PIXELS / tile.depth()),
+        _ => (slices[0].len() * h * w.div_ceil(tile.depth), LEAST_PIXELS / tile.depth),
     };
-    let splits = splits_for(tape, items, per_split * LANES, least, slices.len() * len(tile));
+    let flops = 2 * slices[0].len() * h * w * cx * co * kernel * kernel;
+    let products = (per_split * LANES, flops);
+    let splits = splits_of_products(tape, (items, 1), products, least, slices.len() * len(tile));
     // Every split has a sum for each part of its pixels.
     let all = splits * slices.len() * tile.shares[2];
     let (rows, columns) = (tiles[0] * tile.rows, tiles[1] * tile.outs);
@@ -324,7 +367,7 @@ impl PartialSums {
         let pixels = images.len() * h * w;
         let (shaders, items) = match self.tile.taps {
             1 => (&GRADIENT, pixels),
-            _ => (&GRADIENT_ROWS, images.len() * h * w.div_ceil(self.tile.depth())),
+            _ => (&GRADIENT_ROWS, images.len() * h * w.div_ceil(self.tile.depth)),
         };
         let params = GradientParams {
             pixels: pixels as u32,

@@ -1,0 +1,239 @@
+// 3x3 convolution on matrix units, stride 1, same size, as conv2d_matrix computes it, whose taps share what is read of x: a patch of
+// the image and the pixels around it come to workgroup memory once for all nine, and are normalised once.
+//
+//   x       [N, H, W, CX]               f16, CX a multiple of 8
+//   w       [9][CO][CG * 4]             f16, made by conv2d_matrix_pack
+//   bias    [CO]                        f32
+//   moments [tiles][2][CO]              f32: mean and sum of squared deviations of a patch's pixels, where all patches are whole
+//   coefficients [3 or more][CX]        f32: mean, scale, beta, where x is normalised as it is read
+//   y       [N, H, W, CO]               f16, CO a multiple of 8
+//
+// A workgroup owns PIXELS x OUTS of y, PIXELS being rows of PATCH_COLUMNS, and steps through DEPTH channels of a row of taps at a time,
+// while what comes next is on its way to registers. Its SHARES_M x SHARES_N parts go to as many subgroups; where there are fewer, they take
+// turns. One of the shared matrix files has to be imported before this one.
+#import grid
+#import depth_to_space
+#import matrix_shares
+
+alias X = vec4<f16>;
+const K: u32 = 3u;
+const Y_SQUARES: bool = false;
+const LANES: u32 = 128u;
+const PIXELS: u32 = 128u;
+const OUTS: u32 = 128u;
+const SHARES_M: u32 = 2u;
+const SHARES_N: u32 = 2u;
+const SHARES_K: u32 = 1u;
+const DEPTH: u32 = 16u;
+const PATCH_COLUMNS: u32 = 16u;
+const PATCH_ROWS: u32 = PIXELS / PATCH_COLUMNS;
+// The patch, and a pixel more on every side.
+const AROUND_COLUMNS: u32 = PATCH_COLUMNS + K - 1u;
+const AROUND: u32 = (PATCH_ROWS + K - 1u) * AROUND_COLUMNS;
+// A pixel, or an output of a tap, in cells of four halves: two more than there are, so that eight in a row lie in different banks.
+const STRIDE: u32 = DEPTH / 4u + 2u;
+const A_CELLS: u32 = AROUND * STRIDE;
+const B_CELLS: u32 = K * OUTS * STRIDE;
+// Invocations side by side carry a pixel, eight channels each; then come those that others carry meanwhile.
+const EIGHTS: u32 = DEPTH / 8u;
+const ROWS: u32 = LANES / EIGHTS;
+const X_EACH: u32 = (AROUND + ROWS - 1u) / ROWS;
+const W_EACH: u32 = (K * OUTS + ROWS - 1u) / ROWS;
+const ROWS_OF_SHARE: u32 = PIXELS / SHARES_M;
+const OUTS_OF_SHARE: u32 = OUTS / SHARES_N;
+// The tile as gather_moments sees it.
+const TILE_PIXELS: u32 = PIXELS;
+const TILE_CELLS: u32 = OUTS / 4u;
+const TILE_LANES: u32 = LANES;
+
+struct Params {
+    pixels: u32,
+    height: u32,
+    width: u32,
+    x_groups: u32,
+    weight_groups: u32,
+    weight_first: u32,
+    out_groups: u32,
+    pixel_tiles: u32,
+    // 0: the bias, 1: what y holds, 2: zero
+    start_from: u32,
+    moments_first: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<Eight>;
+@group(0) @binding(1) var<storage, read> w: array<Eight>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<Eight>;
+@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> moments: array<vec4<f32>>;
+
+#import normalised_read
+#import matrix_pixels
+#import tile_moments
+
+fn in_tile(place: u32) -> u32 {
+    return place / PATCH_COLUMNS * params.width + place % PATCH_COLUMNS;
+}
+
+// Where a patch begins: a row of all images', and what is left of its own image from there on.
+struct Patch {
+    row: u32,
+    column: u32,
+    rows: u32,
+    columns: u32,
+}
+
+fn patch_of(tile: u32) -> Patch {
+    let across = (params.width + PATCH_COLUMNS - 1u) / PATCH_COLUMNS;
+    let down = (params.height + PATCH_ROWS - 1u) / PATCH_ROWS;
+    let row = tile / across % down * PATCH_ROWS;
+    let column = tile % across * PATCH_COLUMNS;
+    return Patch(tile / across / down * params.height + row, column, params.height - row, params.width - column);
+}
+
+fn write_tile(id: Invocation, within: Within) {
+    let corner = patch_of(linear_group(id) % params.pixel_tiles);
+    let pixel0 = corner.row * params.width + corner.column;
+    let out0 = linear_group(id) / params.pixel_tiles * OUTS;
+    start(within.lane);
+    subgroup_count = within.subgroups;
+    let together = workgroupUniformLoad(&subgroup_count);
+    let x_eights = params.x_groups / 2u;
+    let w_eights = params.weight_groups / 2u;
+    let outs = params.out_groups * 4u;
+    let my_row = id.lane / EIGHTS;
+    let my_eight = id.lane % EIGHTS;
+    let steps = (x_eights + EIGHTS - 1u) / EIGHTS * K;
+    var x_at: array<u32, X_EACH>;
+    var inside = 0u;
+    #unroll
+    for (var i = 0u; i < X_EACH; i++) {
+        let place = i * ROWS + my_row;
+        // Before the first row and column the difference wraps round, beyond every image.
+        let row = place / AROUND_COLUMNS - 1u;
+        let column = place % AROUND_COLUMNS - 1u;
+        x_at[i] = (pixel0 + row * params.width + column) * x_eights;
+        let above = params.height - corner.rows + row < params.height;
+        let beside = params.width - corner.columns + column < params.width;
+        inside |= select(0u, 1u << i, place < AROUND && above && beside);
+    }
+    for (var first = 0u; first < SHARES; first += together) {
+        let share = first + within.subgroup;
+        let row0 = share % SHARES_M * ROWS_OF_SHARE;
+        let column0 = share / SHARES_M % SHARES_N * OUTS_OF_SHARE;
+        let around0 = row0 / PATCH_COLUMNS * AROUND_COLUMNS;
+        // In registers, as all that comes: loops over them are unrolled.
+        var sum: array<MatrixC, TILES>;
+        #unroll
+        for (var i = 0u; i < TILES; i++) {
+            sum[i] = MatrixC();
+        }
+        var x_next: array<Eight, X_EACH>;
+        var w_next: array<Eight, W_EACH>;
+        // The row of taps that is multiplied, and the one that is loaded for the next step, of which channels.
+        var tap_row = K - 1u;
+        var next_row = 0u;
+        var eight = my_eight;
+        for (var step = 0u; step <= steps; step++) {
+            workgroupBarrier();
+            if (step > 0u) {
+                if (tap_row == 0u) {
+                    #unroll
+                    for (var i = 0u; i < X_EACH; i++) {
+                        let place = i * ROWS + my_row;
+                        if (place < AROUND) {
+                            put_a(place * STRIDE + my_eight * 2u, x_next[i].low, x_next[i].high);
+                        }
+                    }
+                }
+                #unroll
+                for (var i = 0u; i < W_EACH; i++) {
+                    let place = i * ROWS + my_row;
+                    if (place < K * OUTS) {
+                        put_b(place * STRIDE + my_eight * 2u, w_next[i].low, w_next[i].high);
+                    }
+                }
+            }
+            workgroupBarrier();
+            if (step < steps) {
+                // Channels beyond the source are zeros of x: any weight will do there, but it must be a number.
+                let known = min(eight, x_eights - 1u);
+                if (next_row == 0u) {
+                    let low_norm = norm_of(known * 2u, params.x_groups);
+                    let high_norm = norm_of(known * 2u + 1u, params.x_groups);
+                    #unroll
+                    for (var i = 0u; i < X_EACH; i++) {
+                        x_next[i] = Eight();
+                        if ((inside >> i & 1u) != 0u && eight < x_eights) {
+                            let value = x[x_at[i] + eight];
+                            x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
+                        }
+                    }
+                }
+                #unroll
+                for (var i = 0u; i < W_EACH; i++) {
+                    let place = i * ROWS + my_row;
+                    let tap = next_row * K + min(place / OUTS, K - 1u);
+                    let out = min(out0 + place % OUTS, outs - 1u);
+                    w_next[i] = w[(tap * outs + out) * w_eights + params.weight_first / 2u + known];
+                }
+            }
+            if (step > 0u) {
+                for (var k = 0u; k < DEPTH; k += SIDE) {
+                    #unroll
+                    for (var tap = 0u; tap < K; tap++) {
+                        var b: array<MatrixB, TILES_N>;
+                        #unroll
+                        for (var n = 0u; n < TILES_N; n++) {
+                            b[n] = load_b_columns((tap * OUTS + column0 + n * SIDE) * STRIDE + k / 4u, STRIDE);
+                        }
+                        let a0 = around0 + tap_row * AROUND_COLUMNS + tap;
+                        #unroll
+                        for (var m = 0u; m < TILES_M; m++) {
+                            let place = m * SIDE / PATCH_COLUMNS * AROUND_COLUMNS + m * SIDE % PATCH_COLUMNS;
+                            let a = load_a((a0 + place) * STRIDE + k / 4u, STRIDE);
+                            #unroll
+                            for (var n = 0u; n < TILES_N; n++) {
+                                sum[m * TILES_N + n] = multiply_add(a, b[n], sum[m * TILES_N + n]);
+                            }
+                        }
+                    }
+                }
+            }
+            tap_row = next_row;
+            next_row = select(next_row + 1u, 0u, next_row == K - 1u);
+            eight += select(0u, EIGHTS, next_row == 0u);
+        }
+        #unroll
+        for (var m = 0u; m < TILES_M; m++) {
+            let place = row0 + m * SIDE;
+            let column = place % PATCH_COLUMNS;
+            let left = select(0u, max(corner.columns, column) - column, place / PATCH_COLUMNS < corner.rows);
+            #unroll
+            for (var n0 = 0u; n0 < TILES_N; n0 += WRITTEN) {
+                #unroll
+                for (var n = 0u; n < WRITTEN; n++) {
+                    store_c(sum[m * TILES_N + n0 + n], scratch_of(share) + n * SIDE, SCRATCH_STRIDE);
+                }
+                write_rows(within, share, pixel0 + in_tile(place), left, (out0 + column0 + n0 * SIDE) / 8u);
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(LANES)
+fn forward(id: Invocation, within: Within) {
+    write_tile(id, within);
+}
+
+// The same, and the moments of what it wrote.
+@compute @workgroup_size(LANES)
+fn forward_moments(id: Invocation, within: Within) {
+    write_tile(id, within);
+    let tile = linear_group(id) % params.pixel_tiles;
+    let corner = patch_of(tile);
+    let pixel0 = corner.row * params.width + corner.column;
+    let group0 = linear_group(id) / params.pixel_tiles * TILE_CELLS;
+    gather_moments(id.lane, params.moments_first + tile, pixel0, group0, params.pixels, params.out_groups);
+}
