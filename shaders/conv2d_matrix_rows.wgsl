@@ -118,6 +118,13 @@ fn write_tile(id: Invocation, within: Within) {
         let beside = params.width - corner.columns + column < params.width;
         inside |= select(0u, 1u << i, place < AROUND && above && beside);
     }
+    var w_at: array<u32, W_EACH>;
+    #unroll
+    for (var i = 0u; i < W_EACH; i++) {
+        let place = i * ROWS + my_row;
+        let tap = min(place / OUTS, K - 1u);
+        w_at[i] = (tap * outs + min(out0 + place % OUTS, outs - 1u)) * w_eights + params.weight_first / 2u;
+    }
     for (var first = 0u; first < SHARES; first += together) {
         let share = first + within.subgroup;
         let row0 = share % SHARES_M * ROWS_OF_SHARE;
@@ -173,10 +180,7 @@ fn write_tile(id: Invocation, within: Within) {
                 }
                 #unroll
                 for (var i = 0u; i < W_EACH; i++) {
-                    let place = i * ROWS + my_row;
-                    let tap = next_row * K + min(place / OUTS, K - 1u);
-                    let out = min(out0 + place % OUTS, outs - 1u);
-                    w_next[i] = w[(tap * outs + out) * w_eights + params.weight_first / 2u + known];
+                    w_next[i] = w[w_at[i] + next_row * K * outs * w_eights + known];
                 }
             }
             if (step > 0u) {

@@ -123,14 +123,18 @@ fn matrix_units_agree(units: impl Fn(&Gpu) -> MatrixUnits) {
 }
 
 /// A 3x3 convolution to 8 channels, by one form.
-fn convolution(form: Form, [n, h, w, in_channels]: [usize; 4]) -> Case {
-    let packing = Packing { out_channels: 8, in_channels, kernel: 3 };
+fn convolution(form: Form, image: [usize; 4]) -> Case {
+    convolution_to(8, form, image)
+}
+
+fn convolution_to(out_channels: usize, form: Form, [n, h, w, in_channels]: [usize; 4]) -> Case {
+    let packing = Packing { out_channels, in_channels, kernel: 3 };
     let inputs = vec![
         CaseInput::activation(Shape::nhwc(n, h, w, in_channels)),
         CaseInput::weight(packing.shape(), 1.0 / ((9 * in_channels) as f64).sqrt()),
-        CaseInput::weight(Shape::new([8]), 1.0),
+        CaseInput::weight(Shape::new([out_channels]), 1.0),
     ];
-    Case::new("a convolution", Conv2d { form: Some(form), ..Conv2d::new(3, 8) }, inputs)
+    Case::new("a convolution", Conv2d { form: Some(form), ..Conv2d::new(3, out_channels) }, inputs)
 }
 
 fn compare(gpu: &Gpu, element: Element, case: impl Fn() -> Case) {
@@ -158,8 +162,10 @@ fn matrix_units_agree_with_the_reference_in_slices() {
             recorded.program.dispatches.iter().filter(|d| d.kernel.name().ends_with(entry)).count()
         };
         let rows = if form.is_of_3x3() { "rows_" } else { "" };
-        let [forward, gradient] =
-            [format!("conv2d_{rows}matrix_emulated/forward"), format!("gradient_{rows}matrix_emulated/multiply")];
+        let [forward, gradient] = [
+            format!("conv2d_{rows}matrix_emulated/forward"),
+            format!("gradient_{rows}matrix_emulated/multiply"),
+        ];
         assert_eq!([of(&forward), of(&gradient)], [4, 2], "{form:?}");
         compare(&gpu, Element::F16, case);
     }
@@ -246,6 +252,29 @@ fn splits_that_gpus_share_among_invocations_agree_with_the_reference() {
     let variant = gathers.next().expect("a gradient").kernel.variant().to_string();
     assert!(variant.contains("SUM_LANES=4u"), "{variant}");
     compare(&gpu, Element::F16, case);
+}
+
+/// A device that runs 256 workgroups at once would need twice the time for 288.
+#[test]
+fn a_weight_gradient_does_not_end_in_a_round_of_few_workgroups() {
+    let limits = Limits { storage_binding_bytes: 1 << 31, ..UNITS };
+    for form in Form::MATRIX {
+        for (side, channels) in [(512, 64), (256, 128), (64, 512), (32, 1024)] {
+            let case = convolution_to(channels, form, [4, side, side, channels]);
+            let program = check::record(case, limits, Element::F16).0.program;
+            let sums = program.dispatches.iter().find(|d| d.kernel.name().ends_with("matrix16/multiply"));
+            let sums = sums.expect("a gradient");
+            let groups = sums.groups;
+            assert!(groups >= 512, "{form:?} {channels}: {groups} workgroups");
+            // Written and read again at 100 operations a byte, they take half as long as the products at most.
+            let bytes = sums.args[2].size_bytes;
+            assert!(
+                2 * bytes * 100 < sums.flops / 2,
+                "{form:?} {channels}: {bytes} bytes for {} operations",
+                sums.flops
+            );
+        }
+    }
 }
 
 /// No layer between us and the driver looks at it: what does not fit is undefined behaviour there.

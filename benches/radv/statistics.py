@@ -23,7 +23,7 @@ COLUMNS = {"VGPRs": "vgpr", "Spilled VGPRs": "spilled", "Scratch size": "scratch
 
 def pipelines(log):
     """Name and statistics of every pipeline in what the shim and RADV print."""
-    statistics, by_handle, names = {}, {}, {}
+    statistics, by_handle, by_name = {}, {}, {}
     for line in log.splitlines():
         if line == "@BEGIN":
             statistics = {}
@@ -31,10 +31,12 @@ def pipelines(log):
             by_handle[line.split()[1]] = statistics
         elif line.startswith("@NAME"):
             _, handle, name = line.split(" ", 2)
-            names.setdefault(handle, name)
+            # Looked up now: a handle is given out again once its pipeline is gone.
+            if found := by_handle.get(handle):
+                by_name.setdefault(name, found)
         elif found := re.match(r"([A-Za-z ]+): (\d+)$", line):
             statistics[found.group(1)] = int(found.group(2))
-    return {names[handle]: found for handle, found in by_handle.items() if handle in names and found}
+    return by_name
 
 
 def main():

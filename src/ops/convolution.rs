@@ -6,7 +6,7 @@
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
 use super::choice::{Form, Pass, Question, question};
-use super::common::{Scatter, block_of, reading, split_sum, splits_of_products, stored, u};
+use super::common::{Scatter, block_of, pixel_splits, reading, split_sum, splits_of_products, stored, u};
 use super::matrix::{self, Tile};
 use super::winograd;
 use crate::gpu::{Kernel, ShaderSource, Variant};
@@ -435,8 +435,10 @@ impl Convolution {
         // A driver that unrolls nothing also counts the loops over taps.
         let rows = (slices[0].len() * h, w * (1 + 2 * tap_rows * self.kernel));
         let flops = 2 * slices[0].len() * h * w * cx * co * self.taps();
-        let splits =
-            splits_of_products(tape, rows, (lanes, flops), 1, slices.len() * blocks * cx / 4 * unit);
+        let len = slices.len() * blocks * cx / 4 * unit;
+        // Few channels leave a GPU waiting for loads, as a sum over pixels does.
+        let splits = splits_of_products(tape, rows, (lanes, flops), 1, len)
+            .max(pixel_splits(tape, rows.0, lanes, 1, len));
         let part = tape.transient("weight part", Shape::new([splits * slices.len(), blocks, cx / 4, unit]));
         let variant = stored(stored(reading(Variant::new(), source), "X", tape, x), "Y", tape, dy)
             .with("K", u(self.kernel))

@@ -110,9 +110,8 @@ pub(super) fn fits(form: Form, pass: Pass, limits: Limits) -> bool {
 /// The tiles of every form, for the tuner's digest.
 pub(super) fn shapes() -> String {
     let passes = [Pass::Forward, Pass::WeightGradient];
-    let tiles = Form::MATRIX
-        .iter()
-        .flat_map(|form| passes.map(|pass| OUTS.map(|outs| Tile::of(*form, pass, outs))));
+    let tiles =
+        Form::MATRIX.iter().flat_map(|form| passes.map(|pass| OUTS.map(|outs| Tile::of(*form, pass, outs))));
     format!("{:?}", tiles.collect::<Vec<_>>())
 }
 
@@ -243,7 +242,8 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
         let start = if place == 0 { call.start } else { Start::Y };
         let slices = tape.image_slices(&[x, call.y]);
         let slice_pixels = slices[0].len() * h * w;
-        let moments = tiles(1).1.then(|| call.gathers(tape, place, slices.len(), slice_pixels, tile.rows)).flatten();
+        let moments =
+            tiles(1).1.then(|| call.gathers(tape, place, slices.len(), slice_pixels, tile.rows)).flatten();
         let entry = if moments.is_some() { "forward_moments" } else { "forward" };
         let kernel_of = Kernel::new(source(shaders, tape), entry, reading(variant.clone(), *read));
         for (slice, images) in slices.into_iter().enumerate() {
