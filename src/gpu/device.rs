@@ -1,7 +1,10 @@
 //! Adapters and the device: which one is taken, what it can do, and what is said where there is none.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Mutex;
 
+use super::kernel::Kernel;
 use super::pipeline_cache::PipelineCache;
 use crate::error::{Error, Result};
 
@@ -13,6 +16,8 @@ pub struct Gpu {
     limits: Limits,
     checked: bool,
     cache: Option<PipelineCache>,
+    /// Made once for all recordings.
+    pub(super) pipelines: Mutex<HashMap<Kernel, wgpu::ComputePipeline>>,
 }
 
 /// What a person wants to know of an adapter.
@@ -239,7 +244,8 @@ impl Gpu {
         }
         // Tests compile everything, so that a cache hides nothing from them.
         let cache = if checked { None } else { PipelineCache::open(&device, &adapter.get_info()) };
-        Ok(Self { device, queue, summary, limits, checked, cache })
+        let pipelines = Mutex::default();
+        Ok(Self { device, queue, summary, limits, checked, cache, pipelines })
     }
 
     /// What was opened.

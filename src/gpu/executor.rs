@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, mpsc};
 
 use super::device::{Gpu, device_lost};
 use super::kernel::Kernel;
@@ -208,19 +209,52 @@ impl Gpu {
     }
 
     fn pipelines(&self, commands: &[Command]) -> Result<HashMap<Kernel, wgpu::ComputePipeline>> {
-        let distinct: Vec<Kernel> =
-            commands.iter().map(|c| c.kernel.clone()).collect::<HashSet<_>>().into_iter().collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-        let share = distinct.len().div_ceil(threads).max(1);
+        let distinct: HashSet<Kernel> = commands.iter().map(|command| command.kernel.clone()).collect();
+        self.compile_missing(&distinct)?;
+        let made = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(distinct.into_iter().map(|kernel| (kernel.clone(), made[&kernel].clone())).collect())
+    }
+
+    /// Makes pipelines before they are loaded, many side by side. What the driver refuses is told when it is loaded.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn compile_ahead(&self, kernels: impl IntoIterator<Item = Kernel>) -> Result<()> {
+        match self.compile_missing(&kernels.into_iter().collect()) {
+            Err(Error::Refused(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes the pipelines that no recording has needed so far, on all processors.
+    fn compile_missing(&self, kernels: &HashSet<Kernel>) -> Result<()> {
+        let made = || self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing: Vec<&Kernel> = {
+            let made = made();
+            kernels.iter().filter(|kernel| !made.contains_key(*kernel)).collect()
+        };
+        let next = AtomicUsize::new(0);
+        // Some take a hundred times as long as others: who has done with one takes the next.
+        let work = || -> Result<()> {
+            let mut outcome = Ok(());
+            while let Some(kernel) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match self.pipeline(kernel) {
+                    Ok(pipeline) => drop(made().insert((*kernel).clone(), pipeline)),
+                    Err(refused @ Error::Refused(_)) => outcome = Err(refused),
+                    Err(error) => return Err(error),
+                }
+            }
+            outcome
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
         std::thread::scope(|scope| {
-            let workers: Vec<_> = distinct
-                .chunks(share)
-                .map(|part| {
-                    let compile = |kernel: &Kernel| Ok((kernel.clone(), self.pipeline(kernel)?));
-                    scope.spawn(move || part.iter().map(compile).collect::<Vec<_>>())
-                })
-                .collect();
-            workers.into_iter().flat_map(|worker| worker.join().expect("a compiler that returns")).collect()
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let outcomes = workers.into_iter().map(|worker| worker.join().expect("a compiler that returns"));
+            // What loses the device counts for more than a refusal.
+            outcomes.fold(Ok(()), |worst, outcome| match (worst, outcome) {
+                (Ok(()) | Err(Error::Refused(_)), Err(error)) => Err(error),
+                (worst, _) => worst,
+            })
         })
     }
 

@@ -12,9 +12,10 @@ use super::convolution::{Call, Convolution, Packing, SOURCES, Start};
 use super::{matrix, winograd, winograd_product};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::gpu::{Gpu, SharedBuffer, Variant, compose};
+use crate::gpu::{Gpu, Kernel, SharedBuffer, Variant, compose};
 use crate::tape::{
-    Element, Loaded, Mode, Normalisation, Phase, Read, Shape, SlotPool, Store, Stores, Tape, TensorId,
+    Element, Loaded, Mode, Normalisation, Phase, Program, Read, Shape, SlotPool, Store, Stores, Tape,
+    TensorId,
 };
 
 /// Rounds in which the candidates are timed in turn; the fastest of each counts.
@@ -64,6 +65,13 @@ pub fn shader_digest() -> String {
     hash.update(matrix::shapes());
     hash.update(winograd::ranges());
     files::hex(&hash.finalize())
+}
+
+/// The kernels of every form that [`measure`] will run.
+pub fn kernels(gpu: &Gpu, question: &Question, banned: &[String]) -> Vec<Kernel> {
+    let forms = question.candidates(gpu.limits(), banned);
+    let programs = forms.into_iter().map(|form| recorded(gpu, question, form).0);
+    programs.flat_map(Program::into_kernels).collect()
 }
 
 /// Measures every form that can answer a question and is not `banned`, fastest first; those with wrong results come last, and
@@ -154,12 +162,8 @@ impl Trial {
     }
 
     fn new(gpu: &Gpu, question: &Question, form: Form, memory: &mut Memory) -> Result<Self> {
-        let mut tape = Tape::new(gpu.limits(), Mode::Train { accumulate: false });
-        tape.set_exact(question.exact);
-        tape.set_stored_element(if question.half { Element::F16 } else { Element::F32 });
-        let (inputs, weight, result) = record(&mut tape, question, form);
-        let weight_bytes = tape.info(weight).bytes();
-        let program = tape.finish();
+        let (program, inputs, weight, result) = recorded(gpu, question, form);
+        let weight_bytes = program.tensor(weight).bytes();
         let Memory { pool, stores, filled } = memory;
         if stores.is_empty() {
             let buffer = |(store, bytes)| Ok((store, gpu.buffer("tuned tensors", bytes)?));
@@ -217,6 +221,15 @@ impl Trial {
         gpu.read(self.loaded.inputs(), 0..4)?;
         Ok(started.elapsed().as_secs_f64() * 1e3)
     }
+}
+
+/// A form's program, and in it the inputs, the weight, the result.
+fn recorded(gpu: &Gpu, question: &Question, form: Form) -> (Program, Vec<TensorId>, TensorId, TensorId) {
+    let mut tape = Tape::new(gpu.limits(), Mode::Train { accumulate: false });
+    tape.set_exact(question.exact);
+    tape.set_stored_element(if question.half { Element::F16 } else { Element::F32 });
+    let (inputs, weight, result) = record(&mut tape, question, form);
+    (tape.finish(), inputs, weight, result)
 }
 
 /// Records what the question is about: the inputs, the weight, the result.

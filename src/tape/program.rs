@@ -109,6 +109,11 @@ impl Program {
         Err(Error::user(&self.tensor(arg.tensor).name, expected, found, remedy))
     }
 
+    /// The kernel of every dispatch.
+    pub fn into_kernels(self) -> impl Iterator<Item = Kernel> {
+        self.dispatches.into_iter().map(|dispatch| dispatch.kernel)
+    }
+
     /// Floating-point operations of the whole program.
     pub fn flops(&self) -> u64 {
         self.dispatches.iter().map(|d| d.flops).sum()

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::choice::Form;
 use crate::ops::{OPS, check};
-use crate::tape::{Case, Element, OpEntry};
+use crate::tape::{Case, Element, OpEntry, Program};
 
 /// Gradients are compared with differences, which round more.
 const GRADIENT_ROOM: f64 = 5.0;
@@ -40,6 +40,9 @@ pub fn examine(gpu: &Gpu, mut told: impl FnMut(&str)) -> Result<Vec<Examined>> {
         if element == Element::F16 && !gpu.limits().f16 {
             continue;
         }
+        let cases = OPS.iter().flat_map(|op| (op.cases)());
+        let programs = cases.map(|case| check::record(case, gpu.limits(), element).0.program);
+        gpu.compile_ahead(programs.flat_map(Program::into_kernels))?;
         for op in OPS {
             told(op.name);
             all.extend(examine_operation(gpu, op, element, |_| true)?);

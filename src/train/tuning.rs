@@ -17,7 +17,7 @@ use crate::files;
 use crate::gpu::{AdapterSummary, Gpu, Limits};
 use crate::model::AttentionUNet;
 use crate::ops::choice::Question;
-use crate::ops::tune::{Timing, measure, shader_digest};
+use crate::ops::tune::{Timing, kernels, measure, shader_digest};
 use crate::report::progress::{self, Work};
 use crate::tape::Tuning;
 
@@ -123,6 +123,8 @@ impl TuningCache {
         again: bool,
         mut told: impl FnMut(&Question, &[Timing]),
     ) -> Result<()> {
+        let open = questions.iter().filter(|question| again || !self.timings.contains_key(&question.key()));
+        gpu.compile_ahead(open.flat_map(|question| kernels(gpu, question, &self.banned)))?;
         for question in questions {
             let key = question.key();
             if !again && let Some(known) = self.timings.get(&key) {
