@@ -16,17 +16,10 @@
 #import depth_to_space
 #import matrix_shares
 
-alias X = vec4<f16>;
 const K: u32 = 3u;
 // x or y is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
 const X_SQUARES: bool = false;
 const Y_SQUARES: bool = false;
-const LANES: u32 = 128u;
-const PIXELS: u32 = 128u;
-const OUTS: u32 = 128u;
-const SHARES_M: u32 = 2u;
-const SHARES_N: u32 = 2u;
-const SHARES_K: u32 = 1u;
 const DEPTH: u32 = 32u;
 // A row of a tile, in cells of four halves: two more than there are, so that rows lie in different banks.
 const STRIDE: u32 = DEPTH / 4u + 2u;
@@ -37,37 +30,9 @@ const EIGHTS: u32 = DEPTH / 8u;
 const ROWS: u32 = LANES / EIGHTS;
 const X_EACH: u32 = PIXELS / ROWS;
 const W_EACH: u32 = OUTS / ROWS;
-const ROWS_OF_SHARE: u32 = PIXELS / SHARES_M;
-const OUTS_OF_SHARE: u32 = OUTS / SHARES_N;
-// The tile as gather_moments sees it.
-const TILE_PIXELS: u32 = PIXELS;
-const TILE_CELLS: u32 = OUTS / 4u;
-const TILE_LANES: u32 = LANES;
 
-struct Params {
-    pixels: u32,
-    height: u32,
-    width: u32,
-    x_groups: u32,
-    weight_groups: u32,
-    weight_first: u32,
-    out_groups: u32,
-    pixel_tiles: u32,
-    // 0: the bias, 1: what y holds, 2: zero
-    start_from: u32,
-    moments_first: u32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Eight>;
-@group(0) @binding(1) var<storage, read> w: array<Eight>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<Eight>;
-@group(0) @binding(4) var<uniform> params: Params;
-@group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> moments: array<vec4<f32>>;
-
-#import normalised_read
 #import matrix_pixels
+#import normalised_read
 #import source_pixels
 #import tile_moments
 

@@ -15,15 +15,8 @@
 #import depth_to_space
 #import matrix_shares
 
-alias X = vec4<f16>;
 const K: u32 = 3u;
 const Y_SQUARES: bool = false;
-const LANES: u32 = 128u;
-const PIXELS: u32 = 128u;
-const OUTS: u32 = 128u;
-const SHARES_M: u32 = 2u;
-const SHARES_N: u32 = 2u;
-const SHARES_K: u32 = 1u;
 const DEPTH: u32 = 16u;
 const PATCH_COLUMNS: u32 = 16u;
 const PATCH_ROWS: u32 = PIXELS / PATCH_COLUMNS;
@@ -39,37 +32,9 @@ const EIGHTS: u32 = DEPTH / 8u;
 const ROWS: u32 = LANES / EIGHTS;
 const X_EACH: u32 = (AROUND + ROWS - 1u) / ROWS;
 const W_EACH: u32 = (K * OUTS + ROWS - 1u) / ROWS;
-const ROWS_OF_SHARE: u32 = PIXELS / SHARES_M;
-const OUTS_OF_SHARE: u32 = OUTS / SHARES_N;
-// The tile as gather_moments sees it.
-const TILE_PIXELS: u32 = PIXELS;
-const TILE_CELLS: u32 = OUTS / 4u;
-const TILE_LANES: u32 = LANES;
 
-struct Params {
-    pixels: u32,
-    height: u32,
-    width: u32,
-    x_groups: u32,
-    weight_groups: u32,
-    weight_first: u32,
-    out_groups: u32,
-    pixel_tiles: u32,
-    // 0: the bias, 1: what y holds, 2: zero
-    start_from: u32,
-    moments_first: u32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Eight>;
-@group(0) @binding(1) var<storage, read> w: array<Eight>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<Eight>;
-@group(0) @binding(4) var<uniform> params: Params;
-@group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> moments: array<vec4<f32>>;
-
-#import normalised_read
 #import matrix_pixels
+#import normalised_read
 #import tile_moments
 
 fn in_tile(place: u32) -> u32 {

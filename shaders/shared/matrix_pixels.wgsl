@@ -1,5 +1,42 @@
-// What conv2d_matrix does by eights: how it reads x, and how it writes y. The importing shader declares Y_SQUARES, params, bias and
-// y.
+// What the kernels of convolutions on matrix units have in common: the tile that a workgroup owns, PIXELS x OUTS of y, what they bind, how
+// they read x by eights, and how they write y. To be imported after matrix_shares and before normalised_read and tile_moments, by a shader
+// that declares Y_SQUARES.
+alias X = vec4<f16>;
+const LANES: u32 = 128u;
+const PIXELS: u32 = 128u;
+const OUTS: u32 = 128u;
+const SHARES_M: u32 = 2u;
+const SHARES_N: u32 = 2u;
+const SHARES_K: u32 = 1u;
+const ROWS_OF_SHARE: u32 = PIXELS / SHARES_M;
+const OUTS_OF_SHARE: u32 = OUTS / SHARES_N;
+// The tile as gather_moments sees it.
+const TILE_PIXELS: u32 = PIXELS;
+const TILE_CELLS: u32 = OUTS / 4u;
+const TILE_LANES: u32 = LANES;
+
+struct Params {
+    pixels: u32,
+    height: u32,
+    width: u32,
+    x_groups: u32,
+    weight_groups: u32,
+    weight_first: u32,
+    out_groups: u32,
+    pixel_tiles: u32,
+    // 0: the bias, 1: what y holds, 2: zero
+    start_from: u32,
+    moments_first: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<Eight>;
+@group(0) @binding(1) var<storage, read> w: array<Eight>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<Eight>;
+@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> moments: array<vec4<f32>>;
+
 fn x_units() -> u32 {
     return params.x_groups / 2u;
 }
