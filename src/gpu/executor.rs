@@ -250,11 +250,9 @@ impl Gpu {
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
             let outcomes = workers.into_iter().map(|worker| worker.join().expect("a compiler that returns"));
+            let errors: Vec<Error> = outcomes.filter_map(Result::err).collect();
             // What loses the device counts for more than a refusal.
-            outcomes.fold(Ok(()), |worst, outcome| match (worst, outcome) {
-                (Ok(()) | Err(Error::Refused(_)), Err(error)) => Err(error),
-                (worst, _) => worst,
-            })
+            errors.into_iter().max_by_key(|error| !matches!(error, Error::Refused(_))).map_or(Ok(()), Err)
         })
     }
 
