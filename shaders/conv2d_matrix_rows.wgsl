@@ -2,21 +2,21 @@
 // the image and the pixels around it come to workgroup memory once for all nine, and are normalised once.
 //
 //   x       [N, H, W, CX]               f16, CX a multiple of 8
+//   second  [N, H, W, CX2]              f16 likewise, a second source where there is one (TWO), whose sums are added to those of the first
 //   w       [9][CO][CG * 4]             f16, made by conv2d_matrix_pack
 //   bias    [CO]                        f32
-//   moments [tiles][2][CO]              f32: mean and sum of squared deviations of a patch's pixels, where all patches are whole
-//   coefficients [3 or more][CX]        f32: mean, scale, beta, where x is normalised as it is read
-//   y       [N, H, W, CO]               f16, CO a multiple of 8
+//   moments [tiles][2][CO]              f32, as there, of patches that are all whole
+//   coefficients, y                     as there
 //
 // A workgroup owns PIXELS x OUTS of y, PIXELS being rows of PATCH_COLUMNS, and steps through DEPTH channels of a row of taps at a time,
-// while what comes next is on its way to registers. Its SHARES_M x SHARES_N parts go to as many subgroups; where there are fewer, they take
-// turns. One of the shared matrix files has to be imported before this one.
+// while what comes next is on its way to registers. Its parts go to subgroups as in conv2d_matrix.
 #import grid
 #import depth_to_space
 #import matrix_shares
 
 const K: u32 = 3u;
 const Y_SQUARES: bool = false;
+const TWO: bool = false;
 const DEPTH: u32 = 16u;
 const PATCH_COLUMNS: u32 = 16u;
 const PATCH_ROWS: u32 = PIXELS / PATCH_COLUMNS;
@@ -32,6 +32,8 @@ const EIGHTS: u32 = DEPTH / 8u;
 const ROWS: u32 = LANES / EIGHTS;
 const X_EACH: u32 = (AROUND + ROWS - 1u) / ROWS;
 const W_EACH: u32 = (K * OUTS + ROWS - 1u) / ROWS;
+
+@group(0) @binding(7) var<storage, read> second: array<Eight>;
 
 #import matrix_pixels
 #import normalised_read
@@ -69,16 +71,18 @@ fn write_tile(id: Invocation, within: Within) {
     let outs = params.out_groups * 4u;
     let my_row = id.lane / EIGHTS;
     let my_eight = id.lane % EIGHTS;
-    let steps = (x_eights + EIGHTS - 1u) / EIGHTS * K;
-    var x_at: array<u32, X_EACH>;
+    let x_depths = (x_eights + EIGHTS - 1u) / EIGHTS;
+    let second_eights = select(0u, params.second_groups / 2u, TWO);
+    let depths = x_depths + (second_eights + EIGHTS - 1u) / EIGHTS;
     var inside = 0u;
+    var x_at: array<u32, X_EACH>;
     #unroll
     for (var i = 0u; i < X_EACH; i++) {
         let place = i * ROWS + my_row;
         // Before the first row and column the difference wraps round, beyond every image.
         let row = place / AROUND_COLUMNS - 1u;
         let column = place % AROUND_COLUMNS - 1u;
-        x_at[i] = (pixel0 + row * params.width + column) * x_eights;
+        x_at[i] = pixel0 + row * params.width + column;
         let above = params.height - corner.rows + row < params.height;
         let beside = params.width - corner.columns + column < params.width;
         inside |= select(0u, 1u << i, place < AROUND && above && beside);
@@ -88,7 +92,7 @@ fn write_tile(id: Invocation, within: Within) {
     for (var i = 0u; i < W_EACH; i++) {
         let place = i * ROWS + my_row;
         let tap = min(place / OUTS, K - 1u);
-        w_at[i] = (tap * outs + min(out0 + place % OUTS, outs - 1u)) * w_eights + params.weight_first / 2u;
+        w_at[i] = (tap * outs + min(out0 + place % OUTS, outs - 1u)) * w_eights;
     }
     for (var first = 0u; first < SHARES; first += together) {
         let share = first + within.subgroup;
@@ -106,8 +110,8 @@ fn write_tile(id: Invocation, within: Within) {
         // The row of taps that is multiplied, and the one that is loaded for the next step, of which channels.
         var tap_row = K - 1u;
         var next_row = 0u;
-        var eight = my_eight;
-        for (var step = 0u; step <= steps; step++) {
+        var depth = 0u;
+        for (var step = 0u; step <= depths * K; step++) {
             workgroupBarrier();
             if (step > 0u) {
                 if (tap_row == 0u) {
@@ -128,24 +132,33 @@ fn write_tile(id: Invocation, within: Within) {
                 }
             }
             workgroupBarrier();
-            if (step < steps) {
-                // Channels beyond the source are zeros of x: any weight will do there, but it must be a number.
-                let known = min(eight, x_eights - 1u);
+            if (depth < depths) {
+                let is_second = TWO && depth >= x_depths;
+                let eights = select(x_eights, second_eights, is_second);
+                let eight = (depth - select(0u, x_depths, is_second)) * EIGHTS + my_eight;
+                // Channels beyond the source are zeros: any weight will do there, but it must be a number.
+                let known = min(eight, eights - 1u);
                 if (next_row == 0u) {
                     let low_norm = norm_of(known * 2u, params.x_groups);
                     let high_norm = norm_of(known * 2u + 1u, params.x_groups);
                     #unroll
                     for (var i = 0u; i < X_EACH; i++) {
                         x_next[i] = Eight();
-                        if ((inside >> i & 1u) != 0u && eight < x_eights) {
-                            let value = x[x_at[i] + eight];
-                            x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
+                        if ((inside >> i & 1u) != 0u && eight < eights) {
+                            if (is_second) {
+                                x_next[i] = second[x_at[i] * eights + eight];
+                            } else {
+                                let value = x[x_at[i] * eights + eight];
+                                x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
+                            }
                         }
                     }
                 }
+                let w_first = select(params.weight_first, params.second_first, is_second) / 2u;
+                let w_from = next_row * K * outs * w_eights + w_first + known;
                 #unroll
                 for (var i = 0u; i < W_EACH; i++) {
-                    w_next[i] = w[w_at[i] + next_row * K * outs * w_eights + known];
+                    w_next[i] = w[w_at[i] + w_from];
                 }
             }
             if (step > 0u) {
@@ -172,7 +185,7 @@ fn write_tile(id: Invocation, within: Within) {
             }
             tap_row = next_row;
             next_row = select(next_row + 1u, 0u, next_row == K - 1u);
-            eight += select(0u, EIGHTS, next_row == 0u);
+            depth += select(0u, 1u, next_row == 0u);
         }
         #unroll
         for (var m = 0u; m < TILES_M; m++) {

@@ -14,7 +14,7 @@ use rosette::ops::batch_norm::BatchNorm;
 use rosette::ops::choice::Form;
 use rosette::ops::conv2d::{Conv2d, Packing};
 use rosette::ops::{OPS, check, warp};
-use rosette::tape::{Case, CaseInput, Element, Fill, OpEntry, Shape, Store};
+use rosette::tape::{Case, CaseInput, Element, Fill, OpEntry, Phase, Shape, Store};
 use rosette::train::examine_operation;
 use units::UNITS;
 
@@ -252,6 +252,22 @@ fn splits_that_gpus_share_among_invocations_agree_with_the_reference() {
     let variant = gathers.next().expect("a gradient").kernel.variant().to_string();
     assert!(variant.contains("SUM_LANES=4u"), "{variant}");
     compare(&gpu, Element::F16, case);
+}
+
+/// Else y would be written, read and rounded once more.
+#[test]
+fn two_sources_that_share_a_patch_take_one_dispatch() {
+    let conv2d = OPS.iter().find(|op| op.name == "conv2d").expect("in the list");
+    for (label, wanted) in [
+        ("MatrixRows 3x3 [1, 2, 3] [40, 72] to 72", 1),
+        ("Matrix 3x3 [2, 5, 7] [8, 16] to 24 with moments", 2),
+    ] {
+        let case = (conv2d.cases)().into_iter().find(|case| case.label == label).expect(label);
+        let program = check::record(case, UNITS, Element::F16).0.program;
+        let of_forward = program.dispatches.iter().filter(|dispatch| dispatch.phase == Phase::Forward);
+        let sums = of_forward.filter(|dispatch| dispatch.kernel.name().contains("matrix16/forward"));
+        assert_eq!(sums.count(), wanted, "{label}");
+    }
 }
 
 /// A device that runs 256 workgroups at once would need twice the time for 288.

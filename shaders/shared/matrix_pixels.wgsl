@@ -27,6 +27,9 @@ struct Params {
     // 0: the bias, 1: what y holds, 2: zero
     start_from: u32,
     moments_first: u32,
+    // Of a second source that is added in the same go: its channels, and where they begin in the weight.
+    second_groups: u32,
+    second_first: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Eight>;

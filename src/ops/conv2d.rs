@@ -226,6 +226,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(centred(Form::MatrixRows, [2, 32, 16], &[24], 16));
     cases.push(case(Form::MatrixRows, [2, 17, 18], &[24], 72, 3).deferred(&[0], true).forward_only());
     cases.push(case(Form::MatrixRows, [1, 7, 31], &[16, 8], 136, 3).forward_only());
+    cases.push(case(Form::MatrixRows, [1, 6, 9], &[8, 16], 8, 3).deferred(&[1], false).forward_only());
     for form in Form::MATRIX {
         if !form.is_of_3x3() {
             cases.push(case(form, [1, 1, 1], &[8], 8, 1));

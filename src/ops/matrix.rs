@@ -66,7 +66,7 @@ pub(super) const SOURCES: &[ShaderSource] = &[
 params! {
     struct MatrixParams {
         pixels: u32, height: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32, out_groups: u32,
-        pixel_tiles: u32, start_from: u32, moments_first: u32,
+        pixel_tiles: u32, start_from: u32, moments_first: u32, second_groups: u32, second_first: u32,
     }
 }
 
@@ -236,16 +236,23 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
         1 => ((images * h * w).div_ceil(tile.rows), true),
         _ => (images * tile.patches(h, w).0, tile.patches(h, w).1),
     };
-    for (place, (read, first)) in call.sources.iter().enumerate() {
+    let each = together(call, tile);
+    for (chunk, pair) in call.sources.chunks(each).enumerate() {
+        let ((read, first), second) = (pair[0], pair.get(1));
         let x = read.tensor;
-        let cx = seen(tape, x, call.x_squares)[3];
-        let start = if place == 0 { call.start } else { Start::Y };
-        let slices = tape.image_slices(&[x, call.y]);
+        let channels = |id| seen(tape, id, call.x_squares)[3];
+        let (cx, second_channels) = (channels(x), second.map_or(0, |(read, _)| channels(read.tensor)));
+        let start = if chunk == 0 { call.start } else { Start::Y };
+        let touched: Vec<TensorId> = pair.iter().map(|(read, _)| read.tensor).chain([call.y]).collect();
+        let slices = tape.image_slices(&touched);
         let slice_pixels = slices[0].len() * h * w;
+        let last = chunk * each + pair.len() - 1;
         let moments =
-            tiles(1).1.then(|| call.gathers(tape, place, slices.len(), slice_pixels, tile.rows)).flatten();
+            tiles(1).1.then(|| call.gathers(tape, last, slices.len(), slice_pixels, tile.rows)).flatten();
         let entry = if moments.is_some() { "forward_moments" } else { "forward" };
-        let kernel_of = Kernel::new(source(shaders, tape), entry, reading(variant.clone(), *read));
+        let variant = reading(variant.clone(), read);
+        let variant = if tile.taps > 1 { variant.with("TWO", second.is_some()) } else { variant };
+        let kernel_of = Kernel::new(source(shaders, tape), entry, variant);
         for (slice, images) in slices.into_iter().enumerate() {
             let pixels = images.len() * h * w;
             let pixel_tiles = tiles(images.len()).0;
@@ -255,24 +262,39 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
                 width: w as u32,
                 x_groups: (cx / 4) as u32,
                 weight_groups: weight_groups as u32,
-                weight_first: if call.flip_from.is_some() { 0 } else { *first as u32 },
+                weight_first: if call.flip_from.is_some() { 0 } else { first as u32 },
                 out_groups: (co / 4) as u32,
                 pixel_tiles: pixel_tiles as u32,
                 start_from: start as u32,
                 moments_first: moments.map_or(0, |moments| (slice * moments.splits) as u32),
+                second_groups: (second_channels / 4) as u32,
+                second_first: second.map_or(0, |(_, first)| *first as u32),
             };
-            tape.dispatch(kernel_of.clone())
+            let dispatch = tape
+                .dispatch(kernel_of.clone())
                 .images(x, &images)
                 .prepared(packed)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
-                .coefficients(*read, call.weight)
-                .also(moments.map(|moments| moments.part))
+                .coefficients(read, call.weight)
+                .also(moments.map(|moments| moments.part));
+            let dispatch = match second {
+                Some((read, _)) => dispatch.images(read.tensor, &images),
+                None if tile.taps > 1 => dispatch.nothing(call.weight),
+                None => dispatch,
+            };
+            dispatch
                 .params(&params)
-                .flops(2 * pixels * cx * co * kernel * kernel)
+                .flops(2 * pixels * (cx + second_channels) * co * kernel * kernel)
                 .groups(pixel_tiles * co.div_ceil(tile.outs));
         }
     }
+}
+
+/// How many sources a dispatch takes: one, or where taps share what they read two that need not be normalised.
+fn together(call: &Call, tile: Tile) -> usize {
+    let is_plain = call.sources.iter().all(|(read, _)| read.normalisation.is_none());
+    if tile.taps > 1 && is_plain { 2 } else { 1 }
 }
 
 /// The weight as f16 [K*K][CO][groups * 4], turned round for an input gradient; with its groups of input channels.

@@ -446,12 +446,17 @@ impl DispatchBuilder<'_> {
     /// Binds the coefficients of what is normalised as it is read; else, since something must be bound, the beginning of
     /// `instead`, which nothing reads.
     pub fn coefficients(self, read: Read, instead: TensorId) -> Self {
-        // A vec4 of f32: the least that an array of them may be.
-        const SOMETHING_BYTES: u64 = 16;
         match read.normalisation {
             Some(normalisation) => self.tensor(normalisation.coefficients),
-            None => self.range(instead, 0, SOMETHING_BYTES),
+            None => self.nothing(instead),
         }
+    }
+
+    /// Binds what nothing reads, since something must be bound: the beginning of `instead`.
+    pub fn nothing(self, instead: TensorId) -> Self {
+        // A vec4 of f32: the least that an array of them may be.
+        const SOMETHING_BYTES: u64 = 16;
+        self.range(instead, 0, SOMETHING_BYTES)
     }
 
     /// Binds a whole tensor where there is one.
