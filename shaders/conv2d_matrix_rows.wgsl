@@ -44,12 +44,7 @@ fn in_tile(place: u32) -> u32 {
 }
 
 // Where a patch begins: a row of all images', and what is left of its own image from there on.
-struct Patch {
-    row: u32,
-    column: u32,
-    rows: u32,
-    columns: u32,
-}
+struct Patch { row: u32, column: u32, rows: u32, columns: u32 }
 
 fn patch_of(tile: u32) -> Patch {
     let across = (params.width + PATCH_COLUMNS - 1u) / PATCH_COLUMNS;
@@ -107,8 +102,8 @@ fn write_tile(id: Invocation, within: Within) {
         }
         var x_next: array<Eight, X_EACH>;
         var w_next: array<Eight, W_EACH>;
-        // The row of taps that is multiplied, and the one that is loaded for the next step, of which channels.
-        var tap_row = K - 1u;
+        // The row of taps that is multiplied (none at first), and the one that is loaded for the next step, of which channels.
+        var tap_row = K;
         var next_row = 0u;
         var depth = 0u;
         for (var step = 0u; step <= depths * K; step++) {
