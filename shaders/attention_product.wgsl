@@ -5,12 +5,14 @@
 //   x, y, dy, dx   [P, C]   Stored (vec4<f32> or vec4<f16>; arithmetic is in f32), C a multiple of 4
 //   s, dz          [P]      f32
 //   stats          [4]      f32: mean, scale = gamma * inv_std, beta, inv_std
+//   coefficients   [3 or more][C]  f32: mean, scale, beta, where x is normalised as it is read
 //
 // LANES invocations share a pixel's channels, and take PIXELS pixels one after the other; psi is computed where it is
 // used. In `backward` the lanes' shares of a pixel's sum are added in order.
 #import grid
 
 alias Stored = vec4<f32>;
+alias X = Stored;
 // A power of two, at most 64.
 const LANES: u32 = 1u;
 const PIXELS: u32 = 8u;
@@ -28,20 +30,23 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(5) var<storage, read_write> dz: array<f32>;
 @group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(7) var<storage, read> coefficients: array<vec4<f32>>;
+
+#import normalised_read
 
 var<workgroup> shares: array<f32, 64u * PIXELS>;
 
-struct Norm {
+struct ScalarNorm {
     mean: f32,
     scale: f32,
     beta: f32,
 }
 
-fn norm() -> Norm {
-    return Norm(stats[0], stats[1], stats[2]);
+fn norm() -> ScalarNorm {
+    return ScalarNorm(stats[0], stats[1], stats[2]);
 }
 
-fn psi(value: f32, n: Norm) -> f32 {
+fn psi(value: f32, n: ScalarNorm) -> f32 {
     let z = fma(value - n.mean, n.scale, n.beta);
     // exp of a negative number only: nothing overflows.
     let e = exp(-abs(z));
@@ -65,7 +70,7 @@ fn forward(id: Invocation) {
             let factor = psi(s[pixel], n);
             for (var group = id.lane % LANES; group < params.groups; group += LANES) {
                 let at = pixel * params.groups + group;
-                y[at] = Stored(vec4<f32>(x[at]) * factor);
+                y[at] = Stored(vec4<f32>(as_read(x[at], norm_of(group, params.groups))) * factor);
             }
         }
     }
@@ -84,7 +89,7 @@ fn backward(id: Invocation) {
             for (var group = lane; group < params.groups; group += LANES) {
                 let at = pixel * params.groups + group;
                 let gradient = vec4<f32>(dy[at]);
-                total += dot(gradient, vec4<f32>(x[at]));
+                total += dot(gradient, vec4<f32>(as_read(x[at], norm_of(group, params.groups))));
                 y[at] = Stored(gradient * factor);
             }
             if (LANES == 1u) {

@@ -109,6 +109,21 @@ fn a_tape_that_does_not_defer_writes_everything() {
     assert!(!program.dispatches.iter().any(normalises));
 }
 
+/// Gates and their convolutions read what a pooling norm has written for the forward pass; it was computed again for each of them.
+#[test]
+fn a_steps_backward_pass_computes_no_norm_again() {
+    let mut tape = tape();
+    tape.set_recompute(true);
+    let program = Settings::new(8, 64, 2, Skip::Full).record_on(tape);
+    let of = |name: &str, phase: Phase| {
+        let places = places(&program, name);
+        places.into_iter().filter(|place| program.dispatches[*place].phase == phase).count()
+    };
+    assert_eq!(of("batch_norm/normalise", Phase::Backward), 0);
+    // The products are computed again, from what the norms read.
+    assert_eq!([Phase::Forward, Phase::Backward].map(|phase| of("attention_product/forward", phase)), [4, 4]);
+}
+
 /// Where tensors are computed again for the backward pass, a convolution normalises instead.
 #[test]
 fn a_convolutions_backward_pass_computes_no_norm_again() {

@@ -5,7 +5,7 @@
 use super::common::{stored_alike, vector};
 use crate::gpu::{Kernel, ShaderSource};
 use crate::params;
-use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Tape, TensorId};
+use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Read, Shape, Tape, TensorId};
 
 const SHADER: ShaderSource =
     ShaderSource { name: "activation", text: include_str!("../../shaders/activation.wgsl") };
@@ -43,9 +43,10 @@ fn record(tape: &mut Tape, entry: &'static str, tensors: &[TensorId]) {
 }
 
 /// Records an entry point into a new tensor, in the backward pass.
-fn again(tape: &mut Tape, entry: &'static str, inputs: &[TensorId]) -> TensorId {
-    let y = tape.activation(entry, tape.shape(inputs[0]).clone());
-    record(tape, entry, &[inputs, &[y]].concat());
+fn again(tape: &mut Tape, entry: &'static str, inputs: &[Read]) -> TensorId {
+    let y = tape.activation(entry, tape.shape(inputs[0].tensor).clone());
+    let tensors: Vec<TensorId> = inputs.iter().map(|read| read.tensor).chain([y]).collect();
+    record(tape, entry, &tensors);
     y
 }
 
@@ -98,7 +99,7 @@ impl Op for Relu {
         true
     }
 
-    fn recompute(&self, tape: &mut Tape, _: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
+    fn recompute(&self, tape: &mut Tape, _: &Node, inputs: &[Read]) -> Vec<TensorId> {
         vec![again(tape, "relu", inputs)]
     }
 
@@ -164,7 +165,7 @@ impl Op for Add {
         true
     }
 
-    fn recompute(&self, tape: &mut Tape, _: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
+    fn recompute(&self, tape: &mut Tape, _: &Node, inputs: &[Read]) -> Vec<TensorId> {
         vec![again(tape, "add", inputs)]
     }
 

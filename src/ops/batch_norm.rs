@@ -312,9 +312,10 @@ impl Op for BatchNorm {
         true
     }
 
-    fn recompute(&self, tape: &mut Tape, node: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
-        let y = tape.activation("batch_norm again", tape.shape(inputs[0]).clone());
-        self.normalise(tape, inputs[0], node.saved[0], y);
+    fn recompute(&self, tape: &mut Tape, node: &Node, inputs: &[Read]) -> Vec<TensorId> {
+        let x = inputs[0].tensor;
+        let y = tape.activation("batch_norm again", tape.shape(x).clone());
+        self.normalise(tape, x, node.saved[0], y);
         vec![y]
     }
 

@@ -10,7 +10,9 @@ use super::batch_norm::{BatchNorm, Cut, NormParams};
 use super::common::{stored_alike, u};
 use super::max_pool2d::MaxPool2d;
 use crate::gpu::{Kernel, ShaderSource};
-use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
+use crate::tape::{
+    Array, Case, CaseInput, Fill, Node, Normalisation, Op, Read, Shape, Store, Tape, TensorId,
+};
 
 const SHADER: ShaderSource =
     ShaderSource { name: "batch_norm_pool", text: include_str!("../../shaders/batch_norm_pool.wgsl") };
@@ -142,6 +144,10 @@ impl Op for BatchNormPool {
             }
             dispatch.params(&params).invocations((params.pixels as usize).div_ceil(SQUARES) * cut.groups);
         }
+        if self.whole && tape.defers() {
+            let normalisation = Normalisation { coefficients: stats, relu: true };
+            tape.note_origin(outputs[0], Read { tensor: x, normalisation: Some(normalisation) });
+        }
         vec![stats]
     }
 
@@ -168,7 +174,7 @@ impl Op for BatchNormPool {
         self.whole && output == 0
     }
 
-    fn recompute(&self, tape: &mut Tape, node: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
+    fn recompute(&self, tape: &mut Tape, node: &Node, inputs: &[Read]) -> Vec<TensorId> {
         self.norm().recompute(tape, node, inputs)
     }
 

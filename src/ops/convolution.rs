@@ -436,9 +436,11 @@ impl Convolution {
         let rows = (slices[0].len() * h, w * (1 + 2 * tap_rows * self.kernel));
         let flops = 2 * slices[0].len() * h * w * cx * co * self.taps();
         let len = slices.len() * blocks * cx / 4 * unit;
-        // Few channels leave a GPU waiting for loads, as a sum over pixels does.
-        let splits = splits_of_products(tape, rows, (lanes, flops), 1, len)
-            .max(pixel_splits(tape, rows.0, lanes, 1, len));
+        let splits = match cx {
+            // The first layer leaves a GPU waiting for loads, as a sum over pixels does.
+            4 if !tape.limits().software => pixel_splits(tape, rows.0, lanes, 1, len),
+            _ => splits_of_products(tape, rows, (lanes, flops), 1, len),
+        };
         let part = tape.transient("weight part", Shape::new([splits * slices.len(), blocks, cx / 4, unit]));
         let variant = stored(stored(reading(Variant::new(), source), "X", tape, x), "Y", tape, dy)
             .with("K", u(self.kernel))

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::common::{indices, stored_alike};
 use crate::gpu::{Kernel, ShaderSource};
 use crate::params;
-use crate::tape::{Array, Case, CaseInput, Node, Op, Shape, Tape, TensorId};
+use crate::tape::{Array, Case, CaseInput, Node, Op, Read, Shape, Tape, TensorId};
 
 const SHADER: ShaderSource = ShaderSource { name: "gate", text: include_str!("../../shaders/gate.wgsl") };
 
@@ -90,9 +90,10 @@ impl Op for Gate {
         true
     }
 
-    fn recompute(&self, tape: &mut Tape, _: &Node, inputs: &[TensorId]) -> Vec<TensorId> {
-        let y = tape.activation("gate again", tape.shape(inputs[0]).clone());
-        product(tape, inputs[0], inputs[1], y);
+    fn recompute(&self, tape: &mut Tape, _: &Node, inputs: &[Read]) -> Vec<TensorId> {
+        let [x, psi] = [0, 1].map(|place| inputs[place].tensor);
+        let y = tape.activation("gate again", tape.shape(x).clone());
+        product(tape, x, psi, y);
         vec![y]
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use super::array::Array;
+use super::reading::Read;
 use super::record::Tape;
 use super::tensor::{Shape, Store, TensorId};
 
@@ -34,9 +35,9 @@ pub trait Op: Debug + Send + Sync {
         false
     }
 
-    /// Records those outputs of `node` once more, from `inputs` (which stand in for its own) and what was saved, to the
-    /// same bits: so that they need not live until the backward pass.
-    fn recompute(&self, _: &mut Tape, node: &Node, _: &[TensorId]) -> Vec<TensorId> {
+    /// Records those outputs of `node` once more, from `inputs` (which stand in for its own; normalised as they are read where it
+    /// [normalises](Op::normalises)) and what was saved, to the same bits: so that they need not live until the backward pass.
+    fn recompute(&self, _: &mut Tape, node: &Node, _: &[Read]) -> Vec<TensorId> {
         unreachable!("{} is not computed again", node.name)
     }
 

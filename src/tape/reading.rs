@@ -72,6 +72,12 @@ impl Tape {
         self.deferred.insert(id, Deferred { read, written: false });
     }
 
+    /// Says that `id` was written, and what it can be read from as well: cheaper for a reader in the backward pass than to have it
+    /// computed again.
+    pub fn note_origin(&mut self, id: TensorId, read: Read) {
+        self.deferred.insert(id, Deferred { read, written: true });
+    }
+
     /// Notes the moments of a tensor for the batch norm that follows.
     pub fn note_moments(&mut self, id: TensorId, moments: Moments) {
         self.moments.insert(id, moments);
@@ -113,7 +119,11 @@ impl Tape {
         if !node.op.recomputes(output) {
             return id;
         }
-        let inputs: Vec<TensorId> = node.inputs.iter().map(|input| self.value(*input)).collect();
+        let again = |(place, input): (usize, &TensorId)| match node.op.normalises(place) {
+            true => self.read(*input),
+            false => self.value(*input).into(),
+        };
+        let inputs: Vec<Read> = node.inputs.iter().enumerate().map(again).collect();
         let outputs = node.op.recompute(self, &node, &inputs);
         self.again.insert(id, outputs[output]);
         outputs[output]
