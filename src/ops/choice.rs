@@ -293,7 +293,12 @@ mod tests {
         let offered = |limits| question.candidates(limits, &[]);
         assert_eq!(offered(limits), [Form::Tiled, Form::Matrix, Form::MatrixNarrow]);
         let limits = Limits { workgroup_bytes: 48 << 10, ..limits };
-        assert_eq!(offered(limits), [Form::Tiled, Form::Matrix, Form::MatrixNarrow, Form::MatrixTall]);
+        let all = [Form::Tiled, Form::Matrix, Form::MatrixNarrow, Form::MatrixTall, Form::MatrixRows];
+        assert_eq!(offered(limits), all);
+        // Of a weight's gradient it takes less.
+        let gradient = Question { pass: Pass::WeightGradient, ..question.clone() };
+        let limits = Limits { workgroup_bytes: 32 << 10, ..limits };
+        assert!(gradient.candidates(limits, &[]).contains(&Form::MatrixRows));
         assert_eq!(offered(Limits { workgroup_bytes: 16 << 10, ..limits }), [Form::Tiled]);
     }
 }
