@@ -216,6 +216,24 @@ fn moments_of_a_batch_in_slices() {
     check(&gpu, &case, Element::F32);
 }
 
+/// The same where tiles are patches of the image, and two sources of different widths come together.
+#[test]
+fn moments_of_patches_of_a_batch_in_slices() {
+    let Some(gpu) = common::device() else { return };
+    if !gpu.limits().f16 {
+        return println!("SKIPPED: {} has no 16-bit floats", gpu.summary());
+    }
+    // Two images of three fit: 16 KiB each of the wider source, 36,864 bytes of weights as f16.
+    let limits = Limits { matrix: MatrixUnits::Emulated, storage_binding_bytes: 40_000, ..gpu.limits() };
+    let gpu = gpu.with_limits(limits);
+    let case = Case::new(Form::MatrixRows, [3, 16, 16], &[8, 32], 16);
+    let program = record(&case, limits, Element::F16, Mode::Train { accumulate: false }).program;
+    let name = "conv2d_rows_matrix_emulated/forward_moments";
+    let written = program.dispatches.iter().filter(|d| d.kernel.name() == name);
+    assert_eq!(written.count(), 2);
+    check(&gpu, &case, Element::F16);
+}
+
 /// Transformed weights beyond a binding: each range of outputs gathers its own channels, of one set of moments.
 #[test]
 fn moments_of_outputs_in_ranges() {
@@ -242,11 +260,11 @@ fn moments_that_matrix_units_gather() {
     }
     let limits = Limits { matrix: MatrixUnits::Emulated, ..gpu.limits() };
     let gpu = gpu.with_limits(limits);
-    let forms = Form::MATRIX.into_iter().filter(|form| !form.is_of_3x3());
+    let forms = Form::MATRIX.into_iter().filter(|form| !form.is_for_3x3_alone());
     let tiles = forms.flat_map(|form| MATRIX.map(|case| Case { form, ..case }));
     for case in tiles.chain(PATCHES) {
         let program = record(&case, limits, Element::F16, Mode::Train { accumulate: false }).program;
-        let rows = if case.form.is_of_3x3() { "rows_" } else { "" };
+        let rows = if case.form.is_for_3x3_alone() { "rows_" } else { "" };
         assert!(has(&program, &format!("conv2d_{rows}matrix_emulated/forward_moments")), "{case:?}");
         check(&gpu, &case, Element::F16);
     }

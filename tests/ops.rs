@@ -115,7 +115,7 @@ fn matrix_units_agree(units: impl Fn(&Gpu) -> MatrixUnits) {
                 println!("SKIPPED: {} has no memory for workgroups of {}", gpu.summary(), form.name());
                 continue;
             }
-            if op.name == "conv2d" || !form.is_of_3x3() {
+            if op.name == "conv2d" || !form.is_for_3x3_alone() {
                 assert!(agree(&gpu, op, Element::F16, |other| other == form) >= 2, "{} {form:?}", op.name);
             }
         }
@@ -161,7 +161,7 @@ fn matrix_units_agree_with_the_reference_in_slices() {
         let of = |entry: &str| {
             recorded.program.dispatches.iter().filter(|d| d.kernel.name().ends_with(entry)).count()
         };
-        let rows = if form.is_of_3x3() { "rows_" } else { "" };
+        let rows = if form.is_for_3x3_alone() { "rows_" } else { "" };
         let [forward, gradient] = [
             format!("conv2d_{rows}matrix_emulated/forward"),
             format!("gradient_{rows}matrix_emulated/multiply"),

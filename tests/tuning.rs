@@ -7,17 +7,17 @@ mod units;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod workshop;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 
 use rosette::config::Skip;
-use rosette::gpu::{Gpu, Limits, MatrixUnits};
+use rosette::gpu::{Gpu, Kernel, Limits, MatrixUnits};
 use rosette::model::{AttentionUNet, Spec};
 use rosette::ops::OPS;
 use rosette::ops::activation::Relu;
 use rosette::ops::choice::{Form, Pass, Question};
-use rosette::ops::tune::{Timing, measure};
+use rosette::ops::tune::{Timing, kernels, measure};
 use rosette::tape::{Dispatch, Element, Loaded, Mode, Shape, SlotPool, Stores, Tape, Tuning};
 use rosette::train::{StepSettings, TuningCache, examine_operation, record_training};
 use units::UNITS;
@@ -247,6 +247,18 @@ fn a_form_that_the_driver_refuses_is_passed_over() {
         let said = timings.iter().find_map(|timing| timing.failure.clone()).expect("a reason");
         assert!(said.contains("refuses the kernel conv2d_") && said.contains("Caused by"), "{said}");
     }
+}
+
+/// What is made ahead is what the driver takes; the rest is told when it is loaded.
+#[test]
+fn a_refused_kernel_keeps_no_other_from_being_made() {
+    let Some(gpu) = without_the_units_it_promises() else { return };
+    let kernels = kernels(&gpu, &Question { half: true, ..question(Pass::Forward) }, &[]);
+    let is_refused = |kernel: &Kernel| kernel.name().contains("matrix16");
+    assert!(kernels.iter().any(is_refused) && !kernels.iter().all(is_refused));
+    gpu.compile_ahead(kernels.clone()).expect("the device works");
+    let made: HashSet<Kernel> = gpu.compiled().into_iter().collect();
+    assert!(kernels.iter().all(|kernel| made.contains(kernel) != is_refused(kernel)));
 }
 
 /// A form that came to no number was written as null, which could not be read: all that had been measured was lost.

@@ -21,7 +21,7 @@ const Y_EIGHTS: u32 = OUTS / 8u;
 const X_ROWS: u32 = LANES / X_EIGHTS;
 const Y_ROWS: u32 = LANES / Y_EIGHTS;
 
-// From there to part: WRITTEN matrices side by side, from that row of all splits and taps and that cell of it on.
+// From where a share keeps them to part: WRITTEN matrices side by side, from that row of all splits and taps and that cell of it on.
 fn write_sums(within: Within, share: u32, row: u32, cell: u32) {
     const CELLS: u32 = WRITTEN_OUTS / 4u;
     workgroupBarrier();

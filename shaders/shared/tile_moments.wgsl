@@ -7,7 +7,7 @@ const TILE_ROWS: u32 = TILE_PIXELS * TILE_CELLS / TILE_LANES;
 var<workgroup> tile_means: array<vec4<f32>, TILE_LANES>;
 var<workgroup> tile_squares: array<vec4<f32>, TILE_LANES>;
 
-// Pixels from there on that an invocation takes.
+// Pixels from there on that an invocation takes: of patches, which are whole, always all.
 fn rows_of(from_pixel: u32, pixels: u32) -> u32 {
     return min(max(pixels, from_pixel) - from_pixel, TILE_ROWS);
 }

@@ -226,7 +226,12 @@ impl Gpu {
         }
     }
 
-    /// Makes the pipelines that no recording has needed so far, on all processors.
+    /// The kernels whose pipelines there are.
+    pub fn compiled(&self) -> Vec<Kernel> {
+        self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Makes the pipelines that no recording has needed so far, side by side.
     fn compile_missing(&self, kernels: &HashSet<Kernel>) -> Result<()> {
         let made = || self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let missing: Vec<&Kernel> = {
@@ -246,7 +251,10 @@ impl Gpu {
             }
             outcome
         };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        /// A compilation may take hundreds of megabytes.
+        const MOST_THREADS: usize = 16;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = processors.min(MOST_THREADS).min(missing.len());
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
             let outcomes = workers.into_iter().map(|worker| worker.join().expect("a compiler that returns"));

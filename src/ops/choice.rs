@@ -68,7 +68,7 @@ impl Form {
     }
 
     /// Computes nothing but plain 3x3 convolutions.
-    pub fn is_of_3x3(self) -> bool {
+    pub fn is_for_3x3_alone(self) -> bool {
         self == Self::MatrixRows
     }
 
@@ -79,9 +79,9 @@ impl Form {
             // What is loaded is passed round by broadcast, and a module with one needs subgroups whichever entry runs.
             Self::Direct | Self::Winograd => limits.subgroup_lanes >= 8,
             Self::Matrix | Self::MatrixNarrow | Self::MatrixTall | Self::MatrixRows => {
-                half && [Pass::Forward, Pass::WeightGradient]
-                    .iter()
-                    .any(|pass| matrix::fits(self, *pass, limits))
+                let passes = [Pass::Forward, Pass::InputGradient, Pass::WeightGradient];
+                let mut layers = passes.iter().flat_map(|pass| matrix::OUTS.map(|outs| (*pass, outs)));
+                half && layers.any(|layer| matrix::fits(self, layer, limits))
             }
         }
     }
@@ -193,11 +193,11 @@ impl Question {
     pub fn allows(&self, form: Form, limits: Limits) -> bool {
         let is_3x3 = self.kernel == 3 && !self.squares;
         form.runs_on(self.half, limits)
-            && (is_3x3 || !form.is_of_3x3())
+            && (is_3x3 || !form.is_for_3x3_alone())
             && match form {
                 Form::Tiled | Form::Direct => true,
                 Form::Matrix | Form::MatrixNarrow | Form::MatrixTall | Form::MatrixRows => {
-                    self.by_eights() && matrix::fits(form, self.pass, limits)
+                    self.by_eights() && matrix::fits(form, (self.pass, self.out_channels), limits)
                 }
                 Form::Winograd => !self.exact && self.winograd_fits(limits),
             }

@@ -239,7 +239,7 @@ pub(super) fn splits_of_loops(
     splits_of(tape, (items, rounds), busy_invocations(tape).div_ceil(parallel), least, len)
 }
 
-/// [`splits_of_loops`] for a weight's gradient, in which all parts together take `flops`. The more parts there are, the less of a GPU stands
+/// [`splits_of_loops`] of each slice of a weight's gradient that takes `flops` in all. The more parts there are, the less of a GPU stands
 /// idle while the last workgroups end, half of the W that run at once on average: flops / R * W / (2 workgroups). But the sums of each
 /// part are written and read again, in 8 len / B. There are as many as make both together least.
 pub(super) fn splits_of_products(

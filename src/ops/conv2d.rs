@@ -228,7 +228,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case(Form::MatrixRows, [1, 7, 31], &[16, 8], 136, 3).forward_only());
     cases.push(case(Form::MatrixRows, [1, 6, 9], &[8, 16], 8, 3).deferred(&[1], false).forward_only());
     for form in Form::MATRIX {
-        if !form.is_of_3x3() {
+        if !form.is_for_3x3_alone() {
             cases.push(case(form, [1, 1, 1], &[8], 8, 1));
         }
         cases.push(case(form, [2, 9, 13], &[8], 24, 3));

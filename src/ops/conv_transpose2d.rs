@@ -133,7 +133,7 @@ pub fn cases() -> Vec<Case> {
     for form in forms {
         cases.push(case(form, [1, 5, 2], 20, 12).deferred(&[0], true));
     }
-    for form in Form::MATRIX.into_iter().filter(|form| !form.is_of_3x3()) {
+    for form in Form::MATRIX.into_iter().filter(|form| !form.is_for_3x3_alone()) {
         cases.push(case(form, [1, 5, 2], 24, 16));
         cases.push(case(form, [2, 3, 5], 8, 8).deferred(&[0], true));
     }

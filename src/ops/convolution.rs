@@ -423,7 +423,7 @@ impl Convolution {
         first: usize,
     ) {
         let x = source.tensor;
-        let [_, h, w, cx] = tape.shape(x).as_nhwc();
+        let [n, h, w, cx] = tape.shape(x).as_nhwc();
         let co = self.out_channels;
         let (blocks, row_groups) = (co.div_ceil(8), tape.shape(weight).dims()[1]);
         // On a GPU a row of taps keeps the sums in registers; where registers spill anyway, fewer loads win.
@@ -434,7 +434,7 @@ impl Convolution {
         let unit = self.taps() * 32;
         // A driver that unrolls nothing also counts the loops over taps.
         let rows = (slices[0].len() * h, w * (1 + 2 * tap_rows * self.kernel));
-        let flops = 2 * slices[0].len() * h * w * cx * co * self.taps();
+        let flops = 2 * n * h * w * cx * co * self.taps();
         let len = slices.len() * blocks * cx / 4 * unit;
         let splits = match cx {
             // The first layer leaves a GPU waiting for loads, as a sum over pixels does.

@@ -94,17 +94,16 @@ params! {
 /// Invocations of a workgroup.
 const LANES: usize = 128;
 /// Outputs of layers that get tiles of their own: few, and more.
-const OUTS: [usize; 2] = [64, 128];
-/// Columns of the patches of an image whose taps share what they read; as in `conv2d_matrix_rows.wgsl`.
+pub(super) const OUTS: [usize; 2] = [64, 128];
+/// Columns of the patches of an image whose taps share what they read.
 const PATCH_COLUMNS: usize = 16;
 /// Of a split of a weight's gradient.
 const LEAST_PIXELS: usize = 512;
 
-/// Whether a device has the matrix units of a form, and the memory for its workgroups.
-pub(super) fn fits(form: Form, pass: Pass, limits: Limits) -> bool {
-    let bytes = |outs| Tile::of(form, pass, outs).on(limits.matrix).workgroup_bytes(limits.matrix, pass);
-    limits.matrix != MatrixUnits::None
-        && OUTS.iter().all(|outs| bytes(*outs) <= limits.workgroup_bytes as usize)
+/// Whether a device has the matrix units of a form, and the memory for its workgroups in a layer of so many outputs.
+pub(super) fn fits(form: Form, (pass, outs): (Pass, usize), limits: Limits) -> bool {
+    let bytes = Tile::of(form, pass, outs).on(limits.matrix).workgroup_bytes(limits.matrix, pass);
+    limits.matrix != MatrixUnits::None && bytes <= limits.workgroup_bytes as usize
 }
 
 /// The tiles of every form, for the tuner's digest.
@@ -221,7 +220,7 @@ fn source(of: &[ShaderSource; 3], tape: &Tape) -> ShaderSource {
     }
 }
 
-/// Records `y = conv(x, weight) + bias` for all sources, one after the other.
+/// Records `y = conv(x, weight) + bias` for all sources, one after the other or two at once.
 pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) {
     let tile = tile.on(tape.limits().matrix);
     let [_, h, w, co] = seen(tape, call.y, call.y_squares);
@@ -229,7 +228,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
     let plain = tile.variant("PIXELS", kernel);
     let (shaders, variant) = match tile.taps {
         1 => (&FORWARD, plain.with("X_SQUARES", call.x_squares).with("Y_SQUARES", call.y_squares)),
-        _ => (&FORWARD_ROWS, plain),
+        _ => (&FORWARD_ROWS, plain.with("PATCH_COLUMNS", u(PATCH_COLUMNS))),
     };
     // Of so many images; and whether all are whole.
     let tiles = |images: usize| match tile.taps {
@@ -291,7 +290,8 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
     }
 }
 
-/// How many sources a dispatch takes: one, or where taps share what they read two that need not be normalised.
+/// How many sources a dispatch takes: one, or where taps share what they read two that need not be normalised. Then y is rounded once less
+/// than between two dispatches.
 fn together(call: &Call, tile: Tile) -> usize {
     let is_plain = call.sources.iter().all(|(read, _)| read.normalisation.is_none());
     if tile.taps > 1 && is_plain { 2 } else { 1 }
@@ -322,7 +322,7 @@ pub(super) fn weight_gradient(
     weight: TensorId,
     (kernel, squares, tile): (usize, bool, Tile),
 ) {
-    let [_, h, w, cx] = tape.shape(read.tensor).as_nhwc();
+    let [n, h, w, cx] = tape.shape(read.tensor).as_nhwc();
     let co = seen(tape, dy, squares)[3];
     let slices = tape.image_slices(&[read.tensor, dy]);
     let units = tape.limits().matrix;
@@ -340,7 +340,7 @@ pub(super) fn weight_gradient(
         1 => (slices[0].len() * h * w, LEAST_PIXELS),
         _ => (slices[0].len() * h * w.div_ceil(tile.depth), LEAST_PIXELS / tile.depth),
     };
-    let flops = 2 * slices[0].len() * h * w * cx * co * kernel * kernel;
+    let flops = 2 * n * h * w * cx * co * kernel * kernel;
     let products = (per_split * LANES, flops);
     let splits = splits_of_products(tape, (items, 1), products, least, slices.len() * len(tile));
     // Every split has a sum for each part of its pixels.

@@ -57,7 +57,8 @@ impl Tape {
         self.defers
     }
 
-    /// Sets [`Tape::defers`], for what is recorded from here on. No result depends on it.
+    /// Sets [`Tape::defers`], for what is recorded from here on. No result depends on it, but for the rounding of sums that two sources have
+    /// in common: a kernel that adds both in one go takes none that it would have to normalise.
     pub fn set_deferring(&mut self, defers: bool) {
         self.defers = defers;
     }

@@ -40,11 +40,11 @@ pub fn examine(gpu: &Gpu, mut told: impl FnMut(&str)) -> Result<Vec<Examined>> {
         if element == Element::F16 && !gpu.limits().f16 {
             continue;
         }
-        let cases = OPS.iter().flat_map(|op| (op.cases)());
-        let programs = cases.map(|case| check::record(case, gpu.limits(), element).0.program);
-        gpu.compile_ahead(programs.flat_map(Program::into_kernels))?;
         for op in OPS {
             told(op.name);
+            let programs =
+                (op.cases)().into_iter().map(|case| check::record(case, gpu.limits(), element).0.program);
+            gpu.compile_ahead(programs.flat_map(Program::into_kernels))?;
             all.extend(examine_operation(gpu, op, element, |_| true)?);
         }
     }
