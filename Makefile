@@ -7,8 +7,11 @@ ROSETTE := target/release/rosette
 
 # Where rustup puts cargo, for shells that were open before it came.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-# The software driver warns where there is no runtime directory.
-export XDG_RUNTIME_DIR ?= $(CURDIR)/target/runtime
+# The software driver warns where there is no runtime directory, or an empty name.
+ifeq ($(strip $(XDG_RUNTIME_DIR)),)
+XDG_RUNTIME_DIR := $(CURDIR)/target/runtime
+endif
+export XDG_RUNTIME_DIR
 
 .PHONY: demo test bench lint compare build ensure
 
