@@ -4,8 +4,9 @@
 
 use std::ops::Range;
 
+use super::dispatch::DispatchBuilder;
 use super::program::{Arg, Dispatch, Phase};
-use super::record::{DispatchBuilder, Tape};
+use super::record::Tape;
 use super::tensor::{Element, Home, Layout, Shape, Store, TensorId};
 use crate::gpu::{Kernel, Params};
 

@@ -5,6 +5,7 @@
 
 mod ahead;
 mod array;
+mod dispatch;
 mod load;
 mod op;
 mod plan;
@@ -16,11 +17,12 @@ mod tuning;
 
 pub use ahead::Prepared;
 pub use array::Array;
+pub use dispatch::DispatchBuilder;
 pub use load::{Loaded, SlotPool, Stores};
 pub use op::{Case, CaseInput, Fill, Node, Op, OpEntry};
 pub use plan::{Lifetime, MemoryPlan};
 pub use program::{Arg, Dispatch, Phase, Program};
 pub use reading::{Moments, Normalisation, Read};
-pub use record::{DispatchBuilder, Mode, Tape};
+pub use record::{Mode, Tape};
 pub use tensor::{Element, Home, Layout, LayoutEntry, Shape, Store, TensorId, TensorInfo};
 pub use tuning::Tuning;
