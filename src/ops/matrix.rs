@@ -230,11 +230,9 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
         1 => (&FORWARD, plain.with("X_SQUARES", call.x_squares).with("Y_SQUARES", call.y_squares)),
         _ => (&FORWARD_ROWS, plain.with("PATCH_COLUMNS", u(PATCH_COLUMNS))),
     };
-    // Of so many images; and whether all are whole.
-    let tiles = |images: usize| match tile.taps {
-        1 => ((images * h * w).div_ceil(tile.rows), true),
-        _ => (images * tile.patches(h, w).0, tile.patches(h, w).1),
-    };
+    let (patches, all_whole) = tile.patches(h, w);
+    // Moments are of tiles that are all alike, but for the last one of those that follow one another.
+    let gathers = tile.taps == 1 || all_whole;
     let each = together(call, tile);
     for (chunk, pair) in call.sources.chunks(each).enumerate() {
         let ((read, first), second) = (pair[0], pair.get(1));
@@ -247,14 +245,17 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
         let slice_pixels = slices[0].len() * h * w;
         let last = chunk * each + pair.len() - 1;
         let moments =
-            tiles(1).1.then(|| call.gathers(tape, last, slices.len(), slice_pixels, tile.rows)).flatten();
+            gathers.then(|| call.gathers(tape, last, slices.len(), slice_pixels, tile.rows)).flatten();
         let entry = if moments.is_some() { "forward_moments" } else { "forward" };
         let variant = reading(variant.clone(), read);
         let variant = if tile.taps > 1 { variant.with("TWO", second.is_some()) } else { variant };
         let kernel_of = Kernel::new(source(shaders, tape), entry, variant);
         for (slice, images) in slices.into_iter().enumerate() {
             let pixels = images.len() * h * w;
-            let pixel_tiles = tiles(images.len()).0;
+            let pixel_tiles = match tile.taps {
+                1 => pixels.div_ceil(tile.rows),
+                _ => images.len() * patches,
+            };
             let params = MatrixParams {
                 pixels: pixels as u32,
                 height: h as u32,
