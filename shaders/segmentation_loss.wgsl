@@ -174,8 +174,9 @@ fn total_loss() {
 
 fn total_pixels() -> f32 {
     var pixels = 0.0;
-    for (var n = 0u; n < params.images; n++) {
-        pixels += sums[n * 2u + 1u].w;
+    // Not `n < params.images`: lavapipe would unroll the loop by the number it finds there, anew at every dispatch.
+    for (var n = 1u; n - 1u < params.images; n++) {
+        pixels += sums[n * 2u - 1u].w;
     }
     return max(pixels, 1.0);
 }

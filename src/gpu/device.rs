@@ -171,6 +171,15 @@ fn limits_of(adapter: &wgpu::Adapter) -> Limits {
     }
 }
 
+/// What [`super::wide`] needs, where it is of use: on a Vulkan driver that runs on the processor.
+fn wide_storage(adapter: &wgpu::Adapter) -> wgpu::Features {
+    let info = adapter.get_info();
+    match (info.device_type, info.backend) {
+        (wgpu::DeviceType::Cpu, wgpu::Backend::Vulkan) => wgpu::Features::SHADER_INT64,
+        _ => wgpu::Features::empty(),
+    }
+}
+
 /// The largest matrices of f16 whose products the adapter adds up in f32.
 fn matrix_units(adapter: &wgpu::Adapter) -> MatrixUnits {
     let wanted = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
@@ -232,7 +241,7 @@ impl Gpu {
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
-        let features = adapter.features() & wanted;
+        let features = adapter.features() & (wanted | wide_storage(adapter));
         // Matrix units are behind an experimental feature: a driver that refuses it still gives a plain device.
         let matrix = adapter.features() & wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let (device, queue) = request(adapter, features | matrix)
@@ -270,6 +279,11 @@ impl Gpu {
 
     pub(super) fn checked(&self) -> bool {
         self.checked
+    }
+
+    /// Its shaders access storage in fewer pieces: see [`super::wide`].
+    pub(super) fn widens(&self) -> bool {
+        self.device.features().contains(wgpu::Features::SHADER_INT64)
     }
 }
 

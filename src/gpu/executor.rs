@@ -8,6 +8,7 @@ use std::sync::{PoisonError, mpsc};
 
 use super::device::{Gpu, device_lost};
 use super::kernel::Kernel;
+use super::wide::widen;
 use crate::error::{Error, Result};
 
 /// Dispatches encoded into one submission: few enough that the device starts while the rest is still encoded.
@@ -298,10 +299,9 @@ impl Gpu {
 
     fn compile(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
         let label = kernel.to_string();
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(kernel.text().into()),
-        };
+        let text = if self.widens() { widen(kernel.text()).into() } else { kernel.text().into() };
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(text) };
         let module = if self.checked() {
             self.device.create_shader_module(descriptor)
         } else {
