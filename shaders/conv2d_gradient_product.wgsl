@@ -23,7 +23,7 @@ const V_LOADS: u32 = 1u;
 const M_LOADS: u32 = 1u;
 // Tiles at a time: sums are more than registers hold, and travel once for all of these.
 const TILES: u32 = 2u;
-// 36, or 1 for a 1x1 convolution, whose dy's pixels may be squares of a transposed one.
+// 36 or 16, or 1 for a 1x1 convolution, whose dy's pixels may be squares of a transposed one.
 const PRODUCTS: u32 = 36u;
 const M_SQUARES: bool = false;
 // Add to the partial sums of the ranges before. A constant, so that there is no code for it elsewhere.

@@ -1,18 +1,20 @@
 // The last of Winograd's passes: products of tiles back to outputs,  y = A' m A  (see conv2d_winograd).
 //
-//   m       [36][tiles][blocks][8]      f32, products
+//   m       [PRODUCTS][tiles][blocks][8]      f32, products
 //   bias    [CO]                        f32
 //   y       [N, H, W, CO]               Y
 //   moments [runs][2][CO]               f32: mean and sum of squared deviations of TILE_RUN tiles of y
 //
-// An invocation owns 4 channels of a tile, or of a run of tiles where it gathers moments for the batch norm that follows.
+// An invocation owns the channels of V of a tile, or of a run of tiles where it gathers moments for the batch norm that follows.
+// Params counts channels in V.
 #import grid
 
-// How four channels of y are stored: vec4<f32>, or vec4<f16>. Arithmetic is in f32.
-alias Y = vec4<f32>;
+// How the channels of V are stored in y: V, or vec4<f16>. Arithmetic is in f32.
+alias Y = V;
 const TILE_RUN: u32 = 8u;
 // What the sums are added to: 0: the bias, 1: what y holds, 2: zero. A constant, so that there is no code for the others.
 const START: u32 = 0u;
+const TILE_PIXELS: u32 = TILE * TILE;
 
 struct Params {
     height: u32,
@@ -21,8 +23,8 @@ struct Params {
     tile_cols: u32,
     tile_first: u32,
     tiles: u32,
-    // Of the outputs that m covers: blocks of 8; the first group of 4, how many.
-    blocks: u32,
+    // V of a row of m; of the outputs that m covers: the first one, how many.
+    m_groups: u32,
     out_first: u32,
     out_count: u32,
     // Of all outputs.
@@ -30,50 +32,46 @@ struct Params {
     moments_first: u32,
 }
 
-@group(0) @binding(0) var<storage, read> m: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> m: array<V>;
+@group(0) @binding(1) var<storage, read> bias: array<V>;
 @group(0) @binding(2) var<storage, read_write> y: array<Y>;
-@group(0) @binding(3) var<storage, read_write> moments: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> moments: array<V>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 #import winograd_tile
 
-// A' m: six to four.
-fn fold(m0: vec4<f32>, m1: vec4<f32>, m2: vec4<f32>, m3: vec4<f32>, m4: vec4<f32>, m5: vec4<f32>) -> array<vec4<f32>, 4> {
-    let near = m1 + m2;
-    let near_odd = m1 - m2;
-    let far = m3 + m4;
-    let far_odd = m3 - m4;
-    return array<vec4<f32>, 4>(
-        m0 + near + far, near_odd + 2.0 * far_odd, near + 4.0 * far, near_odd + 8.0 * far_odd + m5,
-    );
-}
-
-// Writes four channels of a tile. Returns them as they are stored; pixels outside the image too.
-fn write_tile(local_tile: u32, o: u32) -> array<vec4<f32>, 16> {
+// Writes the channels of V of a tile. Returns them as they are stored; pixels outside the image too.
+fn write_tile(local_tile: u32, o: u32) -> array<V, TILE_PIXELS> {
     let tile = place_of(local_tile);
-    var rows: array<array<vec4<f32>, 4>, 6>;
-    let stride = params.tiles * params.blocks * 2u;
-    for (var i = 0u; i < 6u; i++) {
-        let at = i * 6u * stride + local_tile * params.blocks * 2u + o;
-        rows[i] = fold(m[at], m[at + stride], m[at + 2u * stride], m[at + 3u * stride], m[at + 4u * stride], m[at + 5u * stride]);
+    var rows: array<array<V, TILE>, SIDE>;
+    let stride = params.tiles * params.m_groups;
+    for (var i = 0u; i < SIDE; i++) {
+        var products: array<V, SIDE>;
+        for (var j = 0u; j < SIDE; j++) {
+            products[j] = m[(i * SIDE + j) * stride + local_tile * params.m_groups + o];
+        }
+        rows[i] = fold(products);
     }
-    var start = vec4<f32>(0.0);
+    var start = V();
     if (START == 0u) {
         start = bias[params.out_first + o];
     }
-    var written: array<vec4<f32>, 16>;
-    for (var j = 0u; j < 4u; j++) {
-        let column = fold(rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]);
-        for (var i = 0u; i < 4u; i++) {
+    var written: array<V, TILE_PIXELS>;
+    for (var j = 0u; j < TILE; j++) {
+        var products: array<V, SIDE>;
+        for (var i = 0u; i < SIDE; i++) {
+            products[i] = rows[i][j];
+        }
+        let column = fold(products);
+        for (var i = 0u; i < TILE; i++) {
             let pixel = (tile.image * params.height + tile.h0 + i) * params.width + tile.w0 + j;
             let at = pixel * params.out_groups + params.out_first + o;
             let is_inside = tile.h0 + i < params.height && tile.w0 + j < params.width;
             var value = start + column[i];
             if (START == 1u && is_inside) {
-                value += vec4<f32>(y[at]);
+                value += V(y[at]);
             }
-            written[i * 4u + j] = vec4<f32>(Y(value));
+            written[i * TILE + j] = V(Y(value));
             if (is_inside) {
                 y[at] = Y(value);
             }
@@ -101,21 +99,23 @@ fn transform_output_moments(id: Invocation) {
         return;
     }
     let end = min(first + TILE_RUN, params.tiles);
-    var shift = vec4<f32>(0.0);
-    var total = vec4<f32>(0.0);
-    var squares = vec4<f32>(0.0);
+    var shift = V();
+    var total = V();
+    var squares = V();
     for (var local_tile = first; local_tile < end; local_tile++) {
         let written = write_tile(local_tile, o);
         // About the first value, so that large means do not cancel.
-        shift = select(shift, written[0], local_tile == first);
-        for (var k = 0u; k < 16u; k++) {
+        if (local_tile == first) {
+            shift = written[0];
+        }
+        for (var k = 0u; k < TILE_PIXELS; k++) {
             let d = written[k] - shift;
             total += d;
-            squares = fma(d, d, squares);
+            squares = add_square(d, squares);
         }
     }
-    let count = f32((end - first) * 16u);
+    let count = f32((end - first) * TILE_PIXELS);
     let to = ((params.moments_first + first / TILE_RUN) * 2u) * params.out_groups + params.out_first + o;
-    moments[to] = shift + total / count;
-    moments[to + params.out_groups] = max(squares - total * total / count, vec4<f32>(0.0));
+    moments[to] = shift + (1.0 / count) * total;
+    moments[to + params.out_groups] = about_mean(squares, total, count);
 }

@@ -1,9 +1,9 @@
-// The products of Winograd's F(4x4, 3x3) (see conv2d_winograd) as 36 matrix products through workgroup memory, for GPUs.
+// The products of conv2d_winograd as PRODUCTS matrix products through workgroup memory, for GPUs.
 //
-//   v      [36][tiles][CG][4]               f32, transformed inputs of a range of tiles
-//   u      [36][blocks][CG][4][8]           f32, transformed weights
-//   m      [36][tiles][blocks][8]           f32, products, or transformed gradients of the outputs
-//   part   [splits][36][blocks][CG][4][8]   f32, a split of the tiles each
+//   v      [PRODUCTS][tiles][CG][4]               f32, transformed inputs of a range of tiles
+//   u      [PRODUCTS][blocks][CG][4][8]           f32, transformed weights
+//   m      [PRODUCTS][tiles][blocks][8]           f32, products, or transformed gradients of the outputs
+//   part   [splits][PRODUCTS][blocks][CG][4][8]   f32, a split of the tiles each
 //
 // `multiply` makes m of v and u; `multiply_gradient` makes part of v and m, or adds to it. A workgroup owns 128 x 64 numbers
 // of one product, and brings the next channels, or tiles, to registers while it adds. f32 throughout, in a fixed order.
@@ -12,6 +12,7 @@
 
 // Whether part holds what an earlier range of tiles has left. A constant, so that there is no code for what is not done.
 const ADD_TO: bool = false;
+const PRODUCTS: u32 = 36u;
 // Groups of a row of `left` where rows are channels, and how many tiles go together.
 const ROW_GROUPS: u32 = PRODUCT_ROWS / 4u;
 const TILE_ROWS: u32 = PRODUCT_LANES / ROW_GROUPS;
@@ -46,7 +47,7 @@ fn part_of(index: u32) -> Part {
     let row0 = index % params.row_tiles * PRODUCT_ROWS;
     let block0 = index / params.row_tiles % params.out_tiles * (PRODUCT_OUTS / 8u);
     let product = index / params.row_tiles / params.out_tiles;
-    return Part(row0, block0, product % 36u, product / 36u);
+    return Part(row0, block0, product % PRODUCTS, product / PRODUCTS);
 }
 
 @compute @workgroup_size(PRODUCT_LANES)
@@ -168,7 +169,7 @@ fn multiply_gradient(id: Invocation) {
     for (var p = 0u; p < 8u; p++) {
         let channel = mine.row0 + first_row(id.lane) + p;
         if (channel < params.groups * 4u && to_block < params.blocks) {
-            let row = (mine.split * 36u + mine.product) * params.blocks + to_block;
+            let row = (mine.split * PRODUCTS + mine.product) * params.blocks + to_block;
             let to = (row * params.groups * 4u + channel) * 2u;
             #unroll
             for (var half = 0u; half < 2u; half++) {

@@ -1,5 +1,5 @@
-// Where a tile of 4 x 4 outputs of Winograd's F(4x4, 3x3) lies. The importing shader declares params with tile_rows, tile_cols and
-// tile_first, the first tile of its range.
+// Where a tile of TILE x TILE outputs lies. The importing shader declares params with tile_rows, tile_cols and tile_first, the
+// first tile of its range.
 struct TilePlace {
     image: u32,
     h0: u32,
@@ -9,5 +9,5 @@ struct TilePlace {
 fn place_of(local_tile: u32) -> TilePlace {
     let tile = params.tile_first + local_tile;
     let row = tile / params.tile_cols;
-    return TilePlace(row / params.tile_rows, row % params.tile_rows * 4u, tile % params.tile_cols * 4u);
+    return TilePlace(row / params.tile_rows, row % params.tile_rows * TILE, tile % params.tile_cols * TILE);
 }

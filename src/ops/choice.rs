@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{matrix, winograd};
+use super::winograd::Filtering;
+use super::{matrix, narrow};
 use crate::gpu::Limits;
 use crate::tape::{Element, Read, Shape, Tape, TensorId};
 
@@ -18,6 +19,9 @@ pub enum Form {
     /// Winograd's F(4x4, 3x3), four times fewer multiplications: on a processor within subgroups likewise, on a GPU through
     /// workgroup memory.
     Winograd,
+    /// Winograd's F(2x2, 3x3), 2.25 times fewer: less memory for weights, which counts where there are more of them than of
+    /// pixels, and less rounding.
+    WinogradTwo,
     /// Implicit matrix product with tiles in workgroup memory: where arithmetic units wait for memory.
     Tiled,
     /// The same on matrix units, 128 rows by 128 outputs a workgroup: weights are rounded to f16, sums are f32.
@@ -32,9 +36,10 @@ pub enum Form {
 
 impl Form {
     /// Every form, in the order in which they are tried.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Direct,
         Self::Winograd,
+        Self::WinogradTwo,
         Self::Tiled,
         Self::Matrix,
         Self::MatrixNarrow,
@@ -49,6 +54,7 @@ impl Form {
         match self {
             Self::Direct => "direct",
             Self::Winograd => "winograd",
+            Self::WinogradTwo => "winograd 2x2",
             Self::Tiled => "tiled",
             Self::Matrix => "matrix",
             Self::MatrixNarrow => "matrix narrow",
@@ -77,7 +83,7 @@ impl Form {
         match self {
             Self::Tiled => true,
             // What is loaded is passed round by broadcast, and a module with one needs subgroups whichever entry runs.
-            Self::Direct | Self::Winograd => limits.subgroup_lanes >= 8,
+            Self::Direct | Self::Winograd | Self::WinogradTwo => limits.subgroup_lanes >= 8,
             Self::Matrix | Self::MatrixNarrow | Self::MatrixTall | Self::MatrixRows => {
                 let passes = [Pass::Forward, Pass::InputGradient, Pass::WeightGradient];
                 let mut layers = passes.iter().flat_map(|pass| matrix::OUTS.map(|outs| (*pass, outs)));
@@ -88,7 +94,7 @@ impl Form {
 
     /// Rounds more than a plain sum does: passed over where `winograd: false` asks for that.
     pub fn is_inexact(self) -> bool {
-        self == Self::Winograd
+        Filtering::of(self).is_some()
     }
 }
 
@@ -173,12 +179,32 @@ impl Question {
 
     /// The form that the device's limits suggest.
     pub fn usual(&self, limits: Limits) -> Form {
-        let lanes = limits.software && limits.subgroup_lanes >= 8;
-        match (lanes, self.exact || !self.winograd_fits(limits)) {
-            (false, _) => Form::Tiled,
-            (true, true) => Form::Direct,
-            (true, false) => Form::Winograd,
+        if !(limits.software && limits.subgroup_lanes >= 8) {
+            return Form::Tiled;
         }
+        if self.is_narrow() {
+            return Form::Direct;
+        }
+        let preferred = match self.has_more_weights_than_pixels() {
+            true => [Form::WinogradTwo, Form::Winograd],
+            false => [Form::Winograd, Form::WinogradTwo],
+        };
+        let fits = |form: &Form| !self.exact && self.winograd_fits(*form, limits);
+        preferred.into_iter().find(fits).unwrap_or(Form::Direct)
+    }
+
+    /// So few channels that Winograd's transforms are most of its work.
+    fn is_narrow(&self) -> bool {
+        let is_3x3 = self.kernel == 3 && !self.squares;
+        is_3x3 && !self.half && self.sources.iter().all(|channels| narrow::fits(*channels, self.out_channels))
+    }
+
+    /// F(2x2, 3x3) accesses 60 numbers less than F(4x4, 3x3) for four weights, over all three passes, and 196 more for 16 pixels of four
+    /// channels.
+    fn has_more_weights_than_pixels(&self) -> bool {
+        let channels: usize = self.sources.iter().sum();
+        let pixels: usize = self.image.iter().product();
+        5 * channels * self.out_channels >= (channels + self.out_channels) * pixels
     }
 
     /// The forms that can answer on a device with these limits, the usual one first, without those `banned` by name.
@@ -199,7 +225,7 @@ impl Question {
                 Form::Matrix | Form::MatrixNarrow | Form::MatrixTall | Form::MatrixRows => {
                     self.by_eights() && matrix::fits(form, (self.pass, self.out_channels), limits)
                 }
-                Form::Winograd => !self.exact && self.winograd_fits(limits),
+                Form::Winograd | Form::WinogradTwo => !self.exact && self.winograd_fits(form, limits),
             }
     }
 
@@ -209,12 +235,14 @@ impl Question {
     }
 
     /// The transformed weights of 8 outputs, or their gradient's partial sums, fit a binding; the image is no smaller than
-    /// a tile, and neither side is seen as squares.
-    fn winograd_fits(&self, limits: Limits) -> bool {
+    /// a tile, and neither side is seen as squares. Processors take inputs by eights.
+    fn winograd_fits(&self, form: Form, limits: Limits) -> bool {
+        let Some(filtering) = Filtering::of(form) else { return false };
         let [_, h, w] = self.image;
         let groups = self.sources.iter().map(|channels| channels.div_ceil(4)).sum();
-        let fits = winograd::block_bytes(groups) <= limits.storage_binding_bytes;
-        self.kernel == 3 && !self.squares && fits && h >= 4 && w >= 4
+        let fits = filtering.block_bytes(groups) <= limits.storage_binding_bytes;
+        let by_eights = !limits.software || self.sources.iter().all(|channels| channels.is_multiple_of(8));
+        self.kernel == 3 && !self.squares && fits && by_eights && h.min(w) >= filtering.tile()
     }
 }
 

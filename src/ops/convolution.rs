@@ -8,7 +8,8 @@
 use super::choice::{Form, Pass, Question, question};
 use super::common::{Scatter, block_of, pixel_splits, reading, split_sum, splits_of_products, stored, u};
 use super::matrix::{self, Tile};
-use super::winograd;
+use super::narrow;
+use super::winograd::{self, Filtering};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{DispatchBuilder, Element, Moments, Prepared, Read, Shape, Tape, TensorId};
@@ -165,7 +166,7 @@ impl Call {
 
 impl DispatchBuilder<'_> {
     /// Binds a convolution's weight, flipped where it has to be.
-    fn weight_of(self, call: &Call) -> Self {
+    pub(super) fn weight_of(self, call: &Call) -> Self {
         match call.flipped {
             Some(flipped) => self.prepared(flipped),
             None => self.tensor(call.weight),
@@ -175,12 +176,12 @@ impl DispatchBuilder<'_> {
 
 /// One source of a convolution.
 #[derive(Clone, Copy)]
-struct Source {
-    x: Read,
-    first: usize,
-    start: Start,
+pub(super) struct Source {
+    pub x: Read,
+    pub first: usize,
+    pub start: Start,
     /// Its place among the sources.
-    place: usize,
+    pub place: usize,
 }
 
 /// What the sums are added to, as the shaders number it.
@@ -189,6 +190,14 @@ pub(super) enum Start {
     Bias = 0,
     Y = 1,
     Zero = 2,
+}
+
+/// Few channels, all f32, on a processor.
+fn is_narrow(tape: &Tape, x: TensorId, y: TensorId) -> bool {
+    let [cx, co] = [x, y].map(|id| tape.shape(id).as_nhwc()[3]);
+    tape.limits().software
+        && [x, y].iter().all(|id| tape.element(*id) == Element::F32)
+        && narrow::fits(cx, co)
 }
 
 /// `[N, H, W, C]` of a tensor, or of its 2x2 squares as [N, H/2, W/2, 4 C].
@@ -222,8 +231,11 @@ impl Convolution {
         let pass = if call.flip_from.is_some() { Pass::InputGradient } else { Pass::Forward };
         let sources: Vec<Read> = call.sources.iter().map(|(x, _)| *x).collect();
         let question = question(tape, (pass, self.kernel, self.squares), &sources, call.y);
-        match (self.form(tape, &question), call.flip_from) {
-            (Form::Winograd, _) => return winograd::convolve(tape, call),
+        let form = self.form(tape, &question);
+        if let Some(filtering) = Filtering::of(form) {
+            return winograd::convolve(tape, call, filtering);
+        }
+        match (form, call.flip_from) {
             (form, _) if form.is_matrix() => {
                 let tile = Tile::of(form, pass, question.out_channels);
                 matrix::convolve(tape, call, self.kernel, tile);
@@ -244,6 +256,9 @@ impl Convolution {
             let source = Source { x: *x, first: *first, start, place };
             match form {
                 Form::Direct if self.kernel == 1 => self.convolve_pixels(tape, call, source),
+                Form::Direct if is_narrow(tape, source.x.tensor, call.y) => {
+                    narrow::convolve(tape, call, source)
+                }
                 Form::Direct => self.convolve_direct(tape, call, source),
                 _ => self.convolve_tiled(tape, call, source),
             }
@@ -396,8 +411,8 @@ impl Convolution {
         let read: Vec<Read> = sources.iter().map(|(x, _)| *x).collect();
         let question = question(tape, (Pass::WeightGradient, self.kernel, self.squares), &read, dy);
         let form = self.form(tape, &question);
-        if form == Form::Winograd {
-            return winograd::weight_gradient(tape, (sources, transformed), dy, weight);
+        if let Some(filtering) = Filtering::of(form) {
+            return winograd::weight_gradient(tape, (sources, transformed), (dy, weight), filtering);
         }
         let by_pixels = form != Form::Tiled && self.kernel == 1;
         for (x, first) in sources {

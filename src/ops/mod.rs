@@ -18,6 +18,7 @@ pub mod loss_scale;
 mod matrix;
 pub mod max_pool2d;
 pub mod moving_average;
+mod narrow;
 pub mod project;
 pub mod resize;
 pub mod segmentation_loss;

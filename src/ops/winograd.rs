@@ -1,47 +1,111 @@
-//! Winograd's F(4x4, 3x3) for [`super::convolution`]: four times fewer multiplications, in four passes over ranges of
-//! tiles that are small enough for a binding, and not much larger than a cache.
+//! Winograd's F(4x4, 3x3) and F(2x2, 3x3) for [`super::convolution`]: four or 2.25 times fewer multiplications, in four passes over
+//! ranges of tiles that are small enough for a binding, and not much larger than a cache.
 
 use std::ops::Range;
 
+use super::choice::Form;
 use super::common::{
     Scatter, block_of, busy_invocations, reading, split_sum, splits_for, splits_of_loops, stored, u,
 };
 use super::convolution::Call;
-use super::winograd_product::{self, PRODUCTS, Product, Size};
+use super::winograd_product::{self, Product, Size};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Element, Moments, Prepared, Read, Shape, Tape, TensorId};
 
-const SHADER: ShaderSource =
-    ShaderSource { name: "conv2d_winograd", text: include_str!("../../shaders/conv2d_winograd.wgsl") };
 /// Transformed inputs and products of a range of tiles, at most, on a processor: beyond its nearest cache, since a range
 /// is three dispatches more, and they cost more than that cache saves.
 const RANGE_BYTES: usize = 32 << 20;
 /// The same on a GPU: about what the caches of large ones hold.
 const GPU_RANGE_BYTES: usize = 64 << 20;
-/// Outputs of a tile, a side.
-const TILE: usize = 4;
+/// A shader by outputs of a tile, two or four a side, and by channels of an invocation, four or eight.
+type Family = [[ShaderSource; 2]; 2];
 
-const OUTPUT: ShaderSource = ShaderSource {
-    name: "conv2d_winograd_output",
-    text: include_str!("../../shaders/conv2d_winograd_output.wgsl"),
-};
-const GRADIENT: ShaderSource = ShaderSource {
-    name: "conv2d_winograd_gradient",
-    text: include_str!("../../shaders/conv2d_winograd_gradient.wgsl"),
-};
-const WEIGHT: ShaderSource = ShaderSource {
-    name: "conv2d_winograd_weight",
-    text: include_str!("../../shaders/conv2d_winograd_weight.wgsl"),
-};
+macro_rules! family {
+    ($name:literal, $($lanes:literal),+) => {
+        [
+            [$(family!(@one $name, "winograd2", $lanes)),+],
+            [$(family!(@one $name, "winograd4", $lanes)),+],
+        ]
+    };
+    (@one $name:literal, $filtering:literal, $lanes:literal) => {
+        ShaderSource {
+            name: $name,
+            text: concat!(
+                "#import ", $filtering, "\n#import ", $lanes, "\n", include_str!(concat!("../../shaders/", $name, ".wgsl"))
+            ),
+        }
+    };
+}
 
-const FINISH: ShaderSource = ShaderSource {
-    name: "conv2d_winograd_finish",
-    text: include_str!("../../shaders/conv2d_winograd_finish.wgsl"),
+const INPUT: Family = family!("conv2d_winograd", "lane4\n#import read4", "lane8\n#import read8");
+const OUTPUT: Family = family!("conv2d_winograd_output", "lane4", "lane8");
+const GRADIENT: Family = family!("conv2d_winograd_gradient", "lane4", "lane8");
+const WEIGHT: Family = family!("conv2d_winograd_weight", "lane4", "lane8");
+const FLIPPED: Family = family!("conv2d_winograd_flipped", "lane4", "lane4");
+const FINISH: Family = family!("conv2d_winograd_finish", "lane4", "lane8");
+const MULTIPLY: ShaderSource = ShaderSource {
+    name: "conv2d_winograd_multiply",
+    text: include_str!("../../shaders/conv2d_winograd_multiply.wgsl"),
 };
 
 /// The shaders of Winograd's passes.
-pub(super) const SOURCES: &[ShaderSource] = &[SHADER, OUTPUT, GRADIENT, WEIGHT, FINISH];
+pub(super) fn sources() -> impl Iterator<Item = ShaderSource> {
+    [INPUT, OUTPUT, GRADIENT, WEIGHT, FLIPPED, FINISH].into_iter().flatten().flatten().chain([MULTIPLY])
+}
+
+/// One of Winograd's minimal filterings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filtering {
+    /// F(2x2, 3x3): 2.25 times fewer multiplications; a weight becomes 16 numbers.
+    Two,
+    /// F(4x4, 3x3): four times fewer; a weight becomes 36.
+    Four,
+}
+
+impl Filtering {
+    /// Which one a form is.
+    pub(super) fn of(form: Form) -> Option<Self> {
+        match form {
+            Form::WinogradTwo => Some(Self::Two),
+            Form::Winograd => Some(Self::Four),
+            _ => None,
+        }
+    }
+
+    /// Outputs of a tile, a side.
+    pub(super) fn tile(self) -> usize {
+        match self {
+            Self::Two => 2,
+            Self::Four => 4,
+        }
+    }
+
+    /// Products a tile.
+    pub(super) fn products(self) -> usize {
+        (self.tile() + 2).pow(2)
+    }
+
+    /// Bytes of a block of 8 outputs among the transformed weights, or their gradient's partial sums.
+    pub(super) fn block_bytes(self, groups: usize) -> u64 {
+        (self.products() * groups * 32 * 4) as u64
+    }
+
+    /// The kernel for invocations of so many channels.
+    fn kernel(self, family: Family, entry: &'static str, channels: usize, variant: Variant) -> Kernel {
+        let variant = variant.with("TILE", u(self.tile())).with("V_FLOATS", u(channels));
+        Kernel::new(family[usize::from(self == Self::Four)][usize::from(channels == 8)], entry, variant)
+    }
+}
+
+/// Channels of an invocation: of f32, a software adapter takes less time for one access of eight than for two of four.
+fn channels_each(tape: &Tape, tensors: &[TensorId]) -> usize {
+    let by_eights = |id: &TensorId| {
+        tape.element(*id) == Element::F32
+            && tape.shape(*id).dims().last().is_some_and(|c| c.is_multiple_of(8))
+    };
+    if tape.limits().software && tensors.iter().all(by_eights) { 8 } else { 4 }
+}
 
 params! {
     struct WeightJob {
@@ -56,7 +120,7 @@ params! {
 
 params! {
     struct GradientParams {
-        height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, blocks: u32,
+        height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, m_groups: u32,
         out_first: u32, out_groups: u32,
     }
 }
@@ -68,36 +132,30 @@ params! {
 params! {
     struct WinogradParams {
         height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, x_groups: u32,
-        v_groups: u32, v_first: u32, blocks: u32,
+        v_groups: u32, v_first: u32,
     }
 }
 
 params! {
+    struct MultiplyParams { tiles: u32, pairs: u32, blocks: u32 }
+}
+
+params! {
     struct OutputParams {
-        height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, blocks: u32,
+        height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, m_groups: u32,
         out_first: u32, out_count: u32, out_groups: u32, moments_first: u32,
     }
 }
 
-/// Where a range of tiles goes through.
-struct Work<'a> {
-    call: &'a Call,
-    u: Prepared,
-    v: TensorId,
-    m: TensorId,
-    /// Channels of y, those that this is about.
-    outputs: usize,
-}
-
 /// Records `y = conv(x, weight) + bias` for all sources at once. Returns the transformed sources, where they are in one
 /// piece.
-pub(super) fn convolve(tape: &mut Tape, call: &Call) -> Option<TensorId> {
+pub(super) fn convolve(tape: &mut Tape, call: &Call, filtering: Filtering) -> Option<TensorId> {
     let [blocks, groups] = call.weight_dims(tape);
     let touched: Vec<TensorId> = call.sources.iter().map(|(x, _)| x.tensor).chain([call.y]).collect();
-    let ranges = block_ranges(tape, blocks, groups);
-    let tiles = Tiles::new(tape, &touched, groups, ranges[0].len());
+    let ranges = block_ranges(tape, filtering, blocks, groups);
+    let tiles = Tiles::new(tape, filtering, &touched, groups, ranges[0].len());
     let moments = gathers(tape, call, &tiles);
-    let mut transformed = call.transformed;
+    let mut transformed = tiles.reusable(tape, call.transformed);
     for outputs in ranges {
         let call = Call { transformed, sources: call.sources.clone(), ..*call };
         transformed = convolve_blocks(tape, &call, outputs, &tiles, moments);
@@ -107,6 +165,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call) -> Option<TensorId> {
 
 /// How the batch is cut for all output blocks alike: into slices that fit a binding, and these into ranges of tiles.
 struct Tiles {
+    filtering: Filtering,
     height: usize,
     width: usize,
     rows: usize,
@@ -118,12 +177,18 @@ struct Tiles {
 
 impl Tiles {
     /// For bindings to `touched`, transformed inputs of `groups` and products of `blocks` at most.
-    fn new(tape: &Tape, touched: &[TensorId], groups: usize, blocks: usize) -> Self {
+    fn new(tape: &Tape, filtering: Filtering, touched: &[TensorId], groups: usize, blocks: usize) -> Self {
         let [_, h, w, _] = tape.shape(touched[0]).as_nhwc();
-        let (rows, cols) = (h.div_ceil(TILE), w.div_ceil(TILE));
+        let (rows, cols) = (h.div_ceil(filtering.tile()), w.div_ceil(filtering.tile()));
         let slices = tape.image_slices(touched);
-        let range = tiles_at_once(tape, groups, blocks).min(slices[0].len() * rows * cols);
-        Self { height: h, width: w, rows, cols, slices, range }
+        let range = tiles_at_once(tape, filtering, groups, blocks).min(slices[0].len() * rows * cols);
+        Self { filtering, height: h, width: w, rows, cols, slices, range }
+    }
+
+    /// Inputs that another pass has transformed, where it has by the same tiles, and all of them.
+    fn reusable(&self, tape: &Tape, transformed: Option<TensorId>) -> Option<TensorId> {
+        let tiles = [self.filtering.products(), self.range];
+        transformed.filter(|v| self.is_whole() && tape.shape(*v).dims()[..2] == tiles)
     }
 
     /// Whether one range is all there is.
@@ -131,8 +196,8 @@ impl Tiles {
         self.slices.len() == 1 && self.range == self.slices[0].len() * self.rows * self.cols
     }
 
-    /// What the transform of inputs of `groups` and the products need to know of a range.
-    fn params(&self, groups: usize, first: usize, count: usize) -> WinogradParams {
+    /// What the transform of inputs needs to know of a range.
+    fn params(&self, first: usize, count: usize) -> WinogradParams {
         WinogradParams {
             height: self.height as u32,
             width: self.width as u32,
@@ -140,7 +205,6 @@ impl Tiles {
             tile_cols: self.cols as u32,
             tile_first: first as u32,
             tiles: count as u32,
-            v_groups: groups as u32,
             ..bytemuck::Zeroable::zeroed()
         }
     }
@@ -160,14 +224,9 @@ pub(super) fn ranges() -> String {
     format!("{RANGE_BYTES} {GPU_RANGE_BYTES}")
 }
 
-/// Bytes of a block of 8 outputs among the transformed weights, or their gradient's partial sums.
-pub(super) fn block_bytes(groups: usize) -> u64 {
-    (PRODUCTS * groups * 32 * 4) as u64
-}
-
 /// As few equal ranges of output blocks as keep their transformed weights within a binding.
-fn block_ranges(tape: &Tape, blocks: usize, groups: usize) -> Vec<Range<usize>> {
-    let most = (tape.limits().storage_binding_bytes / block_bytes(groups)) as usize;
+fn block_ranges(tape: &Tape, filtering: Filtering, blocks: usize, groups: usize) -> Vec<Range<usize>> {
+    let most = (tape.limits().storage_binding_bytes / filtering.block_bytes(groups)) as usize;
     let each = blocks.div_ceil(blocks.div_ceil(most));
     (0..blocks).step_by(each).map(|first| first..(first + each).min(blocks)).collect()
 }
@@ -182,49 +241,58 @@ fn convolve_blocks(
 ) -> Option<TensorId> {
     let co = tape.shape(call.y).as_nhwc()[3];
     let groups = call.weight_dims(tape)[1];
-    let blocks = outputs.len();
+    let (blocks, filtering) = (outputs.len(), tiles.filtering);
+    let channels = channels_each(tape, &[call.y]);
+    let out_first = outputs.start * 8 / channels;
     let mut last = OutputParams {
         height: tiles.height as u32,
         width: tiles.width as u32,
         tile_rows: tiles.rows as u32,
         tile_cols: tiles.cols as u32,
-        blocks: blocks as u32,
-        out_first: (outputs.start * 2) as u32,
-        out_count: (outputs.end * 2).min(co / 4) as u32 - (outputs.start * 2) as u32,
-        out_groups: (co / 4) as u32,
+        m_groups: (blocks * 8 / channels) as u32,
+        out_first: out_first as u32,
+        out_count: ((outputs.end * 8).min(co) / channels - out_first) as u32,
+        out_groups: (co / channels) as u32,
         ..bytemuck::Zeroable::zeroed()
     };
     let transformed = call.transformed.filter(|_| tiles.is_whole());
-    let u = transform_weight(tape, call, &outputs);
-    let v = transformed.unwrap_or_else(|| winograd_v(tape, tiles.range, groups));
-    let m = tape.transient("winograd m", Shape::new([PRODUCTS, tiles.range, blocks, 8]));
-    let work = Work { call, u, v, m, outputs: last.out_count as usize * 4 };
+    let u = transform_weight(tape, call, &outputs, filtering);
+    let v = transformed.unwrap_or_else(|| winograd_v(tape, tiles, groups));
+    let m = tape.transient("winograd m", Shape::new([filtering.products(), tiles.range, blocks, 8]));
+    let size = Size { products: filtering.products(), tiles: 0, groups, blocks };
     for (slice, images, first, count) in tiles.ranges() {
-        let params = WinogradParams { blocks: blocks as u32, ..tiles.params(groups, first, count) };
         (last.tile_first, last.tiles) = (first as u32, count as u32);
         if transformed.is_none() {
-            transform_input(tape, (&call.sources, call.weight), v, params, &images);
+            transform_input(
+                tape,
+                (&call.sources, call.weight),
+                (v, filtering),
+                tiles.params(first, count),
+                &images,
+            );
         }
-        multiply(tape, &work, params);
+        // Counted as the convolution that it stands for, so that forms compare.
+        let flops = 2 * count * filtering.tile().pow(2) * 9 * groups * 4 * last.out_count as usize * channels;
+        multiply(tape, (v, u, m), Size { tiles: count, ..size }, flops);
         if let Some(moments) = moments {
-            let before = slice * moments.splits + first * TILE * TILE / moments.split_pixels;
+            let before = slice * moments.splits + first * filtering.tile().pow(2) / moments.split_pixels;
             last.moments_first = before as u32;
         }
-        transform_output(tape, &work, moments, last, &images);
+        transform_output(tape, (call, m, filtering), moments, last, &images);
     }
     tiles.is_whole().then_some(v)
 }
 
 /// Tiles of a range: those of [`RANGE_BYTES`], or of [`GPU_RANGE_BYTES`].
-fn tiles_at_once(tape: &Tape, groups: usize, blocks: usize) -> usize {
+fn tiles_at_once(tape: &Tape, filtering: Filtering, groups: usize, blocks: usize) -> usize {
     let limits = tape.limits();
-    let (v_bytes, m_bytes) = (PRODUCTS * groups * 16, PRODUCTS * blocks * 32);
+    let (v_bytes, m_bytes) = (filtering.products() * groups * 16, filtering.products() * blocks * 32);
     let bound = limits.storage_binding_bytes as usize / v_bytes.max(m_bytes);
     let wanted = if limits.software { RANGE_BYTES } else { GPU_RANGE_BYTES } / (v_bytes + m_bytes);
     (wanted.max(64) / 64 * 64).min(bound)
 }
 
-fn transform_weight(tape: &mut Tape, call: &Call, outputs: &Range<usize>) -> Prepared {
+fn transform_weight(tape: &mut Tape, call: &Call, outputs: &Range<usize>, filtering: Filtering) -> Prepared {
     let groups = call.weight_dims(tape)[1];
     let count = outputs.len() * groups * 8;
     let mut job = WeightJob {
@@ -233,73 +301,84 @@ fn transform_weight(tape: &mut Tape, call: &Call, outputs: &Range<usize>) -> Pre
         groups: groups as u32,
         ..bytemuck::Zeroable::zeroed()
     };
-    let (mut entry, mut invocations) = ("transform_weight", count);
+    let channels = if tape.limits().software { 8 } else { 4 };
+    let mut kernel = filtering.kernel(WEIGHT, "transform_weight", channels, Variant::new());
+    let mut invocations = count * 4 / channels;
     if let Some(first) = call.flip_from {
-        (entry, invocations) = ("transform_flipped", count / 4);
+        kernel = filtering.kernel(FLIPPED, "transform_flipped", 4, Variant::new());
+        invocations = count / 4;
         job.weight_groups = tape.shape(call.weight).dims()[1] as u32;
         job.weight_first = first as u32;
         job.x_groups = (tape.shape(call.y).as_nhwc()[3] / 4) as u32;
     }
-    let kernel = Kernel::new(WEIGHT, entry, Variant::new());
-    tape.prepare(kernel, call.weight, &job, (PRODUCTS * count * 4, Element::F32), invocations)
+    let len = filtering.products() * count * 4;
+    tape.prepare(kernel, call.weight, &job, (len, Element::F32), invocations)
 }
 
-/// Room for transformed inputs of so many tiles.
-fn winograd_v(tape: &mut Tape, tiles: usize, groups: usize) -> TensorId {
-    tape.transient("winograd v", Shape::new([PRODUCTS, tiles, groups, 4]))
+/// Room for transformed inputs of a range of tiles.
+fn winograd_v(tape: &mut Tape, tiles: &Tiles, groups: usize) -> TensorId {
+    tape.transient("winograd v", Shape::new([tiles.filtering.products(), tiles.range, groups, 4]))
 }
 
 fn transform_input(
     tape: &mut Tape,
     (sources, weight): (&[(Read, usize)], TensorId),
-    v: TensorId,
+    (v, filtering): (TensorId, Filtering),
     params: WinogradParams,
     images: &Range<usize>,
 ) {
+    let tensors: Vec<TensorId> = sources.iter().map(|(x, _)| x.tensor).collect();
+    // All alike: where one source has fours, those after it start within an eight.
+    let channels = channels_each(tape, &tensors);
+    let v_channels = tape.shape(v).dims()[2] * 4;
     for (x, first) in sources {
-        let x_groups = tape.shape(x.tensor).as_nhwc()[3] / 4;
-        let params = WinogradParams { x_groups: x_groups as u32, v_first: *first as u32, ..params };
+        let x_groups = tape.shape(x.tensor).as_nhwc()[3] / channels;
+        let params = WinogradParams {
+            x_groups: x_groups as u32,
+            v_groups: (v_channels / channels) as u32,
+            v_first: (first * 4 / channels) as u32,
+            ..params
+        };
         let variant = stored(reading(Variant::new(), *x), "X", tape, x.tensor);
-        let dispatch = tape.dispatch(Kernel::new(SHADER, "transform_input", variant));
+        let dispatch = tape.dispatch(filtering.kernel(INPUT, "transform_input", channels, variant));
         let dispatch = dispatch.images(x.tensor, images).coefficients(*x, weight).tensor(v);
         dispatch.params(&params).invocations(params.tiles as usize * x_groups);
     }
 }
 
-fn multiply(tape: &mut Tape, work: &Work, params: WinogradParams) {
-    let (tiles, blocks) = (params.tiles as usize, params.blocks as usize);
-    // Counted as the convolution that it stands for, so that forms compare.
-    let flops = 2 * tiles * TILE * TILE * 9 * params.v_groups as usize * 4 * work.outputs;
+fn multiply(tape: &mut Tape, (v, u_, m): (TensorId, Prepared, TensorId), size: Size, flops: usize) {
     if !tape.limits().software {
-        let size = Size { tiles, groups: params.v_groups as usize, blocks };
-        return winograd_product::multiply(tape, (work.v, work.u, work.m), &size, flops);
+        return winograd_product::multiply(tape, (v, u_, m), &size, flops);
     }
+    let Size { products, tiles, groups, blocks } = size;
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = block_of(tiles / 8, 8);
     // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
     let blocks_each = block_of(blocks, 4);
-    let groups = tiles.div_ceil(each * 8) * blocks.div_ceil(blocks_each) * PRODUCTS;
-    let variant = Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each));
-    let dispatch = tape.dispatch(Kernel::new(SHADER, "multiply", variant));
-    dispatch.tensor(work.v).prepared(work.u).tensor(work.m).params(&params).flops(flops).groups(groups);
+    let workgroups = tiles.div_ceil(each * 8) * blocks.div_ceil(blocks_each) * products;
+    let variant =
+        Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each)).with("PRODUCTS", u(products));
+    let params = MultiplyParams { tiles: tiles as u32, pairs: (groups / 2) as u32, blocks: blocks as u32 };
+    let dispatch = tape.dispatch(Kernel::new(MULTIPLY, "multiply", variant));
+    dispatch.tensor(v).prepared(u_).tensor(m).params(&params).flops(flops).groups(workgroups);
 }
 
 fn transform_output(
     tape: &mut Tape,
-    work: &Work,
+    (call, m, filtering): (&Call, TensorId, Filtering),
     moments: Option<Moments>,
     params: OutputParams,
     images: &Range<usize>,
 ) {
-    let call = work.call;
+    let channels = channels_each(tape, &[call.y]);
     let (mut entry, mut runs) = ("transform_output", params.tiles as usize);
     let mut variant = stored(Variant::new(), "Y", tape, call.y).with("START", u(call.start as usize));
     if let Some(moments) = moments {
-        let run = moments.split_pixels / (TILE * TILE);
+        let run = moments.split_pixels / filtering.tile().pow(2);
         (entry, runs) = ("transform_output_moments", runs.div_ceil(run));
         variant = variant.with("TILE_RUN", u(run));
     }
-    let dispatch = tape.dispatch(Kernel::new(OUTPUT, entry, variant)).tensor(work.m);
+    let dispatch = tape.dispatch(filtering.kernel(OUTPUT, entry, channels, variant)).tensor(m);
     // Where there is no bias, something must be bound all the same.
     let dispatch = dispatch.tensor(call.bias.unwrap_or(call.weight)).images(call.y, images);
     let dispatch = dispatch.also(moments.map(|moments| moments.part)).params(&params);
@@ -309,29 +388,30 @@ fn transform_output(
 /// Where the moments of y go, where they are wanted: not of images that end within a tile, whose tiles count unequally.
 fn gathers(tape: &mut Tape, call: &Call, cut: &Tiles) -> Option<Moments> {
     let [_, h, w, co] = tape.shape(call.y).as_nhwc();
-    if !h.is_multiple_of(TILE) || !w.is_multiple_of(TILE) {
+    let tile = cut.filtering.tile();
+    if !h.is_multiple_of(tile) || !w.is_multiple_of(tile) {
         return None;
     }
     let slice_pixels = cut.slices[0].len() * h * w;
-    let tiles = slice_pixels / (TILE * TILE);
+    let tiles = slice_pixels / tile.pow(2);
     // As long runs as leave the device busy; a range of tiles that another one follows is made of whole runs.
-    let run = block_of(tiles * co / 4 / busy_invocations(tape), 8);
+    let run = block_of(tiles * co / channels_each(tape, &[call.y]) / busy_invocations(tape), 8);
     let run = if cut.range == tiles || cut.range.is_multiple_of(run) { run } else { 1 };
-    call.gathers(tape, call.sources.len() - 1, cut.slices.len(), slice_pixels, run * TILE * TILE)
+    call.gathers(tape, call.sources.len() - 1, cut.slices.len(), slice_pixels, run * tile.pow(2))
 }
 
 /// Records the weight's gradient, for all sources at once; where they are there, from their transforms.
 pub(super) fn weight_gradient(
     tape: &mut Tape,
     (sources, transformed): (&[(Read, usize)], Option<TensorId>),
-    dy: TensorId,
-    weight: TensorId,
+    (dy, weight): (TensorId, TensorId),
+    filtering: Filtering,
 ) {
     let [blocks, groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
     let touched: Vec<TensorId> = sources.iter().map(|(x, _)| x.tensor).chain([dy]).collect();
-    let ranges = block_ranges(tape, blocks, groups);
-    let tiles = Tiles::new(tape, &touched, groups, ranges[0].len());
-    let mut transformed = transformed.filter(|_| tiles.is_whole());
+    let ranges = block_ranges(tape, filtering, blocks, groups);
+    let tiles = Tiles::new(tape, filtering, &touched, groups, ranges[0].len());
+    let mut transformed = tiles.reusable(tape, transformed);
     for outputs in ranges {
         let v = weight_gradient_blocks(tape, (sources, transformed), (dy, weight), outputs, &tiles);
         transformed = Some(v).filter(|_| tiles.is_whole());
@@ -348,16 +428,19 @@ fn weight_gradient_blocks(
 ) -> TensorId {
     let co = tape.shape(dy).as_nhwc()[3];
     let (blocks, groups) = (outputs.len(), tape.shape(weight).dims()[1]);
-    let v = transformed.unwrap_or_else(|| winograd_v(tape, tiles.range, groups));
+    let (filtering, products) = (tiles.filtering, tiles.filtering.products());
+    let v = transformed.unwrap_or_else(|| winograd_v(tape, tiles, groups));
     // Eight lanes with broadcasts, or a GPU's workgroups.
     let product = tape.limits().software.then(|| Product::new(tape, groups, blocks));
+    let size = Size { products, tiles: tiles.range, groups, blocks };
     let (lanes, least) = match &product {
-        Some(product) => (PRODUCTS * product.lanes, 8),
-        None => (winograd_product::gradient_lanes(groups, blocks), 256),
+        Some(product) => (products * product.lanes, 8),
+        None => (winograd_product::gradient_lanes(&size), 256),
     };
-    let splits = splits_for(tape, tiles.range, lanes, least, PRODUCTS * blocks * groups * 32);
-    let m = tape.transient("winograd m", Shape::new([PRODUCTS, tiles.range, blocks, 8]));
-    let part = tape.transient("winograd part", Shape::new([splits, PRODUCTS, blocks, groups, 4, 8]));
+    let splits = splits_for(tape, tiles.range, lanes, least, products * blocks * groups * 32);
+    let m = tape.transient("winograd m", Shape::new([products, tiles.range, blocks, 8]));
+    let part = tape.transient("winograd part", Shape::new([splits, products, blocks, groups, 4, 8]));
+    let channels = channels_each(tape, &[dy]);
     let mut params = GradientParams {
         height: tiles.height as u32,
         width: tiles.width as u32,
@@ -365,9 +448,9 @@ fn weight_gradient_blocks(
         tile_cols: tiles.cols as u32,
         tile_first: 0,
         tiles: 0,
-        blocks: blocks as u32,
-        out_first: (outputs.start * 2) as u32,
-        out_groups: (co / 4) as u32,
+        m_groups: (blocks * 8 / channels) as u32,
+        out_first: (outputs.start * 8 / channels) as u32,
+        out_groups: (co / channels) as u32,
     };
     let mut factors = ProductParams {
         width: tiles.width as u32,
@@ -381,29 +464,36 @@ fn weight_gradient_blocks(
         params.tile_first = first as u32;
         params.tiles = count as u32;
         if transformed.is_none() {
-            transform_input(tape, (sources, weight), v, tiles.params(groups, first, count), &images);
+            transform_input(tape, (sources, weight), (v, filtering), tiles.params(first, count), &images);
         }
-        transform_gradient(tape, (dy, m), params, &images);
-        let flops = 2 * count * TILE * TILE * 9 * groups * 4 * (blocks * 8).min(co - outputs.start * 8);
+        let variant = stored(Variant::new(), "Y", tape, dy);
+        tape.dispatch(filtering.kernel(GRADIENT, "transform_gradient", channels, variant))
+            .images(dy, &images)
+            .tensor(m)
+            .params(&params)
+            .invocations(count * params.m_groups as usize);
+        let flops =
+            2 * count * filtering.tile().pow(2) * 9 * groups * 4 * (blocks * 8).min(co - outputs.start * 8);
         if let Some(product) = &product {
             factors.tiles = params.tiles;
-            let kernel = product.kernel(Variant::new().with("ADD_TO", adds));
+            let kernel = product.kernel(Variant::new().with("ADD_TO", adds).with("PRODUCTS", u(products)));
             let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part).coefficients(v.into(), v);
             dispatch.params(&factors).flops(flops).invocations(splits * lanes);
         } else {
-            let size = Size { tiles: count, groups, blocks };
+            let size = Size { tiles: count, ..size };
             winograd_product::multiply_gradient(tape, [v, m, part], &size, adds, flops);
         }
         adds = true;
     }
-    finish(tape, part, weight, outputs.start);
+    finish(tape, part, weight, outputs.start, filtering);
     v
 }
 
 /// Adds the splits up and takes them back to taps, from this block of the weight on.
-fn finish(tape: &mut Tape, part: TensorId, weight: TensorId, block_first: usize) {
+fn finish(tape: &mut Tape, part: TensorId, weight: TensorId, block_first: usize, filtering: Filtering) {
+    let channels = if tape.limits().software { 8 } else { 4 };
     let dims = tape.shape(part).dims();
-    let (splits, groups, count) = (dims[0], dims[3], dims[2] * dims[3] * 8);
+    let (splits, groups, count) = (dims[0], dims[3], dims[2] * dims[3] * 32 / channels);
     let params = FinishParams {
         count: count as u32,
         block_first: block_first as u32,
@@ -412,19 +502,8 @@ fn finish(tape: &mut Tape, part: TensorId, weight: TensorId, block_first: usize)
         accumulate: tape.accumulate(),
     };
     let dw = tape.weight_gradient(weight);
-    let kernel = Kernel::new(FINISH, "finish", Variant::new());
+    let kernel = filtering.kernel(FINISH, "finish", channels, Variant::new());
     tape.dispatch(kernel).tensor(part).tensor(dw).params(&params).invocations(count);
-}
-
-fn transform_gradient(
-    tape: &mut Tape,
-    (dy, m): (TensorId, TensorId),
-    params: GradientParams,
-    images: &Range<usize>,
-) {
-    let kernel = Kernel::new(GRADIENT, "transform_gradient", stored(Variant::new(), "Y", tape, dy));
-    let dispatch = tape.dispatch(kernel).images(dy, images).tensor(m).params(&params);
-    dispatch.invocations(params.tiles as usize * params.blocks as usize * 2);
 }
 
 /// Records the weight gradient of a 1x1 convolution for one source, as the same product over pixels; `squares` where

@@ -1,4 +1,4 @@
-//! The products of [`super::winograd`] on a GPU, 36 matrix products side by side through workgroup memory; and how a processor
+//! The products of [`super::winograd`] on a GPU, 36 or 16 matrix products side by side through workgroup memory; and how a processor
 //! shares out those of a weight gradient.
 
 use super::common::{block_of, u};
@@ -20,8 +20,6 @@ pub(super) const SOURCES: &[ShaderSource] = &[SHADER, PRODUCT];
 const ROWS: usize = 128;
 const BLOCKS: usize = 8;
 const LANES: usize = 128;
-/// Products a tile.
-pub(super) const PRODUCTS: usize = 36;
 
 params! {
     struct ProductParams {
@@ -29,8 +27,10 @@ params! {
     }
 }
 
-/// Tiles, groups of 4 input channels, blocks of 8 outputs.
+/// Matrices, tiles, groups of 4 input channels, blocks of 8 outputs.
+#[derive(Clone, Copy)]
 pub(super) struct Size {
+    pub products: usize,
     pub tiles: usize,
     pub groups: usize,
     pub blocks: usize,
@@ -48,30 +48,35 @@ impl Size {
         }
     }
 
+    fn variant(&self) -> Variant {
+        Variant::new().with("PRODUCTS", u(self.products))
+    }
+
     fn workgroups(&self, rows: usize) -> usize {
-        PRODUCTS * rows.div_ceil(ROWS) * self.blocks.div_ceil(BLOCKS)
+        self.products * rows.div_ceil(ROWS) * self.blocks.div_ceil(BLOCKS)
     }
 }
 
-/// Records `m = v u`: [36][tiles][blocks][8] of [36][tiles][groups][4] and [36][blocks][groups][4][8].
+/// Records `m = v u`: [products][tiles][blocks][8] of [products][tiles][groups][4] and
+/// [products][blocks][groups][4][8].
 pub(super) fn multiply(
     tape: &mut Tape,
     (v, u, m): (TensorId, Prepared, TensorId),
     size: &Size,
     flops: usize,
 ) {
-    let kernel = Kernel::new(SHADER, "multiply", Variant::new());
+    let kernel = Kernel::new(SHADER, "multiply", size.variant());
     let dispatch = tape.dispatch(kernel).tensor(v).prepared(u).tensor(m);
     dispatch.params(&size.params(size.tiles, size.tiles)).flops(flops).groups(size.workgroups(size.tiles));
 }
 
 /// Invocations that one split of all products of a weight's gradient takes.
-pub(super) fn gradient_lanes(groups: usize, blocks: usize) -> usize {
-    PRODUCTS * (groups * 4).div_ceil(ROWS) * blocks.div_ceil(BLOCKS) * LANES
+pub(super) fn gradient_lanes(size: &Size) -> usize {
+    size.workgroups(size.groups * 4) * LANES
 }
 
 /// Records `part[split] = v' m` of each split of the tiles, or adds it to what an earlier range of tiles has left there
-/// (`adds`): [splits][36][blocks][groups][4][8] of [36][tiles][groups][4] and [36][tiles][blocks][8].
+/// (`adds`): [splits][products][blocks][groups][4][8] of [products][tiles][groups][4] and [products][tiles][blocks][8].
 pub(super) fn multiply_gradient(
     tape: &mut Tape,
     [v, m, part]: [TensorId; 3],
@@ -81,7 +86,7 @@ pub(super) fn multiply_gradient(
 ) {
     let splits = tape.shape(part).dims()[0];
     let rows = size.groups * 4;
-    let kernel = Kernel::new(SHADER, "multiply_gradient", Variant::new().with("ADD_TO", adds));
+    let kernel = Kernel::new(SHADER, "multiply_gradient", size.variant().with("ADD_TO", adds));
     let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part);
     let params = size.params(rows, size.tiles.div_ceil(splits));
     dispatch.params(&params).flops(flops).groups(size.workgroups(rows) * splits);

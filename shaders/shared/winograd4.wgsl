@@ -1,0 +1,49 @@
+// Winograd's F(4x4, 3x3): tiles of 4 x 4 outputs, which look at 6 x 6 inputs, and the transforms of one of the two sides. V, four channels or eight, comes from lane4 or lane8.
+const TILE: u32 = 4u;
+const SIDE: u32 = 6u;
+const PRODUCTS: u32 = 36u;
+
+// B' d
+fn gather(d: array<V, 6>) -> array<V, 6> {
+    let a = d[4] - 4.0 * d[2];
+    let b = d[3] - 4.0 * d[1];
+    let c = d[4] - d[2];
+    let e = 2.0 * (d[3] - d[1]);
+    return array<V, 6>(4.0 * d[0] - 5.0 * d[2] + d[4], a + b, a - b, c + e, c - e, 4.0 * d[1] - 5.0 * d[3] + d[5]);
+}
+
+// A' m
+fn fold(m: array<V, 6>) -> array<V, 4> {
+    let near = m[1] + m[2];
+    let near_odd = m[1] - m[2];
+    let far = m[3] + m[4];
+    let far_odd = m[3] - m[4];
+    return array<V, 4>(m[0] + near + far, near_odd + 2.0 * far_odd, near + 4.0 * far, near_odd + 8.0 * far_odd + m[5]);
+}
+
+// A d
+fn unfold(d: array<V, 4>) -> array<V, 6> {
+    let near = d[0] + d[2];
+    let near_odd = d[1] + d[3];
+    let far = d[0] + 4.0 * d[2];
+    let far_odd = 2.0 * d[1] + 8.0 * d[3];
+    return array<V, 6>(d[0], near + near_odd, near - near_odd, far + far_odd, far - far_odd, d[3]);
+}
+
+// G g
+fn spread(g: array<V, 3>) -> array<V, 6> {
+    let even = (-1.0 / 6.0) * (g[0] + g[2]);
+    let odd = (-1.0 / 6.0) * g[1];
+    let far_even = (1.0 / 24.0) * g[0] + (1.0 / 6.0) * g[2];
+    let far_odd = (1.0 / 12.0) * g[1];
+    return array<V, 6>(0.25 * g[0], even + odd, even - odd, far_even + far_odd, far_even - far_odd, g[2]);
+}
+
+// G' d
+fn narrow(d: array<V, 6>) -> array<V, 3> {
+    let near = (-1.0 / 6.0) * (d[1] + d[2]);
+    let far = (1.0 / 24.0) * (d[3] + d[4]);
+    return array<V, 3>(
+        0.25 * d[0] + near + far, (1.0 / 6.0) * (d[2] - d[1]) + (1.0 / 12.0) * (d[3] - d[4]), near + 4.0 * far + d[5],
+    );
+}

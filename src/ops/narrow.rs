@@ -1,0 +1,71 @@
+//! 3x3 convolutions of 4 or 8 channels for [`super::convolution`] on a processor.
+
+use super::common::{reading, u};
+use super::convolution::{Call, Source};
+use crate::gpu::{Kernel, ShaderSource, Variant};
+use crate::params;
+use crate::tape::Tape;
+
+/// The shader, for sources of four channels and of eight.
+pub(super) const SOURCES: [ShaderSource; 2] = [
+    ShaderSource {
+        name: "conv2d_narrow",
+        text: concat!("#import lane4\n#import read4\n", include_str!("../../shaders/conv2d_narrow.wgsl")),
+    },
+    ShaderSource {
+        name: "conv2d_narrow",
+        text: concat!("#import lane8\n#import read8\n", include_str!("../../shaders/conv2d_narrow.wgsl")),
+    },
+];
+
+params! {
+    struct NarrowParams {
+        images: u32, height: u32, width: u32, weight_groups: u32, weight_first: u32, blocks: u32, tile_rows: u32,
+        tile_cols: u32, groups_per_block: u32,
+    }
+}
+
+/// Whether a processor can compute so many outputs from so many inputs, all stored as f32. With 16 inputs it is as fast as Winograd's
+/// kernels forward, which leave transformed inputs to the weight's gradient.
+pub(super) fn fits(in_channels: usize, out_channels: usize) -> bool {
+    [4, 8].contains(&in_channels) && out_channels.is_multiple_of(8)
+}
+
+/// Records what one source adds to y.
+pub(super) fn convolve(tape: &mut Tape, call: &Call, source: Source) {
+    let (rows, cols) = (2, 4);
+    let x = source.x.tensor;
+    let [_, h, w, cx] = tape.shape(x).as_nhwc();
+    let co = tape.shape(call.y).as_nhwc()[3];
+    let [blocks, weight_groups] = call.weight_dims(tape);
+    let variant = reading(Variant::new(), source.x)
+        .with("V_FLOATS", u(cx))
+        .with("ROWS", u(rows))
+        .with("COLS", u(cols))
+        .with("START", u(source.start as usize));
+    let kernel = Kernel::new(SOURCES[usize::from(cx == 8)], "forward", variant);
+    let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
+    for images in tape.image_slices(&[x, call.y]) {
+        let groups_per_block = (images.len() * tile_rows * tile_cols).div_ceil(64);
+        let params = NarrowParams {
+            images: images.len() as u32,
+            height: h as u32,
+            width: w as u32,
+            weight_groups: weight_groups as u32,
+            weight_first: source.first as u32,
+            blocks: blocks as u32,
+            tile_rows: tile_rows as u32,
+            tile_cols: tile_cols as u32,
+            groups_per_block: groups_per_block as u32,
+        };
+        tape.dispatch(kernel.clone())
+            .images(x, &images)
+            .weight_of(call)
+            .tensor(call.bias.unwrap_or(call.weight))
+            .images(call.y, &images)
+            .coefficients(source.x, call.weight)
+            .params(&params)
+            .flops(2 * images.len() * h * w * cx * co * 9)
+            .groups(groups_per_block * blocks);
+    }
+}
