@@ -70,6 +70,7 @@ fn two_runs_that_accumulate_give_twice_the_gradient() {
     let cases: Vec<(&str, Make, Vec<Shape>, usize)> = vec![
         ("direct", || conv(Form::Direct), vec![weight.clone(), vector.clone()], 0),
         ("winograd", || conv(Form::Winograd), vec![weight.clone(), vector.clone()], 0),
+        ("winograd 2x2", || conv(Form::WinogradTwo), vec![weight.clone(), vector.clone()], 0),
         ("tiled", || conv(Form::Tiled), vec![weight, vector.clone()], 0),
         ("transposed", || Box::new(ConvTranspose2d::new(4)), vec![packing(8, 4).shape(), Shape::new([4])], 0),
         ("norm", norm, vec![vector.clone(), vector.clone()], 2),

@@ -226,13 +226,11 @@ fn deferring_changes_no_bit(
 fn whole_steps_give_the_same_bits_with_every_form() {
     let Some(gpu) = common::device() else { return };
     let settings = Settings::new(8, 64, 2, Skip::Full);
-    for form in [Form::Direct, Form::Winograd, Form::Tiled] {
+    for form in [Form::Direct, Form::Winograd, Form::WinogradTwo, Form::Tiled] {
         let kernels = deferring_changes_no_bit(&gpu, settings, Element::F32, Some(form));
         println!("{form:?}: {kernels:?}");
-        assert!(
-            kernels.iter().any(|name| name.starts_with(&format!("conv2d_{}", form.name()))),
-            "{kernels:?}"
-        );
+        let family = form.name().split(' ').next().expect("a name");
+        assert!(kernels.iter().any(|name| name.starts_with(&format!("conv2d_{}", family))), "{kernels:?}");
     }
 }
 

@@ -131,17 +131,17 @@ fn the_table_names_every_tensor_that_takes_memory() {
     assert!(table.contains(&format!("{} slots", plan.slots.len())), "the table ends with the slots");
 }
 
-/// Of 18 convolutions four have two sources, and the first has no input gradient.
+/// Of 18 convolutions four have two sources; the first has few channels, and no input gradient.
 #[test]
 fn transformed_inputs_are_kept_where_memory_is_not_short_and_shared_between_sources() {
     let limits = Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU };
-    for (recompute, in_backward) in [(false, 17), (true, 17 + 22)] {
+    for (recompute, in_backward) in [(false, 17), (true, 17 + 21)] {
         let mut tape = Tape::new(limits, Mode::Train { accumulate: false });
         tape.set_recompute(recompute);
-        let program = Settings::new(8, 64, 4, Skip::Full).record_on(tape);
+        let program = Settings::new(16, 64, 4, Skip::Full).record_on(tape);
         let transforms =
             program.dispatches.iter().filter(|d| d.kernel.name() == "conv2d_winograd/transform_input");
         let (backward, forward): (Vec<_>, Vec<_>) = transforms.partition(|d| d.phase == Phase::Backward);
-        assert_eq!((forward.len(), backward.len()), (22, in_backward), "recompute: {recompute}");
+        assert_eq!((forward.len(), backward.len()), (21, in_backward), "recompute: {recompute}");
     }
 }

@@ -157,10 +157,11 @@ const PATCHES: [Case; 3] = [
 ];
 
 /// Of whole tiles, in runs of one tile and of several.
-const WINOGRAD: [Case; 4] = [
+const WINOGRAD: [Case; 5] = [
     Case::new(Form::Winograd, [2, 16, 24], &[8], 24),
     Case::new(Form::Winograd, [1, 20, 12], &[8, 16], 12),
-    Case::new(Form::Winograd, [4, 60, 64], &[4], 16),
+    Case::new(Form::Winograd, [4, 60, 64], &[8], 16),
+    Case::new(Form::WinogradTwo, [2, 6, 10], &[16], 24),
     // Runs of four tiles, the last one of three.
     Case { bias: 1000.0, ..Case::new(Form::Winograd, [3, 60, 60], &[8], 16) },
 ];
@@ -184,9 +185,9 @@ fn moments_of_tiles_in_ranges() {
     if gpu.limits().subgroup_lanes < 8 {
         return println!("SKIPPED: {} has no subgroups", gpu.summary());
     }
-    let (case, limits) = (Case::new(Form::Winograd, [3, 60, 64], &[4], 8), gpu.limits());
+    let (case, limits) = (Case::new(Form::Winograd, [3, 64, 88], &[8], 8), gpu.limits());
     let mut gpu = gpu;
-    for (tiles, run) in [(455, 1), (456, 2)] {
+    for (tiles, run) in [(575, 1), (576, 2)] {
         // Products of 8 outputs take 1152 bytes a tile.
         let limits = Limits { storage_binding_bytes: tiles * 1152, ..limits };
         gpu = gpu.with_limits(limits);

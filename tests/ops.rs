@@ -187,7 +187,9 @@ fn winograd_as_gpus_compute_it_agrees_with_the_reference() {
     for entry in ["multiply", "multiply_gradient"] {
         assert!(names.contains(&format!("conv2d_winograd_product/{entry}")), "{names:?}");
     }
-    assert!(agree(&gpu, conv2d, Element::F32, |form| form == Form::Winograd) >= 8);
+    for filtering in [Form::Winograd, Form::WinogradTwo] {
+        assert!(agree(&gpu, conv2d, Element::F32, |form| form == filtering) >= 8);
+    }
     // Tiles enough for several splits.
     compare(&gpu, Element::F32, || convolution(Form::Winograd, [2, 68, 64, 8]));
 }

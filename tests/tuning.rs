@@ -188,10 +188,10 @@ fn a_banned_form_is_not_recorded_even_where_it_is_the_usual_one() {
     };
     let any = |names: &[String], part: &str| names.iter().any(|name| name.contains(part));
     let usual = kernels(Tuning::default());
-    assert!(any(&usual, "winograd/multiply") && any(&usual, "conv2d_direct"));
-    let banned = ["winograd", "direct"].map(String::from).to_vec();
+    assert!(any(&usual, "winograd_multiply/multiply") && any(&usual, "conv2d_narrow"));
+    let banned = ["winograd", "winograd 2x2", "direct"].map(String::from).to_vec();
     let others = kernels(Tuning::new(BTreeMap::new(), banned));
-    assert!(!any(&others, "winograd/multiply") && !any(&others, "conv2d_direct"), "{others:?}");
+    assert!(!any(&others, "winograd_multiply/multiply") && !any(&others, "conv2d_narrow"), "{others:?}");
     assert!(any(&others, "conv2d_tiled"));
 }
 
@@ -199,7 +199,7 @@ fn a_banned_form_is_not_recorded_even_where_it_is_the_usual_one() {
 #[test]
 fn matrix_units_are_given_nothing_but_halves() {
     let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
-    let banned = ["winograd", "direct", "tiled"].map(String::from).to_vec();
+    let banned = ["winograd", "winograd 2x2", "direct", "tiled"].map(String::from).to_vec();
     let tuning = Tuning::new(BTreeMap::new(), banned);
     let settings = StepSettings { tuning, element: Element::F16, ..StepSettings::new(32) };
     let program = record_training(&net, UNITS, &settings, 1).program;

@@ -25,8 +25,8 @@ fn spread(g: array<V, 3>) -> array<V, 4> {
     return array<V, 4>(g[0], even + odd, even - odd, g[2]);
 }
 
-// G' d
+// G' d. A product last: see winograd4.
 fn narrow(d: array<V, 4>) -> array<V, 3> {
-    let even = 0.5 * (d[1] + d[2]);
-    return array<V, 3>(d[0] + even, 0.5 * (d[1] - d[2]), even + d[3]);
+    let even = d[1] + d[2];
+    return array<V, 3>(0.5 * (2.0 * d[0] + even), 0.5 * (d[1] - d[2]), 0.5 * (even + 2.0 * d[3]));
 }

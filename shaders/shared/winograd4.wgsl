@@ -39,11 +39,12 @@ fn spread(g: array<V, 3>) -> array<V, 6> {
     return array<V, 6>(0.25 * g[0], even + odd, even - odd, far_even + far_odd, far_even - far_odd, g[2]);
 }
 
-// G' d
+// G' d. A product last: Mesa takes sums that end in one apart, and what is added to them would come in between.
 fn narrow(d: array<V, 6>) -> array<V, 3> {
-    let near = (-1.0 / 6.0) * (d[1] + d[2]);
-    let far = (1.0 / 24.0) * (d[3] + d[4]);
+    let near = d[1] + d[2];
+    let far = d[3] + d[4];
     return array<V, 3>(
-        0.25 * d[0] + near + far, (1.0 / 6.0) * (d[2] - d[1]) + (1.0 / 12.0) * (d[3] - d[4]), near + 4.0 * far + d[5],
+        (1.0 / 24.0) * (6.0 * d[0] - 4.0 * near + far), (1.0 / 12.0) * (2.0 * (d[2] - d[1]) + d[3] - d[4]),
+        (1.0 / 6.0) * (far - near + 6.0 * d[5]),
     );
 }

@@ -193,7 +193,7 @@ pub fn cases() -> Vec<Case> {
         ([2, 8, 9], &[12], 40, 1),
     ];
     let mut cases = Vec::new();
-    for form in [Form::Direct, Form::Winograd, Form::Tiled] {
+    for form in [Form::Direct, Form::Winograd, Form::WinogradTwo, Form::Tiled] {
         for ([n, h, w], sources, out_channels, kernel) in shapes.iter().copied() {
             cases.push(case(form, [n, h, w], sources, out_channels, kernel));
         }
@@ -207,6 +207,10 @@ pub fn cases() -> Vec<Case> {
     cases.push(centred(Form::Tiled, [2, 5, 7], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [2, 8, 12], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [1, 5, 8], &[8], 12));
+    cases.push(centred(Form::WinogradTwo, [2, 6, 4], &[8, 16], 24));
+    // Few channels: two sources, more tiles than lanes, normalised.
+    cases.push(case(Form::Direct, [2, 5, 7], &[8, 8], 16, 3));
+    cases.push(case(Form::Direct, [3, 17, 23], &[8], 8, 3).deferred(&[0], true));
     // Runs of 32 pixels: shorter than one, one, one and a pixel, two.
     for (image, sources, out_channels) in [
         ([2, 9, 13], vec![8], 24),
