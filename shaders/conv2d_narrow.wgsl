@@ -42,6 +42,7 @@ struct Params {
 
 #import normalised_read
 #import weights_round
+#import add_inputs
 
 @compute @workgroup_size(64)
 fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) {
@@ -107,13 +108,4 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
             }
         }
     }
-}
-
-// sum + inputs times their weights for four outputs: inputs are added in order.
-fn add_inputs(sum: vec4<f32>, d: V, w: array<vec4<f32>, 8>) -> vec4<f32> {
-    var total = sum;
-    for (var i = 0u; i < V_FLOATS; i++) {
-        total = fma(vec4<f32>(channel(d, i)), w[i], total);
-    }
-    return total;
 }

@@ -20,12 +20,14 @@ struct Params {
     blocks: u32,
 }
 
-@group(0) @binding(0) var<storage, read> v: array<mat2x4<f32>>;
-@group(0) @binding(1) var<storage, read> u: array<mat2x4<f32>>;
-@group(0) @binding(2) var<storage, read_write> m: array<mat2x4<f32>>;
+@group(0) @binding(0) var<storage, read> v: array<V>;
+@group(0) @binding(1) var<storage, read> u: array<V>;
+@group(0) @binding(2) var<storage, read_write> m: array<V>;
 @group(0) @binding(3) var<uniform> params: Params;
 
+#import lane8
 #import weights_round
+#import add_inputs
 
 @compute @workgroup_size(8)
 fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) {
@@ -53,7 +55,7 @@ fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32)
         }
     }
     for (var c = 0u; c < params.pairs; c++) {
-        var value: array<mat2x4<f32>, TILES>;
+        var value: array<V, TILES>;
         for (var t = 0u; t < TILES; t++) {
             value[t] = v[from_tile[t] + c];
         }
@@ -62,7 +64,7 @@ fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32)
             for (var half = 0u; half < 2u; half++) {
                 let w = passed_round(mine[half]);
                 for (var t = 0u; t < TILES; t++) {
-                    sum[b][t][half] = add_eight(sum[b][t][half], value[t], w);
+                    sum[b][t][half] = add_inputs(sum[b][t][half], value[t], w);
                 }
             }
         }
@@ -74,13 +76,4 @@ fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32)
             }
         }
     }
-}
-
-// sum + eight inputs times their weights for four outputs: inputs are added in order.
-fn add_eight(sum: vec4<f32>, d: mat2x4<f32>, w: array<vec4<f32>, 8>) -> vec4<f32> {
-    var total = sum;
-    for (var i = 0u; i < 8u; i++) {
-        total = fma(vec4<f32>(d[i / 4u][i % 4u]), w[i], total);
-    }
-    return total;
 }

@@ -195,6 +195,37 @@ fn a_banned_form_is_not_recorded_even_where_it_is_the_usual_one() {
     assert!(any(&others, "conv2d_tiled"));
 }
 
+/// A weight's gradient takes inputs that the forward pass has transformed, unless for tiles of another size.
+#[test]
+fn forms_of_one_layer_may_differ() {
+    let limits = Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU };
+    let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 16, skip: Skip::Full });
+    let recorded = |tuning: Tuning| {
+        let settings = StepSettings { tuning, ..StepSettings::new(64) };
+        record_training(&net, limits, &settings, 4).program
+    };
+    let usual = recorded(Tuning::default());
+    let of_weights = usual.questions.iter().filter(|question| question.contains("weight_gradient"));
+    let answers: BTreeMap<String, String> =
+        of_weights.map(|question| (question.clone(), Form::WinogradTwo.name().to_owned())).collect();
+    let mixed = recorded(Tuning::new(answers, Vec::new()));
+    let mut checked = 0;
+    for dispatch in &mixed.dispatches {
+        let (name, text) = (dispatch.kernel.name(), dispatch.kernel.to_string());
+        let products = if name.starts_with("conv2d_gradient_product/") && text.contains("PRODUCTS=16u") {
+            16
+        } else if name == "conv2d_winograd_multiply/multiply" && text.contains("PRODUCTS=36u") {
+            36
+        } else {
+            continue;
+        };
+        let v = mixed.tensor(dispatch.args[0].tensor);
+        assert_eq!(v.shape.dims()[0], products, "{} reads {}", dispatch.kernel, v.name);
+        checked += 1;
+    }
+    assert!(checked > 30, "{checked} products");
+}
+
 /// Matrix units were taken for the first layer of a training in f16, whose input is f32 all the same: it was read as halves.
 #[test]
 fn matrix_units_are_given_nothing_but_halves() {

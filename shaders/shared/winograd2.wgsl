@@ -1,4 +1,5 @@
-// Winograd's F(2x2, 3x3): tiles of 2 x 2 outputs, which look at 4 x 4 inputs, and the transforms of one of the two sides. V, four channels or eight, comes from lane4 or lane8.
+// Winograd's F(2x2, 3x3): tiles of 2 x 2 outputs, which look at 4 x 4 inputs, and the transforms along one of the two
+// sides. V, four channels or eight, comes from lane4 or lane8.
 const TILE: u32 = 2u;
 const SIDE: u32 = 4u;
 const PRODUCTS: u32 = 16u;
@@ -8,9 +9,9 @@ fn gather(d: array<V, 4>) -> array<V, 4> {
     return array<V, 4>(d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]);
 }
 
-// A' m
-fn fold(m: array<V, 4>) -> array<V, 2> {
-    return array<V, 2>(m[0] + m[1] + m[2], m[1] - m[2] - m[3]);
+// A' d
+fn fold(d: array<V, 4>) -> array<V, 2> {
+    return array<V, 2>(d[0] + d[1] + d[2], d[1] - d[2] - d[3]);
 }
 
 // A d

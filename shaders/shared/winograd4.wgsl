@@ -1,4 +1,5 @@
-// Winograd's F(4x4, 3x3): tiles of 4 x 4 outputs, which look at 6 x 6 inputs, and the transforms of one of the two sides. V, four channels or eight, comes from lane4 or lane8.
+// Winograd's F(4x4, 3x3): tiles of 4 x 4 outputs, which look at 6 x 6 inputs, and the transforms along one of the two
+// sides. V, four channels or eight, comes from lane4 or lane8.
 const TILE: u32 = 4u;
 const SIDE: u32 = 6u;
 const PRODUCTS: u32 = 36u;
@@ -12,13 +13,13 @@ fn gather(d: array<V, 6>) -> array<V, 6> {
     return array<V, 6>(4.0 * d[0] - 5.0 * d[2] + d[4], a + b, a - b, c + e, c - e, 4.0 * d[1] - 5.0 * d[3] + d[5]);
 }
 
-// A' m
-fn fold(m: array<V, 6>) -> array<V, 4> {
-    let near = m[1] + m[2];
-    let near_odd = m[1] - m[2];
-    let far = m[3] + m[4];
-    let far_odd = m[3] - m[4];
-    return array<V, 4>(m[0] + near + far, near_odd + 2.0 * far_odd, near + 4.0 * far, near_odd + 8.0 * far_odd + m[5]);
+// A' d
+fn fold(d: array<V, 6>) -> array<V, 4> {
+    let near = d[1] + d[2];
+    let near_odd = d[1] - d[2];
+    let far = d[3] + d[4];
+    let far_odd = d[3] - d[4];
+    return array<V, 4>(d[0] + near + far, near_odd + 2.0 * far_odd, near + 4.0 * far, near_odd + 8.0 * far_odd + d[5]);
 }
 
 // A d

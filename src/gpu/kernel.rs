@@ -86,6 +86,8 @@ impl Kernel {
         let key = (source.name, entry, variant);
         let mut known = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kernel) = known.get(&key) {
+            // Shaders of one name, after different imports, differ in a constant that the variant names.
+            assert_eq!(kernel.0.source.text, source.text, "{kernel}: two shaders by one name");
             return kernel.clone();
         }
         let (_, _, variant) = key.clone();

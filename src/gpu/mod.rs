@@ -7,7 +7,7 @@ mod kernel;
 mod pipeline_cache;
 mod shader;
 mod unroll;
-mod wide;
+pub(crate) mod wide;
 
 pub use ceiling::{Ceilings, ceiling_kernels};
 pub use device::{AdapterSummary, Gpu, Limits, MatrixUnits, device_lost, is_device_gone, list_adapters};

@@ -17,6 +17,7 @@ pub struct ShaderSource {
 
 /// The files of `shaders/shared/`, by the name that `#import` gives.
 const SHARED: &[(&str, &str)] = &[
+    ("add_inputs", include_str!("../../shaders/shared/add_inputs.wgsl")),
     ("attention", include_str!("../../shaders/shared/attention.wgsl")),
     ("depth_to_space", include_str!("../../shaders/shared/depth_to_space.wgsl")),
     ("grid", include_str!("../../shaders/shared/grid.wgsl")),

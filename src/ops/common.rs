@@ -31,7 +31,7 @@ pub(super) fn vector(len: usize) -> (usize, &'static str) {
 
 /// A power of two of at most `most` that does not leave half of it idle.
 pub(super) fn block_of(count: usize, most: usize) -> usize {
-    [8, 4, 2, 1].into_iter().find(|block| *block <= most && *block <= count).unwrap_or(1)
+    [32, 16, 8, 4, 2, 1].into_iter().find(|block| *block <= most && *block <= count).unwrap_or(1)
 }
 
 /// Sets the shader's type `alias` for four elements of a tensor; its declared default is that of f32.

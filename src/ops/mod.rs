@@ -52,3 +52,25 @@ pub const OPS: &[OpEntry] = &[
     OpEntry { name: "moving_average", cases: moving_average::cases },
     OpEntry { name: "adamw", cases: adamw::cases },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::{OPS, check};
+    use crate::gpu::{Limits, wide};
+    use crate::tape::Element;
+
+    /// A parameter that had an array's name kept that array as it was, unseen.
+    #[test]
+    fn what_a_processor_accesses_by_fours_is_accessed_by_64_bits() {
+        let limits = Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU };
+        let mut kernels = 0;
+        for case in OPS.iter().flat_map(|op| (op.cases)()) {
+            for dispatch in check::record(case, limits, Element::F32).0.program.dispatches {
+                let left = wide::left_as_they_are(dispatch.kernel.text());
+                assert!(left.is_empty(), "{}: {left:?}", dispatch.kernel);
+                kernels += 1;
+            }
+        }
+        assert!(kernels > 500, "{kernels}");
+    }
+}

@@ -39,6 +39,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, source: Source) {
     let co = tape.shape(call.y).as_nhwc()[3];
     let [blocks, weight_groups] = call.weight_dims(tape);
     let variant = reading(Variant::new(), source.x)
+        // What the import says: it tells the two shaders apart.
         .with("V_FLOATS", u(cx))
         .with("ROWS", u(rows))
         .with("COLS", u(cols))

@@ -12,6 +12,7 @@ use super::convolution::{Call, Convolution, Packing, SOURCES, Start};
 use super::{matrix, narrow, winograd, winograd_product};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::gpu::wide::CONVERSIONS;
 use crate::gpu::{Gpu, Kernel, SharedBuffer, Variant, compose};
 use crate::tape::{
     Element, Loaded, Mode, Normalisation, Phase, Program, Read, Shape, SlotPool, Store, Stores, Tape,
@@ -65,6 +66,7 @@ pub fn shader_digest() -> String {
     }
     hash.update(matrix::shapes());
     hash.update(winograd::ranges());
+    hash.update(CONVERSIONS);
     files::hex(&hash.finalize())
 }
 

@@ -18,6 +18,9 @@ use crate::tape::{Element, Moments, Prepared, Read, Shape, Tape, TensorId};
 const RANGE_BYTES: usize = 32 << 20;
 /// The same on a GPU: about what the caches of large ones hold.
 const GPU_RANGE_BYTES: usize = 64 << 20;
+/// Pixels of y whose moments one invocation gathers, at most.
+const MOST_RUN_PIXELS: usize = 128;
+
 /// A shader by outputs of a tile, two or four a side, and by channels of an invocation, four or eight.
 type Family = [[ShaderSource; 2]; 2];
 
@@ -91,7 +94,8 @@ impl Filtering {
         (self.products() * groups * 32 * 4) as u64
     }
 
-    /// The kernel for invocations of so many channels.
+    /// The kernel for invocations of so many channels. The variant repeats what the imports say, so that a family's shaders are told
+    /// apart.
     fn kernel(self, family: Family, entry: &'static str, channels: usize, variant: Variant) -> Kernel {
         let variant = variant.with("TILE", u(self.tile())).with("V_FLOATS", u(channels));
         Kernel::new(family[usize::from(self == Self::Four)][usize::from(channels == 8)], entry, variant)
@@ -328,7 +332,7 @@ fn transform_input(
     images: &Range<usize>,
 ) {
     let tensors: Vec<TensorId> = sources.iter().map(|(x, _)| x.tensor).collect();
-    // All alike: where one source has fours, those after it start within an eight.
+    // All alike, as they are stored.
     let channels = channels_each(tape, &tensors);
     let v_channels = tape.shape(v).dims()[2] * 4;
     for (x, first) in sources {
@@ -395,7 +399,8 @@ fn gathers(tape: &mut Tape, call: &Call, cut: &Tiles) -> Option<Moments> {
     let slice_pixels = cut.slices[0].len() * h * w;
     let tiles = slice_pixels / tile.pow(2);
     // As long runs as leave the device busy; a range of tiles that another one follows is made of whole runs.
-    let run = block_of(tiles * co / channels_each(tape, &[call.y]) / busy_invocations(tape), 8);
+    let runs = tiles * co / channels_each(tape, &[call.y]);
+    let run = block_of(runs / busy_invocations(tape), MOST_RUN_PIXELS / tile.pow(2));
     let run = if cut.range == tiles || cut.range.is_multiple_of(run) { run } else { 1 };
     call.gathers(tape, call.sources.len() - 1, cut.slices.len(), slice_pixels, run * tile.pow(2))
 }

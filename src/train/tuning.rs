@@ -25,8 +25,8 @@ use crate::tape::Tuning;
 const KEPT: &str = ".tuning.json";
 /// A form must beat the device's usual one by this to be taken, so that noise changes nothing.
 const WORTH_IT: f64 = 0.97;
-/// The same on a processor, where a step shares Winograd's transforms, which a form alone pays for, and where further kernels
-/// push others out of what the driver keeps: forms that were up to 1.3 times as fast alone made steps slower.
+/// The same on a processor, where a step shares Winograd's transforms, which a form alone pays for: forms that were up to 1.3 times
+/// as fast alone made steps slower.
 const WORTH_IT_SOFTWARE: f64 = 0.6;
 
 /// What was measured on one device.
