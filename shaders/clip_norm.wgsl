@@ -18,6 +18,7 @@ struct Params {
     part_len: u32,
     first_part: u32,
     parts: u32,
+    neighbours: u32,
     most: f32,
 }
 
@@ -32,16 +33,18 @@ alias V = f32;
 
 #import ordered_sum
 
-// Neighbours read neighbours.
+// So many neighbours read neighbours, and then what follows: all of a GPU's invocations, the lanes of a processor, which likes to
+// read on.
 @compute @workgroup_size(64)
 fn squares(id: Invocation) {
     let index = invocation_index(id);
     if (index >= params.parts) {
         return;
     }
+    let first = index / params.neighbours * params.neighbours * params.part_len + index % params.neighbours;
     var sum = vec4<f32>(0.0);
     for (var k = 0u; k < params.part_len; k++) {
-        let at = k * params.parts + index;
+        let at = first + k * params.neighbours;
         if (at < params.len) {
             sum += g[at] * g[at];
         }

@@ -16,7 +16,7 @@ const SHADER: ShaderSource =
 const EPS: f64 = 1e-6;
 
 params! {
-    struct ClipNormParams { len: u32, part_len: u32, first_part: u32, parts: u32, most: f32 }
+    struct ClipNormParams { len: u32, part_len: u32, first_part: u32, parts: u32, neighbours: u32, most: f32 }
 }
 
 /// The clipping.
@@ -49,6 +49,7 @@ impl Op for ClipNorm {
         let most = tape.limits().storage_binding_bytes / 256 * 256;
         let ranges = total.div_ceil(most) as usize;
         let parts = busy_invocations(tape).min(total.min(most) as usize / 16);
+        let neighbours = if tape.limits().software && parts.is_multiple_of(8) { 8 } else { parts } as u32;
         let part = tape.transient("squares", Shape::new([ranges * parts]));
         for range in 0..ranges {
             let start = range as u64 * most;
@@ -56,7 +57,7 @@ impl Op for ClipNorm {
             let len = (bytes / 16) as u32;
             let (parts, first_part) = (parts as u32, (range * parts) as u32);
             let part_len = len.div_ceil(parts);
-            let params = ClipNormParams { len, part_len, first_part, parts, most: self.most };
+            let params = ClipNormParams { len, part_len, first_part, parts, neighbours, most: self.most };
             let dispatch = tape.dispatch(kernel("squares")).range(*g, start, bytes).tensor(part);
             dispatch.params(&params).flops(bytes as usize / 2).invocations(parts as usize);
         }
