@@ -192,7 +192,7 @@ pub(super) enum Start {
     Zero = 2,
 }
 
-/// Few channels, all f32, on a processor.
+/// Few channels on a processor, all f32: of what was asked about, one side alone may be f16.
 fn is_narrow(tape: &Tape, x: TensorId, y: TensorId) -> bool {
     let [cx, co] = [x, y].map(|id| tape.shape(id).as_nhwc()[3]);
     tape.limits().software
