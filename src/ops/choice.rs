@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::winograd::Filtering;
-use super::{matrix, narrow};
+use super::filtering::Filtering;
+use super::{direct, matrix};
 use crate::gpu::Limits;
 use crate::tape::{Element, Read, Shape, Tape, TensorId};
 
@@ -197,7 +197,9 @@ impl Question {
     /// So few channels that Winograd's transforms are most of its work.
     fn is_narrow(&self) -> bool {
         let is_3x3 = self.kernel == 3 && !self.squares;
-        is_3x3 && !self.half && self.sources.iter().all(|channels| narrow::fits(*channels, self.out_channels))
+        is_3x3
+            && !self.half
+            && self.sources.iter().all(|channels| direct::is_narrow(*channels, self.out_channels))
     }
 
     /// F(2x2, 3x3) accesses less for a weight than F(4x4, 3x3), and more for a pixel. Measured: faster on layers of 4 x 4 pixels, and as

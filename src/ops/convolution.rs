@@ -7,15 +7,14 @@
 
 use super::choice::{Form, Pass, Question, question};
 use super::common::{Scatter, block_of, pixel_splits, reading, split_sum, splits_of_products, stored, u};
+use super::filtering::Filtering;
 use super::matrix::{self, Tile};
-use super::narrow;
-use super::winograd::{self, Filtering};
+use super::winograd;
+use super::{direct, gradient_product};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{DispatchBuilder, Element, Moments, Prepared, Read, Shape, Tape, TensorId};
 
-const DIRECT: ShaderSource =
-    ShaderSource { name: "conv2d_direct", text: include_str!("../../shaders/conv2d_direct.wgsl") };
 const PIXEL: ShaderSource =
     ShaderSource { name: "conv2d_pixel", text: include_str!("../../shaders/conv2d_pixel.wgsl") };
 const TILED: ShaderSource =
@@ -28,14 +27,7 @@ const GRADIENT: ShaderSource = ShaderSource {
 };
 
 /// The shaders of the forms that compete, but for Winograd's.
-pub(super) const SOURCES: &[ShaderSource] = &[DIRECT, PIXEL, TILED, FLIP, GRADIENT];
-
-params! {
-    struct DirectParams {
-        images: u32, height: u32, width: u32, x_groups: u32, weight_groups: u32, weight_first: u32, blocks: u32,
-        out_channels: u32, tile_rows: u32, tile_cols: u32, groups_per_block: u32,
-    }
-}
+pub(super) const SOURCES: &[ShaderSource] = &[PIXEL, TILED, FLIP, GRADIENT];
 
 params! {
     struct PixelParams {
@@ -192,14 +184,6 @@ pub(super) enum Start {
     Zero = 2,
 }
 
-/// Few channels on a processor, all f32: of what was asked about, one side alone may be f16.
-fn is_narrow(tape: &Tape, x: TensorId, y: TensorId) -> bool {
-    let [cx, co] = [x, y].map(|id| tape.shape(id).as_nhwc()[3]);
-    tape.limits().software
-        && [x, y].iter().all(|id| tape.element(*id) == Element::F32)
-        && narrow::fits(cx, co)
-}
-
 /// `[N, H, W, C]` of a tensor, or of its 2x2 squares as [N, H/2, W/2, 4 C].
 pub(super) fn seen(tape: &Tape, id: TensorId, squares: bool) -> [usize; 4] {
     let [n, h, w, c] = tape.shape(id).as_nhwc();
@@ -256,10 +240,7 @@ impl Convolution {
             let source = Source { x: *x, first: *first, start, place };
             match form {
                 Form::Direct if self.kernel == 1 => self.convolve_pixels(tape, call, source),
-                Form::Direct if is_narrow(tape, source.x.tensor, call.y) => {
-                    narrow::convolve(tape, call, source)
-                }
-                Form::Direct => self.convolve_direct(tape, call, source),
+                Form::Direct => direct::convolve(tape, call, source),
                 _ => self.convolve_tiled(tape, call, source),
             }
         }
@@ -345,45 +326,6 @@ impl Convolution {
         }
     }
 
-    fn convolve_direct(&self, tape: &mut Tape, call: &Call, source: Source) {
-        let (rows, cols) = (2, 4);
-        let x = source.x.tensor;
-        let [_, h, w, cx] = tape.shape(x).as_nhwc();
-        let co = tape.shape(call.y).as_nhwc()[3];
-        let [blocks, weight_groups] = call.weight_dims(tape);
-        let variant = stored(stored(reading(Variant::new(), source.x), "X", tape, x), "Y", tape, call.y)
-            .with("ROWS", u(rows))
-            .with("COLS", u(cols))
-            .with("START", u(source.start as usize));
-        let kernel = Kernel::new(DIRECT, "forward", variant);
-        let (tile_rows, tile_cols) = (h.div_ceil(rows), w.div_ceil(cols));
-        for images in tape.image_slices(&[x, call.y]) {
-            let groups_per_block = (images.len() * tile_rows * tile_cols).div_ceil(64);
-            let params = DirectParams {
-                images: images.len() as u32,
-                height: h as u32,
-                width: w as u32,
-                x_groups: (cx / 4) as u32,
-                weight_groups: weight_groups as u32,
-                weight_first: source.first as u32,
-                blocks: blocks as u32,
-                out_channels: co as u32,
-                tile_rows: tile_rows as u32,
-                tile_cols: tile_cols as u32,
-                groups_per_block: groups_per_block as u32,
-            };
-            tape.dispatch(kernel.clone())
-                .images(x, &images)
-                .weight_of(call)
-                .tensor(call.bias.unwrap_or(call.weight))
-                .images(call.y, &images)
-                .coefficients(source.x, call.weight)
-                .params(&params)
-                .flops(2 * images.len() * h * w * cx * co * self.taps())
-                .groups(groups_per_block * blocks);
-        }
-    }
-
     /// Weights of the input gradient for one source: flipped, with input and output channels exchanged.
     fn flipped_weight(&self, tape: &mut Tape, call: &Call, first: usize) -> Prepared {
         let (cx, co) = (tape.shape(call.y).as_nhwc()[3], self.out_channels);
@@ -422,7 +364,7 @@ impl Convolution {
                 continue;
             }
             if by_pixels && self.out_channels.is_multiple_of(8) {
-                winograd::pixel_weight_gradient(tape, (*x, *first), dy, weight, self.squares);
+                gradient_product::pixel_weight_gradient(tape, (*x, *first), dy, weight, self.squares);
             } else {
                 self.direct_weight_gradient(tape, *x, dy, weight, *first);
             }

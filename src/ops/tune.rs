@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::choice::{Form, Pass, Question};
 use super::conv_transpose2d;
 use super::convolution::{Call, Convolution, Packing, SOURCES, Start};
-use super::{matrix, narrow, winograd, winograd_product};
+use super::{direct, gradient_product, matrix, winograd, winograd_product};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::wide::CONVERSIONS;
@@ -59,7 +59,12 @@ fn null_is_infinite<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::
 pub fn shader_digest() -> String {
     let mut hash = Sha256::new();
     let of_winograd = winograd::sources().chain(winograd_product::SOURCES.iter().copied());
-    let others = SOURCES.iter().chain(matrix::SOURCES).chain(&narrow::SOURCES).copied();
+    let others = SOURCES
+        .iter()
+        .chain(matrix::SOURCES)
+        .chain(&direct::SOURCES)
+        .chain(gradient_product::SOURCES)
+        .copied();
     for source in others.chain(of_winograd) {
         hash.update(source.name);
         hash.update(compose(source, &Variant::new()));

@@ -3,12 +3,11 @@
 
 use std::ops::Range;
 
-use super::choice::Form;
-use super::common::{
-    Scatter, block_of, busy_invocations, reading, split_sum, splits_for, splits_of_loops, stored, u,
-};
+use super::common::{block_of, busy_invocations, reading, splits_for, stored, u};
 use super::convolution::Call;
-use super::winograd_product::{self, Product, Size};
+use super::filtering::{FINISH, FLIPPED, Filtering, GRADIENT, INPUT, OUTPUT, WEIGHT};
+use super::gradient_product::{Product, ProductParams};
+use super::winograd_product::{self, Size};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Element, Moments, Prepared, Read, Shape, Tape, TensorId};
@@ -21,32 +20,6 @@ const GPU_RANGE_BYTES: usize = 64 << 20;
 /// Pixels of y whose moments one invocation gathers, at most.
 const MOST_RUN_PIXELS: usize = 128;
 
-/// A shader by outputs of a tile, two or four a side, and by channels of an invocation, four or eight.
-type Family = [[ShaderSource; 2]; 2];
-
-macro_rules! family {
-    ($name:literal, $($lanes:literal),+) => {
-        [
-            [$(family!(@one $name, "winograd2", $lanes)),+],
-            [$(family!(@one $name, "winograd4", $lanes)),+],
-        ]
-    };
-    (@one $name:literal, $filtering:literal, $lanes:literal) => {
-        ShaderSource {
-            name: $name,
-            text: concat!(
-                "#import ", $filtering, "\n#import ", $lanes, "\n", include_str!(concat!("../../shaders/", $name, ".wgsl"))
-            ),
-        }
-    };
-}
-
-const INPUT: Family = family!("conv2d_winograd", "lane4\n#import read4", "lane8\n#import read8");
-const OUTPUT: Family = family!("conv2d_winograd_output", "lane4", "lane8");
-const GRADIENT: Family = family!("conv2d_winograd_gradient", "lane4", "lane8");
-const WEIGHT: Family = family!("conv2d_winograd_weight", "lane4", "lane8");
-const FLIPPED: Family = family!("conv2d_winograd_flipped", "lane4", "lane4");
-const FINISH: Family = family!("conv2d_winograd_finish", "lane4", "lane8");
 const MULTIPLY: ShaderSource = ShaderSource {
     name: "conv2d_winograd_multiply",
     text: include_str!("../../shaders/conv2d_winograd_multiply.wgsl"),
@@ -55,51 +28,6 @@ const MULTIPLY: ShaderSource = ShaderSource {
 /// The shaders of Winograd's passes.
 pub(super) fn sources() -> impl Iterator<Item = ShaderSource> {
     [INPUT, OUTPUT, GRADIENT, WEIGHT, FLIPPED, FINISH].into_iter().flatten().flatten().chain([MULTIPLY])
-}
-
-/// One of Winograd's minimal filterings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Filtering {
-    /// F(2x2, 3x3): 2.25 times fewer multiplications; a weight becomes 16 numbers.
-    Two,
-    /// F(4x4, 3x3): four times fewer; a weight becomes 36.
-    Four,
-}
-
-impl Filtering {
-    /// Which one a form is.
-    pub(super) fn of(form: Form) -> Option<Self> {
-        match form {
-            Form::WinogradTwo => Some(Self::Two),
-            Form::Winograd => Some(Self::Four),
-            _ => None,
-        }
-    }
-
-    /// Outputs of a tile, a side.
-    pub(super) fn tile(self) -> usize {
-        match self {
-            Self::Two => 2,
-            Self::Four => 4,
-        }
-    }
-
-    /// Products a tile.
-    pub(super) fn products(self) -> usize {
-        (self.tile() + 2).pow(2)
-    }
-
-    /// Bytes of a block of 8 outputs among the transformed weights, or their gradient's partial sums.
-    pub(super) fn block_bytes(self, groups: usize) -> u64 {
-        (self.products() * groups * 32 * 4) as u64
-    }
-
-    /// The kernel for invocations of so many channels. The variant repeats what the imports say, so that a family's shaders are told
-    /// apart.
-    fn kernel(self, family: Family, entry: &'static str, channels: usize, variant: Variant) -> Kernel {
-        let variant = variant.with("TILE", u(self.tile())).with("V_FLOATS", u(channels));
-        Kernel::new(family[usize::from(self == Self::Four)][usize::from(channels == 8)], entry, variant)
-    }
 }
 
 /// Channels of an invocation: of f32, a software adapter takes less time for one access of eight than for two of four.
@@ -127,10 +55,6 @@ params! {
         height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, m_groups: u32,
         out_first: u32, out_groups: u32,
     }
-}
-
-params! {
-    struct ProductParams { width: u32, tiles: u32, groups: u32, blocks: u32, splits: u32 }
 }
 
 params! {
@@ -350,9 +274,9 @@ fn transform_input(
     }
 }
 
-fn multiply(tape: &mut Tape, (v, u_, m): (TensorId, Prepared, TensorId), size: Size, flops: usize) {
+fn multiply(tape: &mut Tape, (v, weights, m): (TensorId, Prepared, TensorId), size: Size, flops: usize) {
     if !tape.limits().software {
-        return winograd_product::multiply(tape, (v, u_, m), &size, flops);
+        return winograd_product::multiply(tape, (v, weights, m), &size, flops);
     }
     let Size { products, tiles, groups, blocks } = size;
     // As many tiles a lane as leave no lane of a subgroup idle.
@@ -364,7 +288,7 @@ fn multiply(tape: &mut Tape, (v, u_, m): (TensorId, Prepared, TensorId), size: S
         Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each)).with("PRODUCTS", u(products));
     let params = MultiplyParams { tiles: tiles as u32, pairs: (groups / 2) as u32, blocks: blocks as u32 };
     let dispatch = tape.dispatch(Kernel::new(MULTIPLY, "multiply", variant));
-    dispatch.tensor(v).prepared(u_).tensor(m).params(&params).flops(flops).groups(workgroups);
+    dispatch.tensor(v).prepared(weights).tensor(m).params(&params).flops(flops).groups(workgroups);
 }
 
 fn transform_output(
@@ -509,48 +433,4 @@ fn finish(tape: &mut Tape, part: TensorId, weight: TensorId, block_first: usize,
     let dw = tape.weight_gradient(weight);
     let kernel = filtering.kernel(FINISH, "finish", channels, Variant::new());
     tape.dispatch(kernel).tensor(part).tensor(dw).params(&params).invocations(count);
-}
-
-/// Records the weight gradient of a 1x1 convolution for one source, as the same product over pixels; `squares` where
-/// dy is the large side of a transposed convolution. For whole blocks of 8 outputs.
-pub(super) fn pixel_weight_gradient(
-    tape: &mut Tape,
-    (read, first): (Read, usize),
-    dy: TensorId,
-    weight: TensorId,
-    squares: bool,
-) {
-    let x = read.tensor;
-    let [_, h, w, cx] = tape.shape(x).as_nhwc();
-    let [blocks, row_groups] = [tape.shape(weight).dims()[0], tape.shape(weight).dims()[1]];
-    let groups = cx / 4;
-    let product = Product::new(tape, groups, blocks);
-    let slices = tape.image_slices(&[x, dy]);
-    let pixels = (slices[0].len() * h * w, 4);
-    let splits = splits_of_loops(tape, pixels, product.lanes, 32, blocks * groups * 32);
-    let part = tape.transient("weight part", Shape::new([splits, blocks, groups, 4, 8]));
-    let variant = stored(stored(reading(Variant::new(), read), "X", tape, x), "M", tape, dy);
-    let variant = variant.with("PRODUCTS", u(1)).with("M_SQUARES", squares);
-    for images in slices {
-        let pixels = images.len() * h * w;
-        let params = ProductParams {
-            width: w as u32,
-            tiles: pixels as u32,
-            groups: groups as u32,
-            blocks: blocks as u32,
-            splits: splits as u32,
-        };
-        let kernel = product.kernel(variant.clone().with("ADD_TO", images.start > 0));
-        tape.dispatch(kernel)
-            .images(x, &images)
-            .images(dy, &images)
-            .tensor(part)
-            .coefficients(read, weight)
-            .params(&params)
-            .flops(2 * pixels * cx * blocks * 8)
-            .invocations(product.lanes * splits);
-    }
-    let target = tape.weight_gradient(weight);
-    let scatter = Scatter { unit: 32, from_groups: groups, to_groups: row_groups, first };
-    split_sum(tape, part, target, scatter);
 }

@@ -1,7 +1,6 @@
-//! The products of [`super::winograd`] on a GPU, 36 or 16 matrix products side by side through workgroup memory; and how a processor
-//! shares out those of a weight gradient.
+//! The products of [`super::winograd`] on a GPU, 36 or 16 matrix products side by side through workgroup memory.
 
-use super::common::{block_of, u};
+use super::common::u;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Prepared, Tape, TensorId};
@@ -10,12 +9,8 @@ const SHADER: ShaderSource = ShaderSource {
     name: "conv2d_winograd_product",
     text: include_str!("../../shaders/conv2d_winograd_product.wgsl"),
 };
-const PRODUCT: ShaderSource = ShaderSource {
-    name: "conv2d_gradient_product",
-    text: include_str!("../../shaders/conv2d_gradient_product.wgsl"),
-};
 /// This file's shaders.
-pub(super) const SOURCES: &[ShaderSource] = &[SHADER, PRODUCT];
+pub(super) const SOURCES: &[ShaderSource] = &[SHADER];
 /// Rows and blocks of 8 outputs that a workgroup owns, and its invocations.
 const ROWS: usize = 128;
 const BLOCKS: usize = 8;
@@ -90,41 +85,4 @@ pub(super) fn multiply_gradient(
     let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part);
     let params = size.params(rows, size.tiles.div_ceil(splits));
     dispatch.params(&params).flops(flops).groups(size.workgroups(rows) * splits);
-}
-
-/// How the product of a weight gradient is shared out.
-pub(super) struct Product {
-    entry: &'static str,
-    /// What one invocation owns, or a workgroup loads.
-    sizes: [(&'static str, usize); 2],
-    /// Invocations for each split of each matrix.
-    pub lanes: usize,
-}
-
-impl Product {
-    pub(super) fn new(tape: &Tape, groups: usize, blocks: usize) -> Self {
-        // Eight lanes together, where each finds work: four channels of outputs, and inputs to pass round.
-        let limits = tape.limits();
-        if limits.software && limits.subgroup_lanes >= 8 && groups >= 8 && blocks >= 4 {
-            let [v_loads, m_loads] = [block_of(groups / 8, 2), block_of(blocks / 4, 2)];
-            return Self {
-                entry: "multiply_wide",
-                sizes: [("V_LOADS", v_loads), ("M_LOADS", m_loads)],
-                lanes: 8 * groups.div_ceil(8 * v_loads) * blocks.div_ceil(4 * m_loads),
-            };
-        }
-        // What a GPU's invocation can hold in registers is half as much.
-        let most = if limits.software { 4 } else { 2 };
-        let (group_block, block_block) = (block_of(groups, most), block_of(blocks, 2));
-        Self {
-            entry: "multiply",
-            sizes: [("GROUPS", group_block), ("BLOCKS", block_block)],
-            lanes: groups.div_ceil(group_block) * blocks.div_ceil(block_block),
-        }
-    }
-
-    pub(super) fn kernel(&self, stored: Variant) -> Kernel {
-        let variant = self.sizes.iter().fold(stored, |variant, (name, size)| variant.with(name, u(*size)));
-        Kernel::new(PRODUCT, self.entry, variant)
-    }
 }
