@@ -1,9 +1,9 @@
-// The product of a weight gradient: of each of PRODUCTS matrices,  part = V' M  over tiles or pixels.
+// The product of a weight gradient: of each of the products,  part = V' M  over tiles or pixels.
 //
-//   v      [PRODUCTS][tiles][CG][4]              X: transformed inputs (conv2d_winograd), or x of a 1x1 convolution
-//   m      [PRODUCTS][tiles][blocks][8]          M: transformed dy (conv2d_winograd_gradient), or dy
+//   v      [products][tiles][CG][4]              X: transformed inputs (conv2d_winograd), or x of a 1x1 convolution
+//   m      [products][tiles][blocks][8]          M: transformed dy (conv2d_winograd_gradient), or dy
 //   coefficients [3 or more][CX]       f32: mean, scale, beta, where x of a 1x1 convolution is normalised as it is read
-//   part   [splits][PRODUCTS][blocks][CG][4][8]  f32, partial sums over the tiles of a split, over all ranges
+//   part   [splits][products][blocks][CG][4][8]  f32, partial sums over the tiles of a split, over all ranges
 //
 // `multiply`: an invocation owns GROUPS x 4 inputs by BLOCKS x 8 outputs of one product and one split. `multiply_wide`, for
 // many channels: the 8 lanes of a subgroup load the channels of a tile once and pass the inputs round, since a load costs a
@@ -23,8 +23,7 @@ const V_LOADS: u32 = 1u;
 const M_LOADS: u32 = 1u;
 // Tiles at a time: sums are more than registers hold, and travel once for all of these.
 const TILES: u32 = 2u;
-// 36 or 16, or 1 for a 1x1 convolution, whose dy's pixels may be squares of a transposed one.
-const PRODUCTS: u32 = 36u;
+// dy's pixels are squares: of a transposed convolution.
 const M_SQUARES: bool = false;
 // Add to the partial sums of the ranges before. A constant, so that there is no code for it elsewhere.
 const ADD_TO: bool = false;
@@ -35,6 +34,8 @@ struct Params {
     groups: u32,
     blocks: u32,
     splits: u32,
+    // 36 or 16, or 1 for a 1x1 convolution.
+    products: u32,
 }
 
 @group(0) @binding(0) var<storage, read> v: array<X>;
@@ -74,7 +75,7 @@ fn multiply(id: Invocation) {
     let block0 = (index / group_tiles % block_tiles) * BLOCKS;
     let split = index / (group_tiles * block_tiles) % params.splits;
     let product = index / (group_tiles * block_tiles * params.splits);
-    if (product >= PRODUCTS) {
+    if (product >= params.products) {
         return;
     }
     var sum: array<array<vec4<f32>, 8u * BLOCKS>, GROUPS>;
@@ -118,7 +119,7 @@ fn multiply(id: Invocation) {
     for (var g = 0u; g < GROUPS; g++) {
         for (var b = 0u; b < BLOCKS; b++) {
             if (group0 + g < params.groups && block0 + b < params.blocks) {
-                let to = (((split * PRODUCTS + product) * params.blocks + block0 + b) * params.groups + group0 + g) * 8u;
+                let to = (((split * params.products + product) * params.blocks + block0 + b) * params.groups + group0 + g) * 8u;
                 for (var k = 0u; k < 4u; k++) {
                     var first = sum[g][k * 2u * BLOCKS + b * 2u];
                     var second = sum[g][k * 2u * BLOCKS + b * 2u + 1u];
@@ -145,7 +146,7 @@ fn multiply_wide(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane:
     let out0 = (index / group_tiles % out_tiles) * 8u * M_LOADS + subgroup_lane % 8u;
     let split = index / (group_tiles * out_tiles) % params.splits;
     let product = index / (group_tiles * out_tiles * params.splits);
-    if (product >= PRODUCTS) {
+    if (product >= params.products) {
         return;
     }
     var sum: array<array<array<array<vec4<f32>, 4>, 8>, M_LOADS>, V_LOADS>;
@@ -198,7 +199,7 @@ fn multiply_wide(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane:
                 let o = out0 + b * 8u;
                 let group = group0 + a * 8u + g;
                 if (group < params.groups && o < outs) {
-                    let first = (((split * PRODUCTS + product) * params.blocks + o / 2u) * params.groups + group) * 8u + o % 2u;
+                    let first = (((split * params.products + product) * params.blocks + o / 2u) * params.groups + group) * 8u + o % 2u;
                     for (var k = 0u; k < 4u; k++) {
                         var total = sum[a][b][g][k];
                         if (ADD_TO) {

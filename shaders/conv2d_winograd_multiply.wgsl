@@ -1,15 +1,14 @@
-// The products of conv2d_winograd, on processors:  m = v u  for each of PRODUCTS matrices.
+// The products of conv2d_winograd, on processors:  m = v u  for each of 36 or 16 matrices.
 //
-//   v       [PRODUCTS][tiles][CG][4]          f32, transformed inputs of a range of tiles
-//   u       [PRODUCTS][blocks][CG][4][8]      f32, transformed weights
-//   m       [PRODUCTS][tiles][blocks][8]      f32, products
+//   v       [products][tiles][CG][4]          f32, transformed inputs of a range of tiles
+//   u       [products][blocks][CG][4][8]      f32, transformed weights
+//   m       [products][tiles][blocks][8]      f32, products
 //
 // CG is even: groups go by twos. A workgroup of one subgroup (8 lanes at least) owns 8 x TILES tiles by BLOCKS x 8 outputs of one product;
 // its lanes load the weights of eight inputs in turn and pass them round, since a load costs a software adapter as much as
 // two dozen multiply-adds.
 #import grid
 
-const PRODUCTS: u32 = 36u;
 const TILES: u32 = 8u;
 const BLOCKS: u32 = 2u;
 
@@ -18,6 +17,7 @@ struct Params {
     // Pairs of groups of four channels.
     pairs: u32,
     blocks: u32,
+    products: u32,
 }
 
 @group(0) @binding(0) var<storage, read> v: array<V>;
@@ -36,7 +36,7 @@ fn multiply(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32)
     let block_groups = (params.blocks + BLOCKS - 1u) / BLOCKS;
     let block = (index / tile_groups % block_groups) * BLOCKS;
     let product = index / (tile_groups * block_groups);
-    if (product >= PRODUCTS) {
+    if (product >= params.products) {
         return;
     }
     // Lanes beyond the last tile work on it too, since they carry weights.

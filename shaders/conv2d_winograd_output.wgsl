@@ -3,7 +3,7 @@
 //   m       [PRODUCTS][tiles][blocks][8]      f32, products
 //   bias    [CO]                        f32
 //   y       [N, H, W, CO]               Y
-//   moments [runs][2][CO]               f32: mean and sum of squared deviations of TILE_RUN tiles of y
+//   moments [runs][2][CO]               f32: mean and sum of squared deviations of tile_run tiles of y
 //
 // An invocation owns the channels of V of a tile, or of a run of tiles where it gathers moments for the batch norm that follows.
 // Params counts channels in V.
@@ -11,7 +11,6 @@
 
 // How the channels of V are stored in y: V, or vec4<f16>. Arithmetic is in f32.
 alias Y = V;
-const TILE_RUN: u32 = 8u;
 // What the sums are added to: 0: the bias, 1: what y holds, 2: zero. A constant, so that there is no code for the others.
 const START: u32 = 0u;
 const TILE_PIXELS: u32 = TILE * TILE;
@@ -29,6 +28,8 @@ struct Params {
     out_count: u32,
     // Of all outputs.
     out_groups: u32,
+    // Tiles of a run, and the run that comes first.
+    tile_run: u32,
     moments_first: u32,
 }
 
@@ -89,16 +90,16 @@ fn transform_output(id: Invocation) {
     }
 }
 
-// The same, and the moments of what it wrote, of TILE_RUN tiles an invocation. For images of whole tiles.
+// The same, and the moments of what it wrote, of tile_run tiles an invocation. For images of whole tiles.
 @compute @workgroup_size(64)
 fn transform_output_moments(id: Invocation) {
     let index = invocation_index(id);
     let o = index % params.out_count;
-    let first = index / params.out_count * TILE_RUN;
+    let first = index / params.out_count * params.tile_run;
     if (first >= params.tiles) {
         return;
     }
-    let end = min(first + TILE_RUN, params.tiles);
+    let end = min(first + params.tile_run, params.tiles);
     var shift = V();
     var total = V();
     var squares = V();
@@ -115,7 +116,7 @@ fn transform_output_moments(id: Invocation) {
         }
     }
     let count = f32((end - first) * TILE_PIXELS);
-    let to = ((params.moments_first + first / TILE_RUN) * 2u) * params.out_groups + params.out_first + o;
+    let to = ((params.moments_first + first / params.tile_run) * 2u) * params.out_groups + params.out_first + o;
     moments[to] = shift + (1.0 / count) * total;
     moments[to + params.out_groups] = about_mean(squares, total, count);
 }

@@ -13,7 +13,7 @@ const SHADER: ShaderSource = ShaderSource {
 pub(super) const SOURCES: &[ShaderSource] = &[SHADER];
 
 params! {
-    pub(super) struct ProductParams { width: u32, tiles: u32, groups: u32, blocks: u32, splits: u32 }
+    pub(super) struct ProductParams { width: u32, tiles: u32, groups: u32, blocks: u32, splits: u32, products: u32 }
 }
 
 /// How the product of a weight gradient is shared out.
@@ -72,7 +72,7 @@ pub(super) fn pixel_weight_gradient(
     let splits = splits_of_loops(tape, pixels, product.lanes, 32, blocks * groups * 32);
     let part = tape.transient("weight part", Shape::new([splits, blocks, groups, 4, 8]));
     let variant = stored(stored(reading(Variant::new(), read), "X", tape, x), "M", tape, dy);
-    let variant = variant.with("PRODUCTS", u(1)).with("M_SQUARES", squares);
+    let variant = if squares { variant.with("M_SQUARES", true) } else { variant };
     for images in slices {
         let pixels = images.len() * h * w;
         let params = ProductParams {
@@ -81,6 +81,7 @@ pub(super) fn pixel_weight_gradient(
             groups: groups as u32,
             blocks: blocks as u32,
             splits: splits as u32,
+            products: 1,
         };
         let kernel = product.kernel(variant.clone().with("ADD_TO", images.start > 0));
         tape.dispatch(kernel)

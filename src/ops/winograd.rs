@@ -65,13 +65,13 @@ params! {
 }
 
 params! {
-    struct MultiplyParams { tiles: u32, pairs: u32, blocks: u32 }
+    struct MultiplyParams { tiles: u32, pairs: u32, blocks: u32, products: u32 }
 }
 
 params! {
     struct OutputParams {
         height: u32, width: u32, tile_rows: u32, tile_cols: u32, tile_first: u32, tiles: u32, m_groups: u32,
-        out_first: u32, out_count: u32, out_groups: u32, moments_first: u32,
+        out_first: u32, out_count: u32, out_groups: u32, tile_run: u32, moments_first: u32,
     }
 }
 
@@ -284,9 +284,13 @@ fn multiply(tape: &mut Tape, (v, weights, m): (TensorId, Prepared, TensorId), si
     // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
     let blocks_each = block_of(blocks, 4);
     let workgroups = tiles.div_ceil(each * 8) * blocks.div_ceil(blocks_each) * products;
-    let variant =
-        Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each)).with("PRODUCTS", u(products));
-    let params = MultiplyParams { tiles: tiles as u32, pairs: (groups / 2) as u32, blocks: blocks as u32 };
+    let variant = Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each));
+    let params = MultiplyParams {
+        tiles: tiles as u32,
+        pairs: (groups / 2) as u32,
+        blocks: blocks as u32,
+        products: products as u32,
+    };
     let dispatch = tape.dispatch(Kernel::new(MULTIPLY, "multiply", variant));
     dispatch.tensor(v).prepared(weights).tensor(m).params(&params).flops(flops).groups(workgroups);
 }
@@ -295,16 +299,16 @@ fn transform_output(
     tape: &mut Tape,
     (call, m, filtering): (&Call, TensorId, Filtering),
     moments: Option<Moments>,
-    params: OutputParams,
+    mut params: OutputParams,
     images: &Range<usize>,
 ) {
     let channels = channels_each(tape, &[call.y]);
     let (mut entry, mut runs) = ("transform_output", params.tiles as usize);
-    let mut variant = stored(Variant::new(), "Y", tape, call.y).with("START", u(call.start as usize));
+    let variant = stored(Variant::new(), "Y", tape, call.y).with("START", u(call.start as usize));
     if let Some(moments) = moments {
         let run = moments.split_pixels / filtering.tile().pow(2);
         (entry, runs) = ("transform_output_moments", runs.div_ceil(run));
-        variant = variant.with("TILE_RUN", u(run));
+        params.tile_run = run as u32;
     }
     let dispatch = tape.dispatch(filtering.kernel(OUTPUT, entry, channels, variant)).tensor(m);
     // Where there is no bias, something must be bound all the same.
@@ -387,6 +391,7 @@ fn weight_gradient_blocks(
         groups: groups as u32,
         blocks: blocks as u32,
         splits: splits as u32,
+        products: products as u32,
     };
     let mut adds = false;
     for (_, images, first, count) in tiles.ranges() {
@@ -405,7 +410,7 @@ fn weight_gradient_blocks(
             2 * count * filtering.tile().pow(2) * 9 * groups * 4 * (blocks * 8).min(co - outputs.start * 8);
         if let Some(product) = &product {
             factors.tiles = params.tiles;
-            let kernel = product.kernel(Variant::new().with("ADD_TO", adds).with("PRODUCTS", u(products)));
+            let kernel = product.kernel(Variant::new().with("ADD_TO", adds));
             let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part).coefficients(v.into(), v);
             dispatch.params(&factors).flops(flops).invocations(splits * lanes);
         } else {
