@@ -7,8 +7,11 @@
 //
 // Where that last is 0, nothing changes: the gradients of a scaled loss overflowed, and the step is skipped.
 //
-// An invocation owns 4 elements. Padding between the ranges of the buffers is zero and stays zero.
+// An invocation owns the 4 or 8 elements of V. Padding between the ranges of the buffers is zero and stays zero.
 #import grid
+
+// Groups of four elements in V.
+const FOURS: u32 = V_FLOATS / 4u;
 
 struct Params {
     len: u32,
@@ -20,24 +23,34 @@ struct Params {
     eps: f32,
 }
 
-@group(0) @binding(0) var<storage, read_write> w: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> g: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> v: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read_write> w: array<V>;
+@group(0) @binding(1) var<storage, read> g: array<V>;
+@group(0) @binding(2) var<storage, read_write> m: array<V>;
+@group(0) @binding(3) var<storage, read_write> v: array<V>;
 @group(0) @binding(4) var<uniform> step_sizes: vec4<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
 fn adamw(id: Invocation) {
     let index = invocation_index(id);
-    if (index >= params.len / 4u || step_sizes.w == 0.0) {
+    if (index >= params.len / V_FLOATS || step_sizes.w == 0.0) {
         return;
     }
-    let gradient = g[index] * step_sizes.w;
-    let first = params.beta1 * m[index] + params.rest1 * gradient;
-    let second = params.beta2 * v[index] + params.rest2 * gradient * gradient;
-    m[index] = first;
-    v[index] = second;
-    let decayed = w[index] * (1.0 - step_sizes.x * params.decay);
-    w[index] = decayed - step_sizes.y * first / (sqrt(second) * step_sizes.z + params.eps);
+    let gradients = g[index];
+    let firsts = m[index];
+    let seconds = v[index];
+    let weights = w[index];
+    var first: array<vec4<f32>, 2>;
+    var second: array<vec4<f32>, 2>;
+    var weight: array<vec4<f32>, 2>;
+    for (var k = 0u; k < FOURS; k++) {
+        let gradient = four_of(gradients, k) * step_sizes.w;
+        first[k] = params.beta1 * four_of(firsts, k) + params.rest1 * gradient;
+        second[k] = params.beta2 * four_of(seconds, k) + params.rest2 * gradient * gradient;
+        let decayed = four_of(weights, k) * (1.0 - step_sizes.x * params.decay);
+        weight[k] = decayed - step_sizes.y * first[k] / (sqrt(second[k]) * step_sizes.z + params.eps);
+    }
+    m[index] = of_fours(first, 0u);
+    v[index] = of_fours(second, 0u);
+    w[index] = of_fours(weight, 0u);
 }

@@ -4,20 +4,24 @@
 //   weight  [blocks][weight_groups][4][8]   f32
 //   y       [N, H, W, CO]               Y; or [N, 2 H, 2 W, CO / 4] seen as squares
 //
-// A lane owns PIXELS pixels x BLOCKS x 8 outputs. The lanes of a subgroup (8 at least) load weights in turn and pass them
-// round. conv2d_direct has no room for as many: with a window a software adapter's driver unrolls no loop of that size.
+// A lane owns PIXELS pixels x BLOCKS x 8 outputs, and reads the channels of V at once. The lanes of a subgroup (8 at least) load
+// weights in turn and pass them round. conv2d_direct has no room for as many: with a window a software adapter's driver unrolls no
+// loop of that size.
 #import grid
 #import depth_to_space
 
-// How four channels of x and of y are stored. Arithmetic is in f32.
+// How four channels of x are stored, and the channels of V of y: V, or vec4<f16>. Arithmetic is in f32.
 alias X = vec4<f32>;
-alias Y = vec4<f32>;
+alias Y = V;
 const PIXELS: u32 = 8u;
 const BLOCKS: u32 = 4u;
 // What the sums are added to: 0: the bias, 1: what y holds, 2: zero. A constant, so that there is no code for the others.
 const START: u32 = 0u;
 const X_SQUARES: bool = false;
 const Y_SQUARES: bool = false;
+// Groups of four channels in V, and V of eight outputs.
+const FOURS: u32 = V_FLOATS / 4u;
+const V_OF_BLOCK: u32 = 8u / V_FLOATS;
 
 struct Params {
     pixels: u32,
@@ -29,9 +33,9 @@ struct Params {
     out_groups: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<X>;
-@group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> x: array<Channels>;
+@group(0) @binding(1) var<storage, read> weight: array<V>;
+@group(0) @binding(2) var<storage, read> bias: array<V>;
 @group(0) @binding(3) var<storage, read_write> y: array<Y>;
 @group(0) @binding(4) var<uniform> params: Params;
 @group(0) @binding(5) var<storage, read> coefficients: array<vec4<f32>>;
@@ -39,31 +43,39 @@ struct Params {
 #import normalised_read
 #import weights_round
 
-// `pixel` counts those of the small side.
-fn x_index(pixel: u32, group: u32) -> u32 {
+// `pixel` counts those of the small side, groups the channels of V.
+fn x_index(pixel: u32, group: u32, groups: u32) -> u32 {
     if (X_SQUARES) {
-        return depth_to_space(pixel / params.width, pixel % params.width, params.width, group, params.x_groups);
+        return depth_to_space(pixel / params.width, pixel % params.width, params.width, group, groups);
     }
-    return pixel * params.x_groups + group;
+    return pixel * groups + group;
 }
 
-fn y_index(pixel: u32, group: u32) -> u32 {
+fn y_index(pixel: u32, group: u32, groups: u32) -> u32 {
     if (Y_SQUARES) {
-        return depth_to_space(pixel / params.width, pixel % params.width, params.width, group, params.out_groups);
+        return depth_to_space(pixel / params.width, pixel % params.width, params.width, group, groups);
     }
-    return pixel * params.out_groups + group;
+    return pixel * groups + group;
 }
 
 // A square's pixels share the bias.
-fn bias_group(group: u32) -> u32 {
-    return select(group, group % (params.out_groups / 4u), Y_SQUARES);
+fn bias_group(group: u32, groups: u32) -> u32 {
+    return select(group, group % (groups / 4u), Y_SQUARES);
 }
 
-fn started(at: u32, from_bias: vec4<f32>) -> vec4<f32> {
+fn started(at: u32, from_bias: V) -> V {
     if (START == 1u) {
-        return vec4<f32>(y[at]);
+        return V(y[at]);
     }
     return from_bias;
+}
+
+// The weights of an input for one half of a block's outputs, of those that went round.
+fn weight_of(w: array<array<vec4<f32>, 8>, FOURS>, input: u32, half: u32) -> vec4<f32> {
+    if (V_FLOATS == 4u) {
+        return w[0][input * 2u + half];
+    }
+    return w[half % FOURS][input];
 }
 
 @compute @workgroup_size(8)
@@ -81,40 +93,51 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
     var sum: array<array<array<vec4<f32>, 2>, PIXELS>, BLOCKS>;
     for (var b = 0u; b < BLOCKS; b++) {
         let row = min(block + b, params.blocks - 1u) * params.weight_groups + params.weight_first;
-        from_block[b] = row * 8u + subgroup_lane % 8u;
+        from_block[b] = row * (32u / V_FLOATS) + subgroup_lane % 8u;
         for (var t = 0u; t < PIXELS; t++) {
             sum[b][t] = array<vec4<f32>, 2>(vec4<f32>(0.0), vec4<f32>(0.0));
         }
     }
-    for (var c = 0u; c < params.x_groups; c++) {
-        let norm = norm_of(c, params.x_groups);
-        var value: array<vec4<f32>, PIXELS>;
+    let groups = params.x_groups / FOURS;
+    for (var c = 0u; c < groups; c++) {
+        let norms = norms_of(c, groups);
+        var value: array<V, PIXELS>;
         for (var t = 0u; t < PIXELS; t++) {
-            value[t] = vec4<f32>(as_read(x[x_index(min(first + t, params.pixels - 1u), c)], norm));
+            value[t] = channels_of(x[x_index(min(first + t, params.pixels - 1u), c, groups)], norms);
         }
         for (var b = 0u; b < BLOCKS; b++) {
-            let w = passed_round(weight[from_block[b] + c * 8u]);
-            for (var t = 0u; t < PIXELS; t++) {
-                sum[b][t][0] = add_product(sum[b][t][0], value[t], w, 0u);
-                sum[b][t][1] = add_product(sum[b][t][1], value[t], w, 1u);
+            let mine = weight[from_block[b] + c * 8u];
+            var w: array<array<vec4<f32>, 8>, FOURS>;
+            for (var k = 0u; k < FOURS; k++) {
+                w[k] = passed_round(four_of(mine, k));
+            }
+            for (var half = 0u; half < 2u; half++) {
+                for (var t = 0u; t < PIXELS; t++) {
+                    var total = sum[b][t][half];
+                    for (var i = 0u; i < V_FLOATS; i++) {
+                        total = fma(vec4<f32>(channel(value[t], i)), weight_of(w, i, half), total);
+                    }
+                    sum[b][t][half] = total;
+                }
             }
         }
     }
-    var start: array<array<vec4<f32>, 2>, BLOCKS>;
+    let outs = params.out_groups / FOURS;
+    var start: array<array<V, V_OF_BLOCK>, BLOCKS>;
     if (START == 0u) {
         for (var b = 0u; b < BLOCKS; b++) {
-            for (var half = 0u; half < 2u; half++) {
-                start[b][half] = bias[bias_group(min((block + b) * 2u + half, params.out_groups - 1u))];
+            for (var k = 0u; k < V_OF_BLOCK; k++) {
+                start[b][k] = bias[bias_group(min((block + b) * V_OF_BLOCK + k, outs - 1u), outs)];
             }
         }
     }
     for (var t = 0u; t < PIXELS; t++) {
         for (var b = 0u; b < BLOCKS; b++) {
-            for (var half = 0u; half < 2u; half++) {
-                let o = (block + b) * 2u + half;
-                if (first + t < params.pixels && o < params.out_groups) {
-                    let at = y_index(first + t, o);
-                    y[at] = Y(started(at, start[b][half]) + sum[b][t][half]);
+            for (var k = 0u; k < V_OF_BLOCK; k++) {
+                let o = (block + b) * V_OF_BLOCK + k;
+                if (first + t < params.pixels && o < outs) {
+                    let at = y_index(first + t, o, outs);
+                    y[at] = Y(started(at, start[b][k]) + of_fours(sum[b][t], k));
                 }
             }
         }

@@ -8,6 +8,16 @@ fn channel(value: V, index: u32) -> f32 {
     return value[index];
 }
 
+// Four channels of V, the index-th.
+fn four_of(value: V, index: u32) -> vec4<f32> {
+    return value;
+}
+
+// The index-th V of eight channels.
+fn of_fours(fours: array<vec4<f32>, 2>, index: u32) -> V {
+    return fours[index];
+}
+
 // The value, or zero.
 fn kept(value: V, is_kept: bool) -> V {
     return select(vec4<f32>(0.0), value, is_kept);

@@ -8,6 +8,14 @@ fn channel(value: V, index: u32) -> f32 {
     return value[index / 4u][index % 4u];
 }
 
+fn four_of(value: V, index: u32) -> vec4<f32> {
+    return value[index];
+}
+
+fn of_fours(fours: array<vec4<f32>, 2>, index: u32) -> V {
+    return V(fours[0], fours[1]);
+}
+
 fn kept(value: V, is_kept: bool) -> V {
     return V(select(vec4<f32>(0.0), value[0], is_kept), select(vec4<f32>(0.0), value[1], is_kept));
 }

@@ -282,7 +282,7 @@ fn multiply(tape: &mut Tape, (v, weights, m): (TensorId, Prepared, TensorId), si
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = block_of(tiles / 8, 8);
     // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
-    let blocks_each = block_of(blocks, 4);
+    let blocks_each = block_of(blocks, 8);
     let workgroups = tiles.div_ceil(each * 8) * blocks.div_ceil(blocks_each) * products;
     let variant = Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each));
     let params = MultiplyParams {
