@@ -43,6 +43,7 @@ fn adamw(id: Invocation) {
     var first: array<vec4<f32>, 2>;
     var second: array<vec4<f32>, 2>;
     var weight: array<vec4<f32>, 2>;
+    #unroll
     for (var k = 0u; k < FOURS; k++) {
         let gradient = four_of(gradients, k) * step_sizes.w;
         first[k] = params.beta1 * four_of(firsts, k) + params.rest1 * gradient;

@@ -6,10 +6,10 @@
 //   stats          [4][C]            f32: mean, scale = gamma / sqrt(variance + eps), beta, 1 / sqrt(variance + eps)
 //   affine         [C] each          f32: gamma, beta
 //
-// V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `moments` gives one channel group of one split of the pixels to an
-// invocation; `finish_moments` gives a channel group to a workgroup, which merges splits in a fixed order (Chan, Golub,
-// LeVeque 1979), so that nothing cancels and the same bits come out on every run. `normalise` gives PIXELS pixels to an
-// invocation.
+// V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `moments` gives the
+// channels of a Group (stored4, stored8) of one split of the pixels to an invocation; `finish_moments` gives a channel group
+// to a workgroup, which merges splits in a fixed order (Chan, Golub, LeVeque 1979), so that nothing cancels and the same
+// bits come out on every run. `normalise` gives PIXELS pixels to an invocation.
 #import grid
 
 alias V = vec4<f32>;
@@ -17,7 +17,7 @@ alias Stored = V;
 const RELU: bool = false;
 const PIXELS: u32 = 8u;
 
-@group(0) @binding(0) var<storage, read> x: array<Stored>;
+@group(0) @binding(0) var<storage, read> x: array<Group>;
 @group(0) @binding(1) var<storage, read_write> part: array<V>;
 @group(0) @binding(2) var<storage, read_write> running_mean: array<V>;
 @group(0) @binding(3) var<storage, read_write> running_var: array<V>;
@@ -25,7 +25,7 @@ const PIXELS: u32 = 8u;
 @group(0) @binding(5) var<storage, read> stats: array<V>;
 @group(0) @binding(6) var<storage, read> gamma: array<V>;
 @group(0) @binding(7) var<storage, read> beta: array<V>;
-@group(0) @binding(8) var<storage, read_write> y: array<Stored>;
+@group(0) @binding(8) var<storage, read_write> y: array<Group>;
 @group(0) @binding(9) var<uniform> params: Params;
 
 #import normalise
@@ -39,23 +39,34 @@ fn moments(id: Invocation) {
         return;
     }
     let end = min(start + params.pixels_per_split, params.pixels);
-    var mean = V(0.0);
-    var squares = V(0.0);
+    var mean: array<V, FOURS>;
+    var squares: array<V, FOURS>;
     if (start < end) {
-        let shift = V(x[start * params.groups + at.group]);
-        var total = V(0.0);
+        let shift = x[start * params.groups + at.group];
+        var total: array<V, FOURS>;
         for (var p = start; p < end; p++) {
-            let d = V(x[p * params.groups + at.group]) - shift;
-            total += d;
-            squares = fma(d, d, squares);
+            let value = x[p * params.groups + at.group];
+            #unroll
+            for (var i = 0u; i < FOURS; i++) {
+                let d = V(part_of(value, i)) - V(part_of(shift, i));
+                total[i] += d;
+                squares[i] = fma(d, d, squares[i]);
+            }
         }
         let count = f32(end - start);
-        mean = shift + total / count;
-        squares = max(squares - total * total / count, V(0.0));
+        #unroll
+        for (var i = 0u; i < FOURS; i++) {
+            mean[i] = V(part_of(shift, i)) + total[i] / count;
+            squares[i] = max(squares[i] - total[i] * total[i] / count, V(0.0));
+        }
     }
-    let to = (params.split_first + at.split) * 2u * params.groups + at.group;
-    part[to] = mean;
-    part[to + params.groups] = squares;
+    let row = params.groups * FOURS;
+    let to = (params.split_first + at.split) * 2u * row + at.group * FOURS;
+    #unroll
+    for (var i = 0u; i < FOURS; i++) {
+        part[to + i] = mean[i];
+        part[to + row + i] = squares[i];
+    }
 }
 
 fn write_stats(group: u32, mean: V, variance: V) {
@@ -134,18 +145,23 @@ fn running_stats(id: Invocation) {
 @compute @workgroup_size(64)
 fn normalise(id: Invocation) {
     let at = place(id);
-    let c = channel(at.group);
+    let c = channels(at.group);
     for (var k = 0u; k < PIXELS; k++) {
         let pixel = at.split + k * pixel_stride();
         if (at.split < pixel_stride() && pixel < params.pixels) {
             let index = pixel * params.groups + at.group;
-            let value = affine(V(x[index]) - c.mean, c);
-            if (RELU) {
-                // Not max(): a number that is none must stay so, or a training that diverged goes unseen.
-                y[index] = Stored(select(value, V(0.0), value < V(0.0)));
-            } else {
-                y[index] = Stored(value);
+            let read = x[index];
+            var written: array<Stored, FOURS>;
+            #unroll
+            for (var i = 0u; i < FOURS; i++) {
+                var value = affine(V(part_of(read, i)) - c[i].mean, c[i]);
+                if (RELU) {
+                    // Not max(): a number that is none must stay so, or a training that diverged goes unseen.
+                    value = select(value, V(0.0), value < V(0.0));
+                }
+                written[i] = Stored(value);
             }
+            y[index] = whole_of(written);
         }
     }
 }

@@ -7,9 +7,9 @@
 //   stats          [4][C]            f32: mean, scale = gamma / sqrt(variance + eps), beta, 1 / sqrt(variance + eps)
 //   sums, sums_out [2][C]            f32: sum dz, sum dz * xhat
 //
-// V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `gradient_sums` gives one channel group of one split of the pixels to
-// an invocation; `affine_gradient`, which adds the splits in order, one of the sums of a channel group to SUM_LANES; `input_gradient`
-// PIXELS pixels of one.
+// V is vec4<f32>, or f32 for a single channel; Stored is V or vec4<f16>, and arithmetic is in f32. `gradient_sums` gives the
+// channels of a Group (stored4, stored8) of one split of the pixels to an invocation; `affine_gradient`, which adds the
+// splits in order, one of the sums of a channel group to SUM_LANES; `input_gradient` PIXELS pixels of one.
 #import grid
 
 alias V = vec4<f32>;
@@ -17,12 +17,12 @@ alias Stored = V;
 const RELU: bool = false;
 const PIXELS: u32 = 8u;
 
-@group(0) @binding(0) var<storage, read> x: array<Stored>;
-@group(0) @binding(1) var<storage, read> dy: array<Stored>;
+@group(0) @binding(0) var<storage, read> x: array<Group>;
+@group(0) @binding(1) var<storage, read> dy: array<Group>;
 @group(0) @binding(2) var<storage, read_write> part: array<V>;
 @group(0) @binding(3) var<storage, read> stats: array<V>;
 @group(0) @binding(6) var<storage, read> sums: array<V>;
-@group(0) @binding(7) var<storage, read_write> dx: array<Stored>;
+@group(0) @binding(7) var<storage, read_write> dx: array<Group>;
 @group(0) @binding(8) var<storage, read_write> dgamma: array<V>;
 @group(0) @binding(9) var<storage, read_write> dbeta: array<V>;
 @group(0) @binding(10) var<storage, read_write> sums_out: array<V>;
@@ -44,21 +44,30 @@ fn gradient_sums(id: Invocation) {
     if (at.split >= params.splits) {
         return;
     }
-    let c = channel(at.group);
+    let c = channels(at.group);
     let start = at.split * params.pixels_per_split;
     let end = min(start + params.pixels_per_split, params.pixels);
-    var total = V(0.0);
-    var total_xhat = V(0.0);
+    var total: array<V, FOURS>;
+    var total_xhat: array<V, FOURS>;
     for (var p = start; p < end; p++) {
         let index = p * params.groups + at.group;
-        let centred = V(x[index]) - c.mean;
-        let dz = through_relu(V(dy[index]), centred, c);
-        total += dz;
-        total_xhat = fma(dz, centred * c.inv_std, total_xhat);
+        let value = x[index];
+        let gradient = dy[index];
+        #unroll
+        for (var i = 0u; i < FOURS; i++) {
+            let centred = V(part_of(value, i)) - c[i].mean;
+            let dz = through_relu(V(part_of(gradient, i)), centred, c[i]);
+            total[i] += dz;
+            total_xhat[i] = fma(dz, centred * c[i].inv_std, total_xhat[i]);
+        }
     }
-    let to = (params.split_first + at.split) * 2u * params.groups + at.group;
-    part[to] = total;
-    part[to + params.groups] = total_xhat;
+    let row = params.groups * FOURS;
+    let to = (params.split_first + at.split) * 2u * row + at.group * FOURS;
+    #unroll
+    for (var i = 0u; i < FOURS; i++) {
+        part[to + i] = total[i];
+        part[to + row + i] = total_xhat[i];
+    }
 }
 
 // Adds the splits up; dbeta = sum dz, dgamma = sum dz * xhat.
@@ -89,18 +98,31 @@ fn affine_gradient(id: Invocation) {
 @compute @workgroup_size(64)
 fn input_gradient(id: Invocation) {
     let at = place(id);
-    let c = channel(at.group);
+    let c = channels(at.group);
     // In evaluation the statistics do not depend on x.
     let weight = select(0.0, 1.0 / f32(params.total_pixels), params.training != 0u);
-    let mean_dz = sums[at.group] * weight;
-    let mean_dz_xhat = sums[params.groups + at.group] * weight;
+    var mean_dz: array<V, FOURS>;
+    var mean_dz_xhat: array<V, FOURS>;
+    #unroll
+    for (var i = 0u; i < FOURS; i++) {
+        mean_dz[i] = sums[at.group * FOURS + i] * weight;
+        mean_dz_xhat[i] = sums[(params.groups + at.group) * FOURS + i] * weight;
+    }
     for (var k = 0u; k < PIXELS; k++) {
         let pixel = at.split + k * pixel_stride();
         if (at.split < pixel_stride() && pixel < params.pixels) {
             let index = pixel * params.groups + at.group;
-            let centred = V(x[index]) - c.mean;
-            let dz = through_relu(V(dy[index]), centred, c) - (mean_dz + centred * c.inv_std * mean_dz_xhat);
-            dx[index] = Stored(dz * c.scale);
+            let value = x[index];
+            let gradient = dy[index];
+            var written: array<Stored, FOURS>;
+            #unroll
+            for (var i = 0u; i < FOURS; i++) {
+                let centred = V(part_of(value, i)) - c[i].mean;
+                let passed = through_relu(V(part_of(gradient, i)), centred, c[i]);
+                let dz = passed - (mean_dz[i] + centred * c[i].inv_std * mean_dz_xhat[i]);
+                written[i] = Stored(dz * c[i].scale);
+            }
+            dx[index] = whole_of(written);
         }
     }
 }

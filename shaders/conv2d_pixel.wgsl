@@ -111,9 +111,11 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
             for (var k = 0u; k < FOURS; k++) {
                 w[k] = passed_round(four_of(mine, k));
             }
+            #unroll
             for (var half = 0u; half < 2u; half++) {
                 for (var t = 0u; t < PIXELS; t++) {
                     var total = sum[b][t][half];
+                    #unroll
                     for (var i = 0u; i < V_FLOATS; i++) {
                         total = fma(vec4<f32>(channel(value[t], i)), weight_of(w, i, half), total);
                     }

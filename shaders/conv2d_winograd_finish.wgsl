@@ -12,8 +12,10 @@ struct Params {
     block_first: u32,
     groups: u32,
     splits: u32,
-    accumulate: u32,
 }
+
+// Add to what is there. A constant, so that nothing is read for it elsewhere.
+const ACCUMULATE: bool = false;
 
 @group(0) @binding(0) var<storage, read> part: array<V>;
 @group(0) @binding(1) var<storage, read_write> dw: array<V>;
@@ -53,7 +55,11 @@ fn finish(id: Invocation) {
         for (var i = 0u; i < 3u; i++) {
             let unit = params.block_first * params.groups + index / BLOCK;
             let to = (unit * 9u + i * 3u + j) * BLOCK + index % BLOCK;
-            dw[to] = kept(dw[to], params.accumulate != 0u) + taps[i];
+            if (ACCUMULATE) {
+                dw[to] += taps[i];
+            } else {
+                dw[to] = taps[i];
+            }
         }
     }
 }

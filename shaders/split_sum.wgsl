@@ -7,7 +7,7 @@
 // [blocks][x_groups][unit], into the weights of all sources, [blocks][weight_groups][unit].
 #import grid
 
-// An element: f32, or vec4<f32> where the lengths allow. All lengths count these.
+// An element: f32, vec4<f32> or mat2x4<f32>, as the lengths allow. All lengths count these.
 alias V = vec4<f32>;
 
 struct Params {

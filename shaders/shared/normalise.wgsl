@@ -1,7 +1,8 @@
 // Batch normalisation by channel: what its forward and its backward pass share. The importing shader declares the
-// type V, PIXELS, and the bindings params and stats.
+// type V, PIXELS, FOURS (stored4, stored8), and the bindings params and stats.
 struct Params {
     pixels: u32,
+    // of the channels that an invocation has at once
     groups: u32,
     pixels_per_split: u32,
     splits: u32,
@@ -40,9 +41,20 @@ fn affine(centred: V, c: Channel) -> V {
     return fma(centred, c.scale, c.beta);
 }
 
-fn channel(group: u32) -> Channel {
-    let groups = params.groups;
-    return Channel(stats[group], stats[groups + group], stats[2u * groups + group], stats[3u * groups + group]);
+// Of the index-th four channels of a group.
+fn channel(group: u32, index: u32) -> Channel {
+    let row = params.groups * FOURS;
+    let at = group * FOURS + index;
+    return Channel(stats[at], stats[row + at], stats[2u * row + at], stats[3u * row + at]);
+}
+
+fn channels(group: u32) -> array<Channel, FOURS> {
+    var all: array<Channel, FOURS>;
+    #unroll
+    for (var i = 0u; i < FOURS; i++) {
+        all[i] = channel(group, i);
+    }
+    return all;
 }
 
 // An invocation takes PIXELS pixels, this far apart, so that neighbours read neighbours.

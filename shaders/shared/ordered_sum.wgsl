@@ -21,10 +21,10 @@ fn sum_place(id: Invocation) -> SumPlace {
 // All invocations of a workgroup call it together.
 fn ordered_sum(id: Invocation, first: u32, stride: u32, count: u32) -> V {
     // Four running sums hide the latency of loads and additions, and halve the rounding twice.
-    var a = V(0.0);
-    var b = V(0.0);
-    var c = V(0.0);
-    var d = V(0.0);
+    var a = V();
+    var b = V();
+    var c = V();
+    var d = V();
     let step = SUM_LANES * stride;
     var s = sum_place(id).lane;
     for (; s + 3u * SUM_LANES < count; s += 4u * SUM_LANES) {

@@ -1,5 +1,6 @@
-// A block of weights, 4 inputs x 8 outputs, for all lanes of a subgroup (8 at least): each has loaded one vec4 of it, since a
-// load costs a software adapter as much as two dozen multiply-adds. In memory order, [4][8]: two vec4 an input.
+// Weights for all lanes of a subgroup (8 at least): each has loaded some, since a load costs a software adapter as much as two dozen
+// multiply-adds. Of a block of 4 inputs x 8 outputs, a vec4 a lane, in memory order, [4][8]: two vec4 an input. Of 8 inputs x 8
+// outputs, an input a lane, it is one half of the outputs.
 fn passed_round(mine: vec4<f32>) -> array<vec4<f32>, 8> {
     return array<vec4<f32>, 8>(
         subgroupBroadcast(mine, 0u), subgroupBroadcast(mine, 1u), subgroupBroadcast(mine, 2u), subgroupBroadcast(mine, 3u),

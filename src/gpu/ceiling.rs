@@ -68,14 +68,14 @@ impl Gpu {
             ceiling_kernels().try_into().expect("as many as are listed");
         // Enough work to fill the device, and on a processor little enough not to bore.
         let (invocations, rounds, copied_bytes) =
-            if self.limits().software { (4096, 8, 32 << 20) } else { (1 << 20, 16, 256 << 20) };
+            if self.limits().software { (4096, 32, 32 << 20) } else { (1 << 20, 16, 256 << 20) };
         let copied_bytes = self.limits().storage_binding_bytes.min(copied_bytes);
         let len = (copied_bytes / 16) as u32;
         let arithmetic = |kernel: Kernel, operations_a_round: f64| -> Result<f64> {
             let ms = self.best_ms(kernel, CeilingParams { len, rounds }, invocations, copied_bytes)?;
             Ok(f64::from(invocations) * f64::from(rounds) * operations_a_round / ms / 1e6)
         };
-        let vector = 64.0 * 8.0 * 4.0 * 2.0;
+        let vector = 128.0 * 3.0 * 4.0 * 2.0;
         // Operations of a subgroup's eight chains, shared among its lanes.
         let lanes = f64::from(self.limits().subgroup_lanes.max(1));
         let matrix = |side: f64| 16.0 * 8.0 * 2.0 * side.powi(3) / lanes;

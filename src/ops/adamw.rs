@@ -3,22 +3,13 @@
 //! Inputs: weights, gradients, first and second moments, `[len]` each, and the step's sizes `[4]` (see [`step_sizes`]).
 //! No output: weights and moments change in place. No gradient flows through it.
 
-use super::common::u;
+use super::common::{four_or_eight, u};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
 
 /// For four elements an invocation and for eight.
-const SHADERS: [ShaderSource; 2] = [
-    ShaderSource {
-        name: "adamw",
-        text: concat!("#import lane4\n", include_str!("../../shaders/adamw.wgsl")),
-    },
-    ShaderSource {
-        name: "adamw",
-        text: concat!("#import lane8\n", include_str!("../../shaders/adamw.wgsl")),
-    },
-];
+const SHADERS: [ShaderSource; 2] = four_or_eight!("adamw", "lane4", "lane8");
 const EPS: f32 = 1e-8;
 /// Decay of the first moment.
 pub(super) const BETA1: f64 = 0.9;

@@ -10,19 +10,17 @@
 
 use std::ops::Range;
 
-use super::common::{SumLanes, indices, pixel_splits, split_sums, stored_alike, u, vector};
+use super::common::{
+    SumLanes, by_eights, four_or_eight, indices, pixel_splits, split_sums, stored_alike, u, vector,
+};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{
     Array, Case, CaseInput, Fill, Moments, Node, Normalisation, Op, Read, Shape, Store, Tape, TensorId,
 };
 
-const SHADER: ShaderSource =
-    ShaderSource { name: "batch_norm", text: include_str!("../../shaders/batch_norm.wgsl") };
-const GRADIENT: ShaderSource = ShaderSource {
-    name: "batch_norm_gradient",
-    text: include_str!("../../shaders/batch_norm_gradient.wgsl"),
-};
+const SHADER: [ShaderSource; 2] = four_or_eight!("batch_norm");
+const GRADIENT: [ShaderSource; 2] = four_or_eight!("batch_norm_gradient");
 /// Pixels that an invocation takes where it writes an activation: they share the loads of their channel's numbers.
 const PIXELS: usize = 8;
 /// Added to the variance.
@@ -53,6 +51,9 @@ pub(super) struct Cut {
     pub(super) slices: Vec<Range<usize>>,
     pub(super) splits: usize,
     pub(super) image_pixels: usize,
+    /// An invocation has eight channels at once, else a [`vector`] of them.
+    pub(super) by_eights: bool,
+    /// Of what an invocation has at once.
     pub(super) groups: usize,
     pub(super) channels: usize,
 }
@@ -67,10 +68,18 @@ impl Cut {
     /// The same with splits of at least so many pixels, where there is more to read for each.
     pub(super) fn with_least(tape: &Tape, tensors: &[TensorId], least: usize) -> Self {
         let [_, h, w, channels] = tape.shape(tensors[0]).as_nhwc();
-        let groups = channels / vector(channels).0;
+        let by_eights = by_eights(tape, tensors);
+        let groups = channels / if by_eights { 8 } else { vector(channels).0 };
         let slices = tape.image_slices(tensors);
         let splits = pixel_splits(tape, slices[0].len() * h * w, groups, least, slices.len() * 2 * channels);
-        Self { slices, splits, image_pixels: h * w, groups, channels }
+        Self { slices, splits, image_pixels: h * w, by_eights, groups, channels }
+    }
+
+    /// The kernel for invocations that have as many channels at once.
+    pub(super) fn kernel(&self, source: [ShaderSource; 2], entry: &'static str, variant: Variant) -> Kernel {
+        // What the import says: it tells the two shaders apart.
+        let variant = variant.with("FOURS", u(1 + usize::from(self.by_eights)));
+        Kernel::new(source[usize::from(self.by_eights)], entry, variant)
     }
 }
 
@@ -85,9 +94,24 @@ impl BatchNorm {
         Self { deferred: true, ..self }
     }
 
-    fn kernel(&self, source: ShaderSource, entry: &'static str, channels: usize, stored: Variant) -> Kernel {
-        let variant = stored.with("V", vector(channels).1).with("RELU", self.relu).with("PIXELS", u(PIXELS));
-        Kernel::new(source, entry, variant)
+    fn variant(&self, channels: usize, stored: Variant) -> Variant {
+        stored.with("V", vector(channels).1).with("RELU", self.relu).with("PIXELS", u(PIXELS))
+    }
+
+    /// For invocations that have a [`vector`] of channels at once.
+    fn vector_kernel(
+        &self,
+        source: [ShaderSource; 2],
+        entry: &'static str,
+        channels: usize,
+        stored: Variant,
+    ) -> Kernel {
+        Kernel::new(source[0], entry, self.variant(channels, stored))
+    }
+
+    /// For activations that are cut so.
+    fn kernel(&self, cut: &Cut, source: [ShaderSource; 2], entry: &'static str, stored: Variant) -> Kernel {
+        cut.kernel(source, entry, self.variant(cut.channels, stored))
     }
 
     pub(super) fn params(&self, tape: &Tape, cut: &Cut, place: usize) -> NormParams {
@@ -118,15 +142,16 @@ impl BatchNorm {
             self.batch_stats(tape, inputs, stats);
             return stats;
         }
-        let params = self.params(tape, &cut, 0);
-        tape.dispatch(self.kernel(SHADER, "running_stats", cut.channels, Variant::new()))
+        let groups = cut.channels / vector(cut.channels).0;
+        let params = NormParams { groups: groups as u32, ..self.params(tape, &cut, 0) };
+        tape.dispatch(self.vector_kernel(SHADER, "running_stats", cut.channels, Variant::new()))
             .tensor(inputs[3])
             .tensor(inputs[4])
             .tensor(stats)
             .tensor(inputs[1])
             .tensor(inputs[2])
             .params(&params)
-            .invocations(cut.groups);
+            .invocations(groups);
         stats
     }
 
@@ -153,7 +178,7 @@ impl BatchNorm {
             (false, _) => 256,
         };
         let variant = Variant::new().with("LANES", u(lanes));
-        tape.dispatch(self.kernel(SHADER, "finish_moments", channels, variant))
+        tape.dispatch(self.vector_kernel(SHADER, "finish_moments", channels, variant))
             .tensor(moments.part)
             .tensor(inputs[3])
             .tensor(inputs[4])
@@ -170,7 +195,7 @@ impl BatchNorm {
         let part = tape.transient("part", Shape::new([cut.slices.len() * cut.splits, 2, cut.channels]));
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
-            let kernel = self.kernel(SHADER, "moments", cut.channels, stored_alike(tape, &[x]));
+            let kernel = self.kernel(&cut, SHADER, "moments", stored_alike(tape, &[x]));
             let dispatch = tape.dispatch(kernel).images(x, images).tensor(part).params(&params);
             dispatch.invocations(cut.splits * cut.groups);
         }
@@ -182,7 +207,7 @@ impl BatchNorm {
         let cut = Cut::new(tape, &[x, y]);
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
-            let kernel = self.kernel(SHADER, "normalise", cut.channels, stored_alike(tape, &[x, y]));
+            let kernel = self.kernel(&cut, SHADER, "normalise", stored_alike(tape, &[x, y]));
             tape.dispatch(kernel)
                 .images(x, images)
                 .tensor(stats)
@@ -199,7 +224,7 @@ impl BatchNorm {
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
             let stored = stored_alike(tape, &[x, dy, dx]);
-            tape.dispatch(self.kernel(GRADIENT, "input_gradient", cut.channels, stored))
+            tape.dispatch(self.kernel(&cut, GRADIENT, "input_gradient", stored))
                 .images(x, images)
                 .images(dy, images)
                 .tensor(node.saved[0])
@@ -219,7 +244,7 @@ impl BatchNorm {
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place);
             let stored = stored_alike(tape, &[x, dy]);
-            tape.dispatch(self.kernel(GRADIENT, "gradient_sums", cut.channels, stored))
+            tape.dispatch(self.kernel(&cut, GRADIENT, "gradient_sums", stored))
                 .images(x, images)
                 .images(dy, images)
                 .tensor(part)
@@ -252,13 +277,18 @@ impl BatchNorm {
             ..bytemuck::Zeroable::zeroed()
         };
         let lanes = SumLanes::new(tape, 2 * groups, splits);
-        tape.dispatch(self.kernel(GRADIENT, "affine_gradient", channels, lanes.variant(Variant::new())))
-            .tensor(part)
-            .tensor(dgamma)
-            .tensor(dbeta)
-            .tensor(sums)
-            .params(&params)
-            .groups(lanes.groups(2 * groups));
+        tape.dispatch(self.vector_kernel(
+            GRADIENT,
+            "affine_gradient",
+            channels,
+            lanes.variant(Variant::new()),
+        ))
+        .tensor(part)
+        .tensor(dgamma)
+        .tensor(dbeta)
+        .tensor(sums)
+        .params(&params)
+        .groups(lanes.groups(2 * groups));
         sums
     }
 }
@@ -352,7 +382,7 @@ impl Op for BatchNorm {
 
 /// Shapes worth testing and timing; one with a mean a thousand deviations away, where naive sums cancel.
 pub fn cases() -> Vec<Case> {
-    let shapes = [[1, 2, 2, 4], [2, 3, 5, 1], [3, 4, 7, 12], [2, 16, 16, 8]];
+    let shapes = [[1, 2, 2, 4], [2, 3, 5, 1], [3, 4, 7, 12], [2, 16, 16, 8], [2, 5, 6, 24]];
     let mut cases: Vec<Case> = Vec::new();
     for training in [true, false] {
         for relu in [false, true] {

@@ -7,15 +7,14 @@
 //! of equal values in reading order, found again from `x`.
 
 use super::batch_norm::{BatchNorm, Cut, NormParams};
-use super::common::{stored_alike, u};
+use super::common::{four_or_eight, stored_alike, u};
 use super::max_pool2d::MaxPool2d;
-use crate::gpu::{Kernel, ShaderSource};
+use crate::gpu::ShaderSource;
 use crate::tape::{
     Array, Case, CaseInput, Fill, Node, Normalisation, Op, Read, Shape, Store, Tape, TensorId,
 };
 
-const SHADER: ShaderSource =
-    ShaderSource { name: "batch_norm_pool", text: include_str!("../../shaders/batch_norm_pool.wgsl") };
+const SHADER: [ShaderSource; 2] = four_or_eight!("batch_norm_pool");
 /// Squares of four pixels that an invocation takes where it writes an activation.
 const SQUARES: usize = 2;
 
@@ -45,10 +44,6 @@ impl BatchNormPool {
         NormParams { width, total_pixels: 4 * plain.total_pixels, ..plain }
     }
 
-    fn kernel(&self, tape: &Tape, entry: &'static str, tensors: &[TensorId]) -> Kernel {
-        Kernel::new(SHADER, entry, stored_alike(tape, tensors).with("PIXELS", u(SQUARES)))
-    }
-
     /// `[splits, 2, C]`: sum of dz, sum of dz * xhat, of each split.
     fn gradient_sums(&self, tape: &mut Tape, node: &Node, gradients: &Gradients) -> TensorId {
         let x = tape.value(node.inputs[0]);
@@ -58,7 +53,7 @@ impl BatchNormPool {
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place, dpooled);
             let variant = stored_alike(tape, &[x, dy, dpooled]).with("WHOLE", gradients.whole.is_some());
-            tape.dispatch(Kernel::new(SHADER, "gradient_sums", variant))
+            tape.dispatch(cut.kernel(SHADER, "gradient_sums", variant))
                 .images(x, images)
                 .images(dy, images)
                 .images(dpooled, images)
@@ -86,7 +81,7 @@ impl BatchNormPool {
             let variant = stored_alike(tape, &[x, dy, dpooled, dx])
                 .with("PIXELS", u(SQUARES))
                 .with("WHOLE", gradients.whole.is_some());
-            tape.dispatch(Kernel::new(SHADER, "input_gradient", variant))
+            tape.dispatch(cut.kernel(SHADER, "input_gradient", variant))
                 .images(x, images)
                 .images(dy, images)
                 .images(dpooled, images)
@@ -137,7 +132,8 @@ impl Op for BatchNormPool {
         let entry = if self.whole { "forward" } else { "forward_pooled" };
         for (place, images) in cut.slices.iter().enumerate() {
             let params = self.params(tape, &cut, place, pooled);
-            let kernel = self.kernel(tape, entry, &[&[x], outputs].concat());
+            let variant = stored_alike(tape, &[&[x], outputs].concat()).with("PIXELS", u(SQUARES));
+            let kernel = cut.kernel(SHADER, entry, variant);
             let mut dispatch = tape.dispatch(kernel).images(x, images).tensor(stats);
             for output in outputs {
                 dispatch = dispatch.images(*output, images);
@@ -188,7 +184,7 @@ impl Op for BatchNormPool {
 
 /// Shapes worth testing and timing, with gradients of both outputs, of the first alone, and of the pooled one alone.
 pub fn cases() -> Vec<Case> {
-    let shapes = [[1, 2, 2, 4], [2, 6, 10, 4], [3, 4, 2, 20], [2, 16, 16, 8]];
+    let shapes = [[1, 2, 2, 4], [2, 6, 10, 4], [3, 4, 2, 20], [2, 16, 16, 8], [2, 6, 4, 24]];
     let mut cases = Vec::new();
     for training in [true, false] {
         for shape in shapes {
@@ -197,6 +193,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(training, true, shapes[1]));
         cases.push(case(training, false, shapes[1]));
         cases.push(case(training, false, shapes[2]));
+        cases.push(case(training, false, shapes[4]));
     }
     cases
 }

@@ -29,9 +29,43 @@ pub(super) fn vector(len: usize) -> (usize, &'static str) {
     if len.is_multiple_of(4) { (4, "vec4<f32>") } else { (1, "f32") }
 }
 
+/// A shader for invocations that access four numbers at once, and for those that access eight, by what each imports; `stored4` also
+/// has single channels.
+macro_rules! four_or_eight {
+    ($name:literal) => {
+        four_or_eight!($name, "stored4", "stored8")
+    };
+    ($name:literal, $four:literal, $eight:literal) => {
+        [four_or_eight!(@one $name, $four), four_or_eight!(@one $name, $eight)]
+    };
+    (@one $name:literal, $imports:literal) => {
+        $crate::gpu::ShaderSource {
+            name: $name,
+            text: concat!("#import ", $imports, "\n", include_str!(concat!("../../shaders/", $name, ".wgsl"))),
+        }
+    };
+}
+pub(super) use four_or_eight;
+
+/// Whether an invocation takes eight channels of these tensors at once: of f32, a software adapter takes less time for one
+/// access of eight than for two of four.
+pub(super) fn by_eights(tape: &Tape, tensors: &[TensorId]) -> bool {
+    let in_eights = |id: &TensorId| {
+        tape.element(*id) == Element::F32
+            && tape.shape(*id).dims().last().is_some_and(|channels| channels.is_multiple_of(8))
+    };
+    tape.limits().software && tensors.iter().all(in_eights)
+}
+
 /// A power of two of at most `most` that does not leave half of it idle.
 pub(super) fn block_of(count: usize, most: usize) -> usize {
     [32, 16, 8, 4, 2, 1].into_iter().find(|block| *block <= most && *block <= count).unwrap_or(1)
+}
+
+/// Blocks of eight outputs that a lane owns of eight inputs at once, on a processor: they share the loads of its pixels or tiles.
+/// 64 outputs where no more are computed in vain than by fewer; beyond that the sums leave the processor's first cache.
+pub(super) fn blocks_a_lane(blocks: usize) -> usize {
+    [8, 4].into_iter().find(|each| blocks.is_multiple_of(*each)).unwrap_or_else(|| block_of(blocks, 4))
 }
 
 /// Sets the shader's type `alias` for four elements of a tensor; its declared default is that of f32.
@@ -108,7 +142,10 @@ pub(super) fn split_sums(tape: &mut Tape, part: TensorId) -> TensorId {
 fn record_split_sum(tape: &mut Tape, part: TensorId, y: TensorId, scatter: Scatter, accumulate: u32) {
     let dims = tape.shape(part).dims();
     let (splits, len) = (dims[0], dims[1..].iter().product::<usize>());
-    let (width, alias) = vector(scatter.unit);
+    let (width, alias) = match tape.limits().software && scatter.unit.is_multiple_of(8) {
+        true => (8, "mat2x4<f32>"),
+        false => vector(scatter.unit),
+    };
     let params = SplitSumParams {
         len: (len / width) as u32,
         splits: splits as u32,

@@ -204,6 +204,11 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(form, [1, 6, 9], &[8, 16], 8, 3).deferred(&[1], false));
         cases.push(case(form, [2, 5, 3], &[12], 8, 1).deferred(&[0], true));
     }
+    // 1x1 by eights where that is so: ragged in pixels and in outputs, normalised, of two sources, of many inputs.
+    cases.push(case(Form::Direct, [1, 9, 11], &[16], 72, 1));
+    cases.push(case(Form::Direct, [1, 9, 11], &[24], 64, 1).deferred(&[0], true));
+    cases.push(case(Form::Direct, [2, 5, 3], &[8, 16], 24, 1));
+    cases.push(case(Form::Direct, [1, 8, 9], &[1024], 64, 1).forward_only());
     cases.push(centred(Form::Tiled, [2, 5, 7], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [2, 8, 12], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [1, 5, 8], &[8], 12));

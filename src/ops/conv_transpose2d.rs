@@ -126,12 +126,19 @@ impl Op for ConvTranspose2d {
 
 /// Shapes worth testing and timing.
 pub fn cases() -> Vec<Case> {
-    let shapes = [([1, 1, 1], 4, 4), ([2, 3, 5], 8, 4), ([1, 5, 2], 20, 12), ([2, 4, 4], 64, 32)];
+    let shapes = [
+        ([1, 1, 1], 4, 4),
+        ([2, 3, 5], 8, 4),
+        ([1, 5, 2], 20, 12),
+        ([2, 4, 4], 64, 32),
+        ([1, 7, 10], 16, 24),
+    ];
     let forms = [Form::Direct, Form::Tiled];
     let mut cases: Vec<Case> =
         forms.into_iter().flat_map(|form| shapes.map(|(nhw, ci, co)| case(form, nhw, ci, co))).collect();
     for form in forms {
         cases.push(case(form, [1, 5, 2], 20, 12).deferred(&[0], true));
+        cases.push(case(form, [2, 3, 5], 16, 8).deferred(&[0], true));
     }
     for form in Form::MATRIX.into_iter().filter(|form| !form.is_for_3x3_alone()) {
         cases.push(case(form, [1, 5, 2], 24, 16));

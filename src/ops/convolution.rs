@@ -6,7 +6,10 @@
 //! squares of 2x2 pixels: the same kernels with another address function (`SQUARES`).
 
 use super::choice::{Form, Pass, Question, question};
-use super::common::{Scatter, block_of, pixel_splits, reading, split_sum, splits_of_products, stored, u};
+use super::common::{
+    Scatter, block_of, blocks_a_lane, by_eights, four_or_eight, pixel_splits, reading, split_sum,
+    splits_of_products, stored, u,
+};
 use super::filtering::Filtering;
 use super::matrix::{self, Tile};
 use super::winograd;
@@ -16,16 +19,8 @@ use crate::params;
 use crate::tape::{DispatchBuilder, Element, Moments, Prepared, Read, Shape, Tape, TensorId};
 
 /// For four channels at once and for eight.
-const PIXEL: [ShaderSource; 2] = [
-    ShaderSource {
-        name: "conv2d_pixel",
-        text: concat!("#import lane4\n#import read4\n", include_str!("../../shaders/conv2d_pixel.wgsl")),
-    },
-    ShaderSource {
-        name: "conv2d_pixel",
-        text: concat!("#import lane8\n#import read8\n", include_str!("../../shaders/conv2d_pixel.wgsl")),
-    },
-];
+const PIXEL: [ShaderSource; 2] =
+    four_or_eight!("conv2d_pixel", "lane4\n#import read4", "lane8\n#import read8");
 const TILED: ShaderSource =
     ShaderSource { name: "conv2d_tiled", text: include_str!("../../shaders/conv2d_tiled.wgsl") };
 const FLIP: ShaderSource =
@@ -303,23 +298,13 @@ impl Convolution {
         let [_, h, w, cx] = seen(tape, x, call.x_squares);
         let co = seen(tape, call.y, call.y_squares)[3];
         let [blocks, weight_groups] = call.weight_dims(tape);
-        // A software adapter takes less time for one access of eight channels than for two of four.
-        let of_floats = [x, call.y].iter().all(|id| tape.element(*id) == Element::F32);
-        let pixel_channels = [x, call.y].map(|id| tape.shape(id).as_nhwc()[3]);
-        let by_eights = tape.limits().software
-            && of_floats
-            && pixel_channels.iter().all(|channels| channels.is_multiple_of(8));
-        // More outputs a lane share the loads of its pixels; a GPU's registers hold fewer.
-        let blocks_each = block_of(
-            blocks,
-            if by_eights {
-                8
-            } else if tape.limits().software {
-                4
-            } else {
-                2
-            },
-        );
+        let by_eights = by_eights(tape, &[x, call.y]);
+        let blocks_each = match (by_eights, tape.limits().software) {
+            (true, _) => blocks_a_lane(blocks),
+            (false, true) => block_of(blocks, 4),
+            // What a GPU's invocation can hold in registers is half as much.
+            (false, false) => block_of(blocks, 2),
+        };
         for images in tape.image_slices(&[x, call.y]) {
             let pixels = images.len() * h * w;
             // As many a lane as leave no lane of a subgroup idle.

@@ -1,6 +1,6 @@
 //! The direct form of a 3x3 convolution for [`super::convolution`]: any channels, and few of them on a processor.
 
-use super::common::{reading, stored, u};
+use super::common::{four_or_eight, reading, stored, u};
 use super::convolution::{Call, Source};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -9,16 +9,8 @@ use crate::tape::{Element, Tape};
 const DIRECT: ShaderSource =
     ShaderSource { name: "conv2d_direct", text: include_str!("../../shaders/conv2d_direct.wgsl") };
 /// For sources of four channels and of eight.
-const NARROW: [ShaderSource; 2] = [
-    ShaderSource {
-        name: "conv2d_narrow",
-        text: concat!("#import lane4\n#import read4\n", include_str!("../../shaders/conv2d_narrow.wgsl")),
-    },
-    ShaderSource {
-        name: "conv2d_narrow",
-        text: concat!("#import lane8\n#import read8\n", include_str!("../../shaders/conv2d_narrow.wgsl")),
-    },
-];
+const NARROW: [ShaderSource; 2] =
+    four_or_eight!("conv2d_narrow", "lane4\n#import read4", "lane8\n#import read8");
 /// The shaders.
 pub(super) const SOURCES: [ShaderSource; 3] = [DIRECT, NARROW[0], NARROW[1]];
 

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::common::{block_of, busy_invocations, reading, splits_for, stored, u};
+use super::common::{block_of, blocks_a_lane, busy_invocations, by_eights, reading, splits_for, stored, u};
 use super::convolution::Call;
 use super::filtering::{FINISH, FLIPPED, Filtering, GRADIENT, INPUT, OUTPUT, WEIGHT};
 use super::gradient_product::{Product, ProductParams};
@@ -30,13 +30,9 @@ pub(super) fn sources() -> impl Iterator<Item = ShaderSource> {
     [INPUT, OUTPUT, GRADIENT, WEIGHT, FLIPPED, FINISH].into_iter().flatten().flatten().chain([MULTIPLY])
 }
 
-/// Channels of an invocation: of f32, a software adapter takes less time for one access of eight than for two of four.
+/// Channels of an invocation.
 fn channels_each(tape: &Tape, tensors: &[TensorId]) -> usize {
-    let by_eights = |id: &TensorId| {
-        tape.element(*id) == Element::F32
-            && tape.shape(*id).dims().last().is_some_and(|c| c.is_multiple_of(8))
-    };
-    if tape.limits().software && tensors.iter().all(by_eights) { 8 } else { 4 }
+    if by_eights(tape, tensors) { 8 } else { 4 }
 }
 
 params! {
@@ -47,7 +43,7 @@ params! {
 }
 
 params! {
-    struct FinishParams { count: u32, block_first: u32, groups: u32, splits: u32, accumulate: u32 }
+    struct FinishParams { count: u32, block_first: u32, groups: u32, splits: u32 }
 }
 
 params! {
@@ -281,8 +277,7 @@ fn multiply(tape: &mut Tape, (v, weights, m): (TensorId, Prepared, TensorId), si
     let Size { products, tiles, groups, blocks } = size;
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = block_of(tiles / 8, 8);
-    // More outputs a lane share the loads of its tiles; beyond 32 the sums leave the processor's first cache.
-    let blocks_each = block_of(blocks, 8);
+    let blocks_each = blocks_a_lane(blocks);
     let workgroups = tiles.div_ceil(each * 8) * blocks.div_ceil(blocks_each) * products;
     let variant = Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each));
     let params = MultiplyParams {
@@ -433,9 +428,13 @@ fn finish(tape: &mut Tape, part: TensorId, weight: TensorId, block_first: usize,
         block_first: block_first as u32,
         groups: groups as u32,
         splits: splits as u32,
-        accumulate: tape.accumulate(),
     };
     let dw = tape.weight_gradient(weight);
-    let kernel = filtering.kernel(FINISH, "finish", channels, Variant::new());
+    let kernel = filtering.kernel(
+        FINISH,
+        "finish",
+        channels,
+        Variant::new().with("ACCUMULATE", tape.accumulate() != 0),
+    );
     tape.dispatch(kernel).tensor(part).tensor(dw).params(&params).invocations(count);
 }
