@@ -299,11 +299,12 @@ impl Convolution {
         let co = seen(tape, call.y, call.y_squares)[3];
         let [blocks, weight_groups] = call.weight_dims(tape);
         let by_eights = by_eights(tape, &[x, call.y]);
-        let blocks_each = match (by_eights, tape.limits().software) {
-            (true, _) => blocks_a_lane(blocks),
-            (false, true) => block_of(blocks, 4),
+        let blocks_each = match tape.limits().software {
+            // Of few inputs that is not worth what a driver takes to make such a kernel.
+            true if by_eights && cx >= 256 => blocks_a_lane(blocks),
+            true => block_of(blocks, 4),
             // What a GPU's invocation can hold in registers is half as much.
-            (false, false) => block_of(blocks, 2),
+            false => block_of(blocks, 2),
         };
         for images in tape.image_slices(&[x, call.y]) {
             let pixels = images.len() * h * w;
