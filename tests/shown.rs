@@ -372,6 +372,8 @@ fn events_count_steps_of_the_optimiser() {
         let found = all.filter(|event| event["event"] == kind);
         found.map(|event| (event["step"].as_u64().unwrap(), event["steps"].clone())).collect()
     };
+    // However soon they follow one another.
+    assert_eq!(of("step").first(), Some(&(1, Value::from(2))), "{lines}");
     assert_eq!(of("step").last(), Some(&(2, Value::from(2))), "{lines}");
     assert!(of("step").iter().all(|(_, steps)| *steps == 2), "{lines}");
     // At the start and after each batch.

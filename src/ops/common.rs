@@ -63,9 +63,12 @@ pub(super) fn block_of(count: usize, most: usize) -> usize {
 }
 
 /// Blocks of eight outputs that a lane owns of eight inputs at once, on a processor: they share the loads of its pixels or tiles.
-/// 64 outputs where no more are computed in vain than by fewer; beyond that the sums leave the processor's first cache.
-pub(super) fn blocks_a_lane(blocks: usize) -> usize {
-    [8, 4].into_iter().find(|each| blocks.is_multiple_of(*each)).unwrap_or_else(|| block_of(blocks, 4))
+/// 64 outputs where none is computed in vain for it and the dispatch's `flops` are worth what a driver takes to make such a kernel, some
+/// 20 ms; beyond that the sums leave the processor's first cache.
+pub(super) fn blocks_a_lane(blocks: usize, flops: usize) -> usize {
+    /// A fifth of them is half a millisecond.
+    const WORTH_IT: usize = 1 << 27;
+    if blocks.is_multiple_of(8) && flops >= WORTH_IT { 8 } else { block_of(blocks, 4) }
 }
 
 /// Sets the shader's type `alias` for four elements of a tensor; its declared default is that of f32.

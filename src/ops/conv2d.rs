@@ -209,6 +209,9 @@ pub fn cases() -> Vec<Case> {
     cases.push(case(Form::Direct, [1, 9, 11], &[24], 64, 1).deferred(&[0], true));
     cases.push(case(Form::Direct, [2, 5, 3], &[8, 16], 24, 1));
     cases.push(case(Form::Direct, [1, 8, 9], &[1024], 64, 1).forward_only());
+    // Enough work for 64 outputs a lane of a processor.
+    cases.push(case(Form::Direct, [1, 63, 66], &[256], 64, 1).forward_only());
+    cases.push(case(Form::Winograd, [1, 31, 33], &[256], 128, 3).forward_only());
     cases.push(centred(Form::Tiled, [2, 5, 7], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [2, 8, 12], &[8, 16], 12));
     cases.push(centred(Form::Winograd, [1, 5, 8], &[8], 12));

@@ -299,17 +299,17 @@ impl Convolution {
         let co = seen(tape, call.y, call.y_squares)[3];
         let [blocks, weight_groups] = call.weight_dims(tape);
         let by_eights = by_eights(tape, &[x, call.y]);
-        let blocks_each = match tape.limits().software {
-            // Of few inputs that is not worth what a driver takes to make such a kernel.
-            true if by_eights && cx >= 256 => blocks_a_lane(blocks),
-            true => block_of(blocks, 4),
-            // What a GPU's invocation can hold in registers is half as much.
-            false => block_of(blocks, 2),
-        };
         for images in tape.image_slices(&[x, call.y]) {
             let pixels = images.len() * h * w;
             // As many a lane as leave no lane of a subgroup idle.
             let pixels_each = block_of(pixels / 8, 8);
+            let flops = 2 * pixels * cx * co;
+            let blocks_each = match tape.limits().software {
+                true if by_eights => blocks_a_lane(blocks, flops),
+                true => block_of(blocks, 4),
+                // What a GPU's invocation can hold in registers is half as much.
+                false => block_of(blocks, 2),
+            };
             let variant = self.variant(tape, call, source.x);
             let variant = variant
                 .with("V_FLOATS", u(if by_eights { 8 } else { 4 }))
@@ -332,7 +332,7 @@ impl Convolution {
                 .images(call.y, &images)
                 .coefficients(source.x, call.weight)
                 .params(&params)
-                .flops(2 * pixels * cx * co)
+                .flops(flops)
                 .groups(pixels.div_ceil(pixels_each * 8) * blocks.div_ceil(blocks_each));
         }
     }

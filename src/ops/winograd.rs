@@ -277,7 +277,7 @@ fn multiply(tape: &mut Tape, (v, weights, m): (TensorId, Prepared, TensorId), si
     let Size { products, tiles, groups, blocks } = size;
     // As many tiles a lane as leave no lane of a subgroup idle.
     let each = block_of(tiles / 8, 8);
-    let blocks_each = blocks_a_lane(blocks);
+    let blocks_each = blocks_a_lane(blocks, 2 * products * tiles * groups * 4 * blocks * 8);
     let workgroups = tiles.div_ceil(each * 8) * blocks.div_ceil(blocks_each) * products;
     let variant = Variant::new().with("TILES", u(each)).with("BLOCKS", u(blocks_each));
     let params = MultiplyParams {

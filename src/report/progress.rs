@@ -147,7 +147,9 @@ impl Progress {
                 bar.set_message(format!("{} left, {state}", duration(seconds_left)));
                 bar.set_position(done as u64);
             }
-            (None, Mode::Json) if self.last_line.elapsed() >= self.interval || done == self.steps => {
+            (None, Mode::Json)
+                if self.last_line.elapsed() >= self.interval || done == 1 || done == self.steps =>
+            {
                 self.last_line = Instant::now();
                 let (epoch, steps) = (self.epoch, self.steps);
                 self.event(&Event::Step { epoch, step: done, steps, loss, patches_per_second });
