@@ -7,11 +7,10 @@
 //
 // Where that last is 0, nothing changes: the gradients of a scaled loss overflowed, and the step is skipped.
 //
-// An invocation owns the 4 or 8 elements of V. Padding between the ranges of the buffers is zero and stays zero.
+// An invocation owns the 4 or 8 elements of a Group (stored4, stored8). Padding between the ranges of the buffers is zero and stays zero.
 #import grid
 
-// Groups of four elements in V.
-const FOURS: u32 = V_FLOATS / 4u;
+alias Stored = vec4<f32>;
 
 struct Params {
     len: u32,
@@ -23,35 +22,35 @@ struct Params {
     eps: f32,
 }
 
-@group(0) @binding(0) var<storage, read_write> w: array<V>;
-@group(0) @binding(1) var<storage, read> g: array<V>;
-@group(0) @binding(2) var<storage, read_write> m: array<V>;
-@group(0) @binding(3) var<storage, read_write> v: array<V>;
+@group(0) @binding(0) var<storage, read_write> w: array<Group>;
+@group(0) @binding(1) var<storage, read> g: array<Group>;
+@group(0) @binding(2) var<storage, read_write> m: array<Group>;
+@group(0) @binding(3) var<storage, read_write> v: array<Group>;
 @group(0) @binding(4) var<uniform> step_sizes: vec4<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
 fn adamw(id: Invocation) {
     let index = invocation_index(id);
-    if (index >= params.len / V_FLOATS || step_sizes.w == 0.0) {
+    if (index >= params.len / (4u * FOURS) || step_sizes.w == 0.0) {
         return;
     }
     let gradients = g[index];
     let firsts = m[index];
     let seconds = v[index];
     let weights = w[index];
-    var first: array<vec4<f32>, 2>;
-    var second: array<vec4<f32>, 2>;
-    var weight: array<vec4<f32>, 2>;
+    var first: array<Stored, FOURS>;
+    var second: array<Stored, FOURS>;
+    var weight: array<Stored, FOURS>;
     #unroll
     for (var k = 0u; k < FOURS; k++) {
-        let gradient = four_of(gradients, k) * step_sizes.w;
-        first[k] = params.beta1 * four_of(firsts, k) + params.rest1 * gradient;
-        second[k] = params.beta2 * four_of(seconds, k) + params.rest2 * gradient * gradient;
-        let decayed = four_of(weights, k) * (1.0 - step_sizes.x * params.decay);
+        let gradient = part_of(gradients, k) * step_sizes.w;
+        first[k] = params.beta1 * part_of(firsts, k) + params.rest1 * gradient;
+        second[k] = params.beta2 * part_of(seconds, k) + params.rest2 * gradient * gradient;
+        let decayed = part_of(weights, k) * (1.0 - step_sizes.x * params.decay);
         weight[k] = decayed - step_sizes.y * first[k] / (sqrt(second[k]) * step_sizes.z + params.eps);
     }
-    m[index] = of_fours(first, 0u);
-    v[index] = of_fours(second, 0u);
-    w[index] = of_fours(weight, 0u);
+    m[index] = whole_of(first);
+    v[index] = whole_of(second);
+    w[index] = whole_of(weight);
 }

@@ -60,13 +60,7 @@ fn moments(id: Invocation) {
             squares[i] = max(squares[i] - total[i] * total[i] / count, V(0.0));
         }
     }
-    let row = params.groups * FOURS;
-    let to = (params.split_first + at.split) * 2u * row + at.group * FOURS;
-    #unroll
-    for (var i = 0u; i < FOURS; i++) {
-        part[to + i] = mean[i];
-        part[to + row + i] = squares[i];
-    }
+    write_part(at, mean, squares);
 }
 
 fn write_stats(group: u32, mean: V, variance: V) {

@@ -61,13 +61,7 @@ fn gradient_sums(id: Invocation) {
             total_xhat[i] = fma(dz, centred * c[i].inv_std, total_xhat[i]);
         }
     }
-    let row = params.groups * FOURS;
-    let to = (params.split_first + at.split) * 2u * row + at.group * FOURS;
-    #unroll
-    for (var i = 0u; i < FOURS; i++) {
-        part[to + i] = total[i];
-        part[to + row + i] = total_xhat[i];
-    }
+    write_part(at, total, total_xhat);
 }
 
 // Adds the splits up; dbeta = sum dz, dgamma = sum dz * xhat.

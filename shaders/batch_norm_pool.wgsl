@@ -114,13 +114,11 @@ fn gradient_sums(id: Invocation) {
             total_centred[i] += fma(dz.a, v.a, dz.b * v.b) + fma(dz.c, v.c, dz.d * v.d);
         }
     }
-    let row = params.groups * FOURS;
-    let to = (params.split_first + at.split) * 2u * row + at.group * FOURS;
     #unroll
     for (var i = 0u; i < FOURS; i++) {
-        part[to + i] = total[i];
-        part[to + row + i] = total_centred[i] * c[i].inv_std;
+        total_centred[i] *= c[i].inv_std;
     }
+    write_part(at, total, total_centred);
 }
 
 @compute @workgroup_size(64)

@@ -1,5 +1,5 @@
 // Batch normalisation by channel: what its forward and its backward pass share. The importing shader declares the
-// type V, PIXELS, FOURS (stored4, stored8), and the bindings params and stats.
+// type V, PIXELS, FOURS (stored4, stored8), and the bindings params, stats and part: [splits][2][C], two sums of each split.
 struct Params {
     pixels: u32,
     // of the channels that an invocation has at once
@@ -55,6 +55,17 @@ fn channels(group: u32) -> array<Channel, FOURS> {
         all[i] = channel(group, i);
     }
     return all;
+}
+
+// The two sums of a split, of the channels of a group.
+fn write_part(at: Place, first: array<V, FOURS>, second: array<V, FOURS>) {
+    let row = params.groups * FOURS;
+    let to = (params.split_first + at.split) * 2u * row + at.group * FOURS;
+    #unroll
+    for (var i = 0u; i < FOURS; i++) {
+        part[to + i] = first[i];
+        part[to + row + i] = second[i];
+    }
 }
 
 // An invocation takes PIXELS pixels, this far apart, so that neighbours read neighbours.

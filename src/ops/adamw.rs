@@ -3,13 +3,13 @@
 //! Inputs: weights, gradients, first and second moments, `[len]` each, and the step's sizes `[4]` (see [`step_sizes`]).
 //! No output: weights and moments change in place. No gradient flows through it.
 
-use super::common::{four_or_eight, u};
-use crate::gpu::{Kernel, ShaderSource, Variant};
+use super::common::{four_or_eight, group_kernel};
+use crate::gpu::{ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Array, Case, CaseInput, Fill, Node, Op, Shape, Store, Tape, TensorId};
 
 /// For four elements an invocation and for eight.
-const SHADERS: [ShaderSource; 2] = four_or_eight!("adamw", "lane4", "lane8");
+const SHADERS: [ShaderSource; 2] = four_or_eight!("adamw");
 const EPS: f32 = 1e-8;
 /// Decay of the first moment.
 pub(super) const BETA1: f64 = 0.9;
@@ -71,13 +71,14 @@ impl Op for AdamW {
             };
             // A software adapter takes less time for one access of eight numbers than for two of four.
             let by_eights = tape.limits().software && bytes.is_multiple_of(32);
-            let each = if by_eights { 8 } else { 4 };
-            let variant = Variant::new().with("V_FLOATS", u(each));
-            let mut dispatch = tape.dispatch(Kernel::new(SHADERS[usize::from(by_eights)], "adamw", variant));
+            let mut dispatch = tape.dispatch(group_kernel(SHADERS, "adamw", by_eights, Variant::new()));
             for id in &inputs[..4] {
                 dispatch = dispatch.range(*id, start, bytes);
             }
-            dispatch.tensor(inputs[4]).params(&params).invocations(bytes as usize / 4 / each);
+            dispatch
+                .tensor(inputs[4])
+                .params(&params)
+                .invocations(bytes as usize / if by_eights { 32 } else { 16 });
         }
         Vec::new()
     }

@@ -11,7 +11,8 @@
 use std::ops::Range;
 
 use super::common::{
-    SumLanes, by_eights, four_or_eight, indices, pixel_splits, split_sums, stored_alike, u, vector,
+    SumLanes, by_eights, four_or_eight, group_kernel, indices, pixel_splits, split_sums, stored_alike, u,
+    vector,
 };
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -77,9 +78,7 @@ impl Cut {
 
     /// The kernel for invocations that have as many channels at once.
     pub(super) fn kernel(&self, source: [ShaderSource; 2], entry: &'static str, variant: Variant) -> Kernel {
-        // What the import says: it tells the two shaders apart.
-        let variant = variant.with("FOURS", u(1 + usize::from(self.by_eights)));
-        Kernel::new(source[usize::from(self.by_eights)], entry, variant)
+        group_kernel(source, entry, self.by_eights, variant)
     }
 }
 

@@ -47,6 +47,18 @@ macro_rules! four_or_eight {
 }
 pub(super) use four_or_eight;
 
+/// The kernel of a shader that imports `stored4` or `stored8`.
+pub(super) fn group_kernel(
+    source: [ShaderSource; 2],
+    entry: &'static str,
+    by_eights: bool,
+    variant: Variant,
+) -> Kernel {
+    // What the import says: it tells the two shaders apart.
+    let variant = variant.with("FOURS", u(1 + usize::from(by_eights)));
+    Kernel::new(source[usize::from(by_eights)], entry, variant)
+}
+
 /// Whether an invocation takes eight channels of these tensors at once: of f32, a software adapter takes less time for one
 /// access of eight than for two of four.
 pub(super) fn by_eights(tape: &Tape, tensors: &[TensorId]) -> bool {
@@ -63,8 +75,8 @@ pub(super) fn block_of(count: usize, most: usize) -> usize {
 }
 
 /// Blocks of eight outputs that a lane owns of eight inputs at once, on a processor: they share the loads of its pixels or tiles.
-/// 64 outputs where none is computed in vain for it and the dispatch's `flops` are worth what a driver takes to make such a kernel, some
-/// 20 ms; beyond that the sums leave the processor's first cache.
+/// 64 outputs where none is computed in vain for it and the dispatch's `flops` are worth what a driver takes to make such a kernel;
+/// beyond that the sums leave the processor's first cache.
 pub(super) fn blocks_a_lane(blocks: usize, flops: usize) -> usize {
     /// A fifth of them is half a millisecond.
     const WORTH_IT: usize = 1 << 27;
