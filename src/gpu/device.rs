@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Mutex;
 
+use super::bounds::Bounds;
 use super::kernel::Kernel;
 use super::pipeline_cache::PipelineCache;
 use crate::error::{Error, Result};
@@ -14,7 +15,8 @@ pub struct Gpu {
     pub(super) queue: wgpu::Queue,
     summary: AdapterSummary,
     limits: Limits,
-    checked: bool,
+    /// Where accesses are watched, for tests.
+    pub(super) bounds: Option<Bounds>,
     cache: Option<PipelineCache>,
     /// Made once for all recordings.
     pub(super) pipelines: Mutex<HashMap<Kernel, wgpu::ComputePipeline>>,
@@ -106,7 +108,7 @@ pub fn list_adapters() -> Vec<AdapterSummary> {
     adapters().iter().enumerate().map(|(index, adapter)| summarise(index, adapter)).collect()
 }
 
-fn adapters() -> Vec<wgpu::Adapter> {
+pub(super) fn adapters() -> Vec<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     // GL would list the same devices again, with less in them.
     descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
@@ -224,7 +226,7 @@ impl Gpu {
         Self::open_with(choice, false)
     }
 
-    /// The same, with out-of-range accesses of shaders made harmless, and with wgpu's full validation: for tests.
+    /// The same, with accesses of shaders beyond their arrays made harmless, and found whenever something is read back: for tests.
     pub fn open_checked(choice: Option<&str>) -> Result<Self> {
         Self::open_with(choice, true)
     }
@@ -244,8 +246,8 @@ impl Gpu {
         let features = adapter.features() & (wanted | wide_storage(adapter));
         // Matrix units are behind an experimental feature: a driver that refuses it still gives a plain device.
         let matrix = adapter.features() & wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-        let (device, queue) = request(adapter, features | matrix)
-            .or_else(|e| if matrix.is_empty() { Err(e) } else { request(adapter, features) })
+        let (device, queue) = request(adapter, features | matrix, checked)
+            .or_else(|e| if matrix.is_empty() { Err(e) } else { request(adapter, features, checked) })
             .map_err(|e| Error::failure(format!("{summary}: {REFUSED}: {e}")))?;
         let mut limits = summary.limits;
         if !device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
@@ -253,8 +255,9 @@ impl Gpu {
         }
         // Tests compile everything, so that a cache hides nothing from them.
         let cache = if checked { None } else { PipelineCache::open(&device, &adapter.get_info()) };
+        let bounds = checked.then(|| Bounds::new(&device));
         let pipelines = Mutex::default();
-        Ok(Self { device, queue, summary, limits, checked, cache, pipelines })
+        Ok(Self { device, queue, summary, limits, bounds, cache, pipelines })
     }
 
     /// What was opened.
@@ -277,10 +280,6 @@ impl Gpu {
         self.cache.as_ref().map(PipelineCache::inner)
     }
 
-    pub(super) fn checked(&self) -> bool {
-        self.checked
-    }
-
     /// Its shaders access storage in fewer pieces: see [`super::wide`].
     pub(super) fn widens(&self) -> bool {
         self.device.features().contains(wgpu::Features::SHADER_INT64)
@@ -290,6 +289,7 @@ impl Gpu {
 fn request(
     adapter: &wgpu::Adapter,
     features: wgpu::Features,
+    checked: bool,
 ) -> std::result::Result<(wgpu::Device, wgpu::Queue), wgpu::RequestDeviceError> {
     let experimental_features = if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
         // SAFETY: the feature may have bugs that reach outside a shader; kernels that use it are checked against
@@ -309,6 +309,11 @@ fn request(
         memory_hints: wgpu::MemoryHints::MemoryUsage,
         ..Default::default()
     };
+    #[cfg(not(target_vendor = "apple"))]
+    if let Some(opened) = (!checked).then(|| super::vulkan::request_unchecked(adapter, &descriptor)).flatten()
+    {
+        return Ok(opened);
+    }
     pollster::block_on(adapter.request_device(&descriptor))
 }
 

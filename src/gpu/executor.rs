@@ -1,11 +1,13 @@
 //! Runs what the tape recorded: pipelines and bind groups are made once, then a step is one replay of commands.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, mpsc};
 
+use super::bounds::watched;
 use super::device::{Gpu, device_lost};
 use super::kernel::Kernel;
 use super::wide::widen;
@@ -61,6 +63,7 @@ pub struct Executable {
 struct LoadedCommand {
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
+    bounds: Option<wgpu::BindGroup>,
     grid: [u32; 2],
 }
 
@@ -156,7 +159,20 @@ impl Gpu {
     ///
     /// # Errors
     /// Where the device was lost.
+    ///
+    /// # Panics
+    /// Where accesses are watched ([`Gpu::open_checked`]) and one went beyond the end of its array.
     pub fn finish_read(&self, pending: PendingRead) -> Result<Vec<u8>> {
+        if let Some((bounds, counts)) =
+            self.bounds.as_ref().and_then(|bounds| Some((bounds, bounds.counts()?)))
+        {
+            let counts = self.start_read(&SharedBuffer(counts.0), 0..counts.1);
+            bounds.check(&self.finish_copy(counts)?);
+        }
+        self.finish_copy(pending)
+    }
+
+    fn finish_copy(&self, pending: PendingRead) -> Result<Vec<u8>> {
         self.wait_for(pending.submission.clone())?;
         match pending.ready.recv() {
             Ok(Ok(())) => {}
@@ -204,7 +220,9 @@ impl Gpu {
             let pipeline = pipelines[&command.kernel].clone();
             let bind_group = self.bind_group(command, &pipeline, buffers, &params, offset);
             offset += command.params.len().next_multiple_of(PARAMS_ALIGNMENT) as u64;
-            steps.push(LoadedCommand { pipeline, bind_group, grid: fold(command.groups) });
+            let bounds = self.bounds.as_ref();
+            let bounds = bounds.map(|bounds| bounds.bind_group(&self.device, &command.kernel, &pipeline));
+            steps.push(LoadedCommand { pipeline, bind_group, bounds, grid: fold(command.groups) });
         }
         Ok(Executable { steps })
     }
@@ -299,19 +317,22 @@ impl Gpu {
 
     fn compile(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
         let label = kernel.to_string();
-        let text = if self.widens() { widen(kernel.text()).into() } else { kernel.text().into() };
+        let mut text = Cow::from(kernel.text());
+        if self.widens() {
+            text = widen(&text).into();
+        }
+        let mut checks = wgpu::ShaderRuntimeChecks::unchecked();
+        if self.bounds.is_some() {
+            text = watched(&text).into();
+            checks =
+                wgpu::ShaderRuntimeChecks { bounds_checks: false, ..wgpu::ShaderRuntimeChecks::checked() };
+        }
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(text) };
-        let module = if self.checked() {
-            self.device.create_shader_module(descriptor)
-        } else {
-            // SAFETY: the shaders are this program's own; the tests run every one of them in the checked form, and no
-            // loop in them runs without an end.
-            #[allow(unsafe_code)]
-            unsafe {
-                self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
-            }
-        };
+        // SAFETY: the shaders are this program's own. The tests run every one of them in the form that finds accesses beyond
+        // the end of storage, and with checks of all else; no loop in them runs without an end.
+        #[allow(unsafe_code)]
+        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
             layout: None,
@@ -430,6 +451,9 @@ impl LoadedCommand {
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         pass.set_pipeline(&self.pipeline);
         pass.set_bind_group(0, &self.bind_group, &[]);
+        if let Some(bounds) = &self.bounds {
+            pass.set_bind_group(1, bounds, &[]);
+        }
         pass.dispatch_workgroups(self.grid[0], self.grid[1], 1);
     }
 }

@@ -1,5 +1,6 @@
 //! The device side: adapters, shader text, kernels, buffers and the executor. The only folder that names wgpu.
 
+mod bounds;
 mod ceiling;
 mod device;
 mod executor;
@@ -7,6 +8,8 @@ mod kernel;
 mod pipeline_cache;
 mod shader;
 mod unroll;
+#[cfg(not(target_vendor = "apple"))]
+mod vulkan;
 pub(crate) mod wide;
 
 pub use ceiling::{Ceilings, ceiling_kernels};

@@ -43,7 +43,7 @@ pub(super) fn widen(text: &str) -> String {
 }
 
 /// The lines without comments.
-fn code(text: &str) -> Vec<&str> {
+pub(super) fn code(text: &str) -> Vec<&str> {
     text.lines().map(|line| line.split("//").next().unwrap_or_default().trim_end()).collect()
 }
 
@@ -95,7 +95,7 @@ fn arrays<'a>(code: &[&'a str]) -> Arrays<'a> {
 }
 
 /// Name and element of the storage array that a line declares.
-fn declaration(line: &str) -> Option<(&str, &str)> {
+pub(super) fn declaration(line: &str) -> Option<(&str, &str)> {
     let (_, rest) = line.split_once("var<storage")?;
     let (name, rest) = rest.split_once("> ")?.1.split_once(": array<")?;
     Some((name, rest.trim_end().strip_suffix(">;")?))
@@ -143,12 +143,12 @@ fn assignment(rest: &str) -> Option<(&str, &str)> {
     (!compares && operator.chars().all(|c| "+-*/%&|^<>".contains(c))).then_some((operator, value))
 }
 
-fn is_member(code: &str, at: usize) -> bool {
+pub(super) fn is_member(code: &str, at: usize) -> bool {
     code[..at].ends_with('.')
 }
 
 /// Place and text of every identifier, keyword and number.
-fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
+pub(super) fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut at = 0;
     code.split(move |c| !is_part(c)).filter_map(move |word| {
@@ -159,13 +159,13 @@ fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// `[index]`: where the index is, and where it ends.
-struct Element {
-    index: Range<usize>,
+pub(super) struct Element {
+    pub(super) index: Range<usize>,
     end: usize,
 }
 
 impl Element {
-    fn at(code: &str, at: usize) -> Option<Self> {
+    pub(super) fn at(code: &str, at: usize) -> Option<Self> {
         let mut depth = 0;
         for (place, c) in code[at..].char_indices() {
             match c {
