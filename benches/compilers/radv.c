@@ -3,7 +3,7 @@
  * pipeline's statistics, which RADV_DEBUG=shaderstats prints, are put between @BEGIN and @END with the pipeline's handle;
  * @NAME says which kernel the handle is (WGPU_DEBUG=1 has wgpu name them).
  *
- *   cc -shared -fPIC -o shim.so shim.c -ldl */
+ *   cc -shared -fPIC -o radv.so radv.c -ldl */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
