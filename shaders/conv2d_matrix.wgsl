@@ -33,6 +33,7 @@ const W_EACH: u32 = OUTS / ROWS;
 
 #import matrix_pixels
 #import normalised_read
+#import normalised_eight
 #import source_pixels
 #import tile_moments
 
@@ -75,14 +76,19 @@ fn write_tile(id: Invocation, within: Within) {
         }
         var x_next: array<Eight, X_EACH>;
         var w_next: array<Eight, W_EACH>;
+        // The tap that x_next were read for, none where there were no channels any more, and their eight of channels.
+        var wanted = 0u;
+        var known = 0u;
         var tap = 0u;
         var depth = 0u;
         for (var step = 0u; step <= depths * K * K; step++) {
+            let norm = norm_of_eight(known, params.x_groups);
             workgroupBarrier();
             if (step > 0u) {
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
-                    put_a((i * ROWS + my_row) * STRIDE + my_eight * 2u, x_next[i].low, x_next[i].high);
+                    let value = eight_as_read_before(x_next[i], norm, reads_within(pixels[i], wanted));
+                    put_a((i * ROWS + my_row) * STRIDE + my_eight * 2u, value.low, value.high);
                 }
                 #unroll
                 for (var i = 0u; i < W_EACH; i++) {
@@ -93,16 +99,14 @@ fn write_tile(id: Invocation, within: Within) {
             if (step < depths * K * K) {
                 // Channels beyond the source are zeros of x: any weight will do there, but it must be a number.
                 let eight = depth * EIGHTS + my_eight;
-                let known = min(eight, x_eights - 1u);
+                known = min(eight, x_eights - 1u);
                 let offset = offset_of(tap, known);
-                let low_norm = norm_of(known * 2u, params.x_groups);
-                let high_norm = norm_of(known * 2u + 1u, params.x_groups);
+                wanted = tap_wanted(tap, eight < x_eights);
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     x_next[i] = Eight();
-                    if (reads_within(pixels[i], tap) && eight < x_eights) {
-                        let value = x[pixels[i].at + offset];
-                        x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
+                    if (reads_within(pixels[i], wanted)) {
+                        x_next[i] = x[pixels[i].at + offset];
                     }
                 }
                 #unroll

@@ -44,6 +44,7 @@ struct Params {
 
 #import matrix_parts
 #import normalised_read
+#import normalised_eight
 #import pixel_place
 
 fn dy_at(pixel: u32, end: u32, eight: u32) -> Eight {
@@ -98,13 +99,17 @@ fn multiply(id: Invocation, within: Within) {
         }
         var x_next: array<Eight, X_EACH>;
         var y_next: array<Eight, Y_EACH>;
+        // Which of x_next lie within the image.
+        var inside = 0u;
         for (var step = 0u; step <= steps; step++) {
+            // Not before the loop: there are no registers left to hold them.
+            let norm = norm_of_eight(min(x_eight, x_eights - 1u), params.x_groups);
             workgroupBarrier();
             if (step > 0u) {
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
-                    let to = (i * X_ROWS + x_row) * X_STRIDE + id.lane % X_EIGHTS * 2u;
-                    put_a(to, x_next[i].low, x_next[i].high);
+                    let value = eight_as_read_before(x_next[i], norm, (inside >> i & 1u) != 0u);
+                    put_a((i * X_ROWS + x_row) * X_STRIDE + id.lane % X_EIGHTS * 2u, value.low, value.high);
                 }
                 #unroll
                 for (var i = 0u; i < Y_EACH; i++) {
@@ -115,17 +120,15 @@ fn multiply(id: Invocation, within: Within) {
             workgroupBarrier();
             if (step < steps) {
                 let pixel0 = begin + step * DEPTH;
-                // Not before the loop: there are no registers left to hold them.
-                let low_norm = norm_of(min(x_eight * 2u, params.x_groups - 1u), params.x_groups);
-                let high_norm = norm_of(min(x_eight * 2u + 1u, params.x_groups - 1u), params.x_groups);
+                inside = 0u;
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     let pixel = pixel0 + i * X_ROWS + x_row;
-                    let inside = places[i].h + tap_h < params.height && places[i].w + tap_w < params.width;
+                    let is_inside = places[i].h + tap_h < params.height && places[i].w + tap_w < params.width;
                     x_next[i] = Eight();
-                    if (inside && pixel < end && x_eight < x_eights) {
-                        let value = x[(pixel + tap_h * params.width + tap_w) * x_eights + x_eight];
-                        x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
+                    if (is_inside && pixel < end && x_eight < x_eights) {
+                        x_next[i] = x[(pixel + tap_h * params.width + tap_w) * x_eights + x_eight];
+                        inside |= 1u << i;
                     }
                     places[i] = advance(places[i], stride);
                 }

@@ -47,6 +47,7 @@ struct Params {
 
 #import matrix_parts
 #import normalised_read
+#import normalised_eight
 
 @compute @workgroup_size(LANES)
 fn multiply(id: Invocation, within: Within) {
@@ -82,15 +83,20 @@ fn multiply(id: Invocation, within: Within) {
         var run = split * params.per_split % runs;
         var x_next: array<Eight, X_EACH>;
         var y_next: array<Eight, Y_EACH>;
+        // Which of x_next lie within the image.
+        var inside = 0u;
         for (var step = 0u; step <= params.per_split; step++) {
             let a0 = (step & 1u) * X_CELLS;
             let b0 = (step & 1u) * Y_CELLS;
             if (step > 0u) {
+                // Not before the loop: there are no registers left to hold them.
+                let norm = norm_of_eight(min(x_eight, x_eights - 1u), params.x_groups);
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     let pixel = i * X_ROWS + x_pixel;
+                    let value = eight_as_read_before(x_next[i], norm, (inside >> i & 1u) != 0u);
                     if (pixel < X_DEPTH) {
-                        put_a(a0 + pixel * X_STRIDE + id.lane % X_EIGHTS * 2u, x_next[i].low, x_next[i].high);
+                        put_a(a0 + pixel * X_STRIDE + id.lane % X_EIGHTS * 2u, value.low, value.high);
                     }
                 }
                 #unroll
@@ -109,16 +115,14 @@ fn multiply(id: Invocation, within: Within) {
                 let x_column = run * DEPTH + x_pixel - 1u;
                 let x_at = ((row + tap_row - 1u) * params.width + x_column) * x_eights + x_eight;
                 let x_inside = row < rows && x_row < params.height && x_eight < x_eights;
-                // Not before the loop: there are no registers left to hold them.
-                let low_norm = norm_of(min(x_eight * 2u, params.x_groups - 1u), params.x_groups);
-                let high_norm = norm_of(min(x_eight * 2u + 1u, params.x_groups - 1u), params.x_groups);
+                inside = 0u;
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     x_next[i] = Eight();
                     let is_read = i * X_ROWS + x_pixel < X_DEPTH;
                     if (x_inside && is_read && x_column + i * X_ROWS < params.width) {
-                        let value = x[x_at + i * X_ROWS * x_eights];
-                        x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
+                        x_next[i] = x[x_at + i * X_ROWS * x_eights];
+                        inside |= 1u << i;
                     }
                 }
                 let y_column = run * DEPTH + y_pixel;

@@ -37,26 +37,27 @@ const W_EACH: u32 = (K * OUTS + ROWS - 1u) / ROWS;
 
 #import matrix_pixels
 #import normalised_read
+#import normalised_eight
 #import tile_moments
 
 fn in_tile(place: u32) -> u32 {
     return place / PATCH_COLUMNS * params.width + place % PATCH_COLUMNS;
 }
 
-// Where a patch begins: a row of all images', and what is left of its own image from there on.
-struct Patch { row: u32, column: u32, rows: u32, columns: u32 }
+// The pixel where a patch begins, and the rows and columns of its image from there on.
+struct Patch { pixel: u32, rows: u32, columns: u32 }
 
 fn patch_of(tile: u32) -> Patch {
     let across = (params.width + PATCH_COLUMNS - 1u) / PATCH_COLUMNS;
     let down = (params.height + PATCH_ROWS - 1u) / PATCH_ROWS;
     let row = tile / across % down * PATCH_ROWS;
     let column = tile % across * PATCH_COLUMNS;
-    return Patch(tile / across / down * params.height + row, column, params.height - row, params.width - column);
+    let pixel = (tile / across / down * params.height + row) * params.width + column;
+    return Patch(pixel, params.height - row, params.width - column);
 }
 
 fn write_tile(id: Invocation, within: Within) {
     let corner = patch_of(linear_group(id) % params.pixel_tiles);
-    let pixel0 = corner.row * params.width + corner.column;
     let out0 = linear_group(id) / params.pixel_tiles * OUTS;
     start(within.lane);
     subgroup_count = within.subgroups;
@@ -77,7 +78,7 @@ fn write_tile(id: Invocation, within: Within) {
         // Before the first row and column the difference wraps round, beyond every image.
         let row = place / AROUND_COLUMNS - 1u;
         let column = place % AROUND_COLUMNS - 1u;
-        x_at[i] = pixel0 + row * params.width + column;
+        x_at[i] = corner.pixel + row * params.width + column;
         let above = params.height - corner.rows + row < params.height;
         let beside = params.width - corner.columns + column < params.width;
         inside |= select(0u, 1u << i, place < AROUND && above && beside);
@@ -106,24 +107,30 @@ fn write_tile(id: Invocation, within: Within) {
         var tap_row = K;
         var next_row = 0u;
         var depth = 0u;
+        // Of x_next: which lie within, and their eight of channels, x_eights where they are of the second source.
+        var held = 0u;
+        var held_eight = 0u;
         for (var step = 0u; step <= depths * K; step++) {
             workgroupBarrier();
-            if (step > 0u) {
-                if (tap_row == 0u) {
-                    #unroll
-                    for (var i = 0u; i < X_EACH; i++) {
-                        let place = i * ROWS + my_row;
-                        if (place < AROUND) {
-                            put_a(place * STRIDE + my_eight * 2u, x_next[i].low, x_next[i].high);
-                        }
+            if (tap_row == 0u) {
+                let norm = norm_of_eight(min(held_eight, x_eights - 1u), params.x_groups);
+                #unroll
+                for (var i = 0u; i < X_EACH; i++) {
+                    let place = i * ROWS + my_row;
+                    var value = x_next[i];
+                    if (held_eight < x_eights) {
+                        value = eight_as_read_before(value, norm, (held >> i & 1u) != 0u);
+                    }
+                    if (place < AROUND) {
+                        put_a(place * STRIDE + my_eight * 2u, value.low, value.high);
                     }
                 }
-                #unroll
-                for (var i = 0u; i < W_EACH; i++) {
-                    let place = i * ROWS + my_row;
-                    if (place < K * OUTS) {
-                        put_b(place * STRIDE + my_eight * 2u, w_next[i].low, w_next[i].high);
-                    }
+            }
+            #unroll
+            for (var i = 0u; i < W_EACH; i++) {
+                let place = i * ROWS + my_row;
+                if (place < K * OUTS) {
+                    put_b(place * STRIDE + my_eight * 2u, w_next[i].low, w_next[i].high);
                 }
             }
             workgroupBarrier();
@@ -134,17 +141,16 @@ fn write_tile(id: Invocation, within: Within) {
                 // Channels beyond the source are zeros: any weight will do there, but it must be a number.
                 let known = min(eight, eights - 1u);
                 if (next_row == 0u) {
-                    let low_norm = norm_of(known * 2u, params.x_groups);
-                    let high_norm = norm_of(known * 2u + 1u, params.x_groups);
+                    held = select(0u, inside, eight < eights);
+                    held_eight = select(known, x_eights, is_second);
                     #unroll
                     for (var i = 0u; i < X_EACH; i++) {
                         x_next[i] = Eight();
-                        if ((inside >> i & 1u) != 0u && eight < eights) {
+                        if ((held >> i & 1u) != 0u) {
                             if (is_second) {
                                 x_next[i] = second[x_at[i] * eights + eight];
                             } else {
-                                let value = x[x_at[i] * eights + eight];
-                                x_next[i] = Eight(as_read(value.low, low_norm), as_read(value.high, high_norm));
+                                x_next[i] = x[x_at[i] * eights + eight];
                             }
                         }
                     }
@@ -193,7 +199,7 @@ fn write_tile(id: Invocation, within: Within) {
                 for (var n = 0u; n < WRITTEN; n++) {
                     store_c(sum[m * TILES_N + n0 + n], scratch_of(share) + n * SIDE, SCRATCH_STRIDE);
                 }
-                write_rows(within, share, pixel0 + in_tile(place), left, (out0 + column0 + n0 * SIDE) / 8u);
+                write_rows(within, share, corner.pixel + in_tile(place), left, (out0 + column0 + n0 * SIDE) / 8u);
             }
         }
     }
@@ -209,8 +215,6 @@ fn forward(id: Invocation, within: Within) {
 fn forward_moments(id: Invocation, within: Within) {
     write_tile(id, within);
     let tile = linear_group(id) % params.pixel_tiles;
-    let corner = patch_of(tile);
-    let pixel0 = corner.row * params.width + corner.column;
     let group0 = linear_group(id) / params.pixel_tiles * TILE_CELLS;
-    gather_moments(id.lane, params.moments_first + tile, pixel0, group0, params.pixels, params.out_groups);
+    gather_moments(id.lane, params.moments_first + tile, patch_of(tile).pixel, group0, params.pixels, params.out_groups);
 }

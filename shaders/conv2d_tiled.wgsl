@@ -96,17 +96,22 @@ fn write_tile(id: Invocation) {
     let w_within = w_row % 4u * 2u + w_cell % 2u;
 
     var sums: Sums;
-    var x_next: array<vec4<f32>, LEFT_EACH>;
+    var x_next: array<X, LEFT_EACH>;
     var w_next: array<vec4<f32>, RIGHT_EACH>;
+    // The tap that x_next were read for, none where there were no channels any more, and their group of channels.
+    var wanted = 0u;
+    var known = 0u;
     var tap = 0u;
     var first = 0u;
     let steps = (params.x_groups + STEP_GROUPS - 1u) / STEP_GROUPS * K * K;
     for (var step = 0u; step <= steps; step++) {
         workgroupBarrier();
         if (step > 0u) {
+            let norm = norm_of(known, params.x_groups);
             #unroll
             for (var i = 0u; i < LEFT_EACH; i++) {
-                put_left(i * LEFT_ROWS + my_row, my_group, x_next[i]);
+                let value = as_read_before(x_next[i], norm, reads_within(pixels[i], wanted));
+                put_left(my_row, i, my_group, vec4<f32>(value));
             }
             #unroll
             for (var i = 0u; i < RIGHT_EACH; i++) {
@@ -117,14 +122,14 @@ fn write_tile(id: Invocation) {
         if (step < steps) {
             // Channels beyond the source are zeros of x: any weight will do there, but it must be a number.
             let last = params.x_groups - 1u;
-            let known = min(first + my_group, last);
+            known = min(first + my_group, last);
             let offset = offset_of(tap, known);
-            let norm = norm_of(known, params.x_groups);
+            wanted = tap_wanted(tap, first + my_group <= last);
             #unroll
             for (var i = 0u; i < LEFT_EACH; i++) {
-                x_next[i] = vec4<f32>(0.0);
-                if (reads_within(pixels[i], tap) && first + my_group <= last) {
-                    x_next[i] = vec4<f32>(as_read(x[pixels[i].at + offset], norm));
+                x_next[i] = X();
+                if (reads_within(pixels[i], wanted)) {
+                    x_next[i] = x[pixels[i].at + offset];
                 }
             }
             #unroll
@@ -147,7 +152,7 @@ fn write_tile(id: Invocation) {
         #unroll
         for (var half = 0u; half < 2u; half++) {
             let pixel = pixel0 + first_row(id.lane) + p;
-            let o = block0 * 2u + first_out(id.lane) + half;
+            let o = block0 * 2u + out_group(id.lane, half);
             if (pixel < params.pixels && o < params.out_groups) {
                 let at = y_index(pixel, o);
                 if (params.start_from == 0u) {

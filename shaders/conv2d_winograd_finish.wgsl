@@ -30,28 +30,35 @@ fn finish(id: Invocation) {
     }
     // The loop over splits is outside: inside, its unknown length would keep the others from unrolling.
     var d: array<V, PRODUCTS>;
+    #unroll
     for (var p = 0u; p < PRODUCTS; p++) {
         d[p] = part[p * count + index];
     }
     for (var s = 1u; s < params.splits; s++) {
+        #unroll
         for (var p = 0u; p < PRODUCTS; p++) {
             d[p] += part[(s * PRODUCTS + p) * count + index];
         }
     }
     var rows: array<array<V, 3>, SIDE>;
+    #unroll
     for (var i = 0u; i < SIDE; i++) {
         var row: array<V, SIDE>;
+        #unroll
         for (var j = 0u; j < SIDE; j++) {
             row[j] = d[i * SIDE + j];
         }
         rows[i] = narrow(row);
     }
+    #unroll
     for (var j = 0u; j < 3u; j++) {
         var column: array<V, SIDE>;
+        #unroll
         for (var i = 0u; i < SIDE; i++) {
             column[i] = rows[i][j];
         }
         let taps = narrow(column);
+        #unroll
         for (var i = 0u; i < 3u; i++) {
             let unit = params.block_first * params.groups + index / BLOCK;
             let to = (unit * 9u + i * 3u + j) * BLOCK + index % BLOCK;

@@ -74,9 +74,11 @@ fn multiply(id: Invocation) {
     for (var step = 0u; step <= steps; step++) {
         workgroupBarrier();
         if (step > 0u) {
+            // Not when they are loaded: that would wait for them.
+            let is_known = (step - 1u) * STEP_GROUPS + my_group <= last;
             #unroll
             for (var i = 0u; i < LEFT_EACH; i++) {
-                put_left(i * LEFT_ROWS + my_row, my_group, left_next[i]);
+                put_left(my_row, i, my_group, select(vec4<f32>(0.0), left_next[i], is_known));
             }
             #unroll
             for (var i = 0u; i < RIGHT_EACH; i++) {
@@ -85,10 +87,10 @@ fn multiply(id: Invocation) {
         }
         workgroupBarrier();
         if (step < steps) {
-            let group = step * STEP_GROUPS + my_group;
+            let group = min(step * STEP_GROUPS + my_group, last);
             #unroll
             for (var i = 0u; i < LEFT_EACH; i++) {
-                left_next[i] = select(vec4<f32>(0.0), v[v_at[i] + min(group, last)], group <= last);
+                left_next[i] = v[v_at[i] + group];
             }
             #unroll
             for (var i = 0u; i < RIGHT_EACH; i++) {
@@ -101,13 +103,14 @@ fn multiply(id: Invocation) {
         }
     }
     #unroll
-    for (var p = 0u; p < 8u; p++) {
-        let tile = mine.row0 + first_row(id.lane) + p;
-        let to_block = mine.block0 + first_out(id.lane) / 2u;
-        if (tile < params.tiles && to_block < params.blocks) {
-            let to = ((mine.product * params.tiles + tile) * params.blocks + to_block) * 2u;
-            m_out[to] = sums[p * 2u];
-            m_out[to + 1u] = sums[p * 2u + 1u];
+    for (var half = 0u; half < 2u; half++) {
+        let out = mine.block0 * 2u + out_group(id.lane, half);
+        #unroll
+        for (var p = 0u; p < 8u; p++) {
+            let tile = mine.row0 + first_row(id.lane) + p;
+            if (tile < params.tiles && out < params.blocks * 2u) {
+                m_out[(mine.product * params.tiles + tile) * params.blocks * 2u + out] = sums[p * 2u + half];
+            }
         }
     }
 }
@@ -164,20 +167,20 @@ fn multiply_gradient(id: Invocation) {
             add_products(&sums, id.lane);
         }
     }
-    let to_block = mine.block0 + first_out(id.lane) / 2u;
     #unroll
-    for (var p = 0u; p < 8u; p++) {
-        let channel = mine.row0 + first_row(id.lane) + p;
-        if (channel < params.groups * 4u && to_block < params.blocks) {
-            let row = (mine.split * PRODUCTS + mine.product) * params.blocks + to_block;
-            let to = (row * params.groups * 4u + channel) * 2u;
-            #unroll
-            for (var half = 0u; half < 2u; half++) {
+    for (var half = 0u; half < 2u; half++) {
+        let out = mine.block0 * 2u + out_group(id.lane, half);
+        let row = ((mine.split * PRODUCTS + mine.product) * params.blocks + out / 2u) * params.groups * 4u;
+        #unroll
+        for (var p = 0u; p < 8u; p++) {
+            let channel = mine.row0 + first_row(id.lane) + p;
+            if (channel < params.groups * 4u && out < params.blocks * 2u) {
+                let to = (row + channel) * 2u + out % 2u;
                 var sum = sums[p * 2u + half];
                 if (ADD_TO) {
-                    sum += part[to + half];
+                    sum += part[to];
                 }
-                part[to + half] = sum;
+                part[to] = sum;
             }
         }
     }

@@ -29,3 +29,12 @@ fn as_read(value: X, c: Norm) -> X {
     }
     return value;
 }
+
+// The same of what was read a while ago, zero where that was out of the image: arithmetic on what has not come yet would wait
+// for it, while there is something else to do.
+fn as_read_before(value: X, c: Norm, inside: bool) -> X {
+    if (NORMALISED) {
+        return select(X(), as_read(value, c), inside);
+    }
+    return value;
+}

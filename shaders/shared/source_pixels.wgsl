@@ -30,6 +30,11 @@ fn offset_of(tap: u32, unit: u32) -> u32 {
     return ((tap / K - K / 2u) * params.width + tap % K - K / 2u) * x_units() + unit;
 }
 
-fn reads_within(pixel: Pixel, tap: u32) -> bool {
-    return (pixel.taps >> tap & 1u) != 0u;
+// The bit of a tap, none where there is nothing to be read: one test for each pixel instead of two.
+fn tap_wanted(tap: u32, is_wanted: bool) -> u32 {
+    return select(0u, 1u << tap, is_wanted);
+}
+
+fn reads_within(pixel: Pixel, wanted: u32) -> bool {
+    return (pixel.taps & wanted) != 0u;
 }

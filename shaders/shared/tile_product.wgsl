@@ -27,36 +27,45 @@ fn left_at(channel: u32, row: u32) -> u32 {
     return channel * PRODUCT_ROWS + (row ^ (channel / 4u * 8u));
 }
 
-// Four channels of a row.
-fn put_left(row: u32, group: u32, value: vec4<f32>) {
+// Four channels of a row, one of LEFT_EACH that are LEFT_ROWS apart: further than where blocks change places, so that all
+// addresses are one and constants.
+fn put_left(row: u32, i: u32, group: u32, value: vec4<f32>) {
+    let at = left_at(group * 4u, row) + i * LEFT_ROWS;
     #unroll
     for (var k = 0u; k < 4u; k++) {
-        left[left_at(group * 4u + k, row)] = value[k];
+        left[at + k * PRODUCT_ROWS] = value[k];
     }
 }
 
-// The invocation's first row, and its first group of outputs.
+// The invocation's first row, and its two groups of outputs: neighbours read and write neighbouring groups, so that memory
+// serves them together.
 fn first_row(lane: u32) -> u32 {
     return lane / 8u * 8u;
 }
 
-fn first_out(lane: u32) -> u32 {
-    return lane % 8u * 2u;
+fn out_group(lane: u32, half: u32) -> u32 {
+    return lane % 8u + half * 8u;
 }
 
 fn add_products(sums: ptr<function, Sums>, lane: u32) {
-    for (var c = 0u; c < PRODUCT_USED; c++) {
-        let at = left_at(c, first_row(lane));
-        let a = vec4<f32>(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
-        let b = vec4<f32>(left[at + 4u], left[at + 5u], left[at + 6u], left[at + 7u]);
-        let v = right[c * RIGHT_STRIDE + first_out(lane)];
-        let w = right[c * RIGHT_STRIDE + first_out(lane) + 1u];
+    for (var group = 0u; group < PRODUCT_USED / 4u; group++) {
+        let row = left_at(group * 4u, first_row(lane));
+        // Addresses are constants then, which a load brings along.
         #unroll
-        for (var p = 0u; p < 4u; p++) {
-            (*sums)[p * 2u] = fma(vec4<f32>(a[p]), v, (*sums)[p * 2u]);
-            (*sums)[p * 2u + 1u] = fma(vec4<f32>(a[p]), w, (*sums)[p * 2u + 1u]);
-            (*sums)[p * 2u + 8u] = fma(vec4<f32>(b[p]), v, (*sums)[p * 2u + 8u]);
-            (*sums)[p * 2u + 9u] = fma(vec4<f32>(b[p]), w, (*sums)[p * 2u + 9u]);
+        for (var k = 0u; k < 4u; k++) {
+            let at = row + k * PRODUCT_ROWS;
+            let a = vec4<f32>(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
+            let b = vec4<f32>(left[at + 4u], left[at + 5u], left[at + 6u], left[at + 7u]);
+            let c = (group * 4u + k) * RIGHT_STRIDE;
+            let v = right[c + out_group(lane, 0u)];
+            let w = right[c + out_group(lane, 1u)];
+            #unroll
+            for (var p = 0u; p < 4u; p++) {
+                (*sums)[p * 2u] = fma(vec4<f32>(a[p]), v, (*sums)[p * 2u]);
+                (*sums)[p * 2u + 1u] = fma(vec4<f32>(a[p]), w, (*sums)[p * 2u + 1u]);
+                (*sums)[p * 2u + 8u] = fma(vec4<f32>(b[p]), v, (*sums)[p * 2u + 8u]);
+                (*sums)[p * 2u + 9u] = fma(vec4<f32>(b[p]), w, (*sums)[p * 2u + 9u]);
+            }
         }
     }
 }

@@ -31,6 +31,7 @@ const SHARED: &[(&str, &str)] = &[
     ("matrix_pixels", include_str!("../../shaders/shared/matrix_pixels.wgsl")),
     ("matrix_shares", include_str!("../../shaders/shared/matrix_shares.wgsl")),
     ("normalise", include_str!("../../shaders/shared/normalise.wgsl")),
+    ("normalised_eight", include_str!("../../shaders/shared/normalised_eight.wgsl")),
     ("normalised_read", include_str!("../../shaders/shared/normalised_read.wgsl")),
     ("ordered_sum", include_str!("../../shaders/shared/ordered_sum.wgsl")),
     ("patch", include_str!("../../shaders/shared/patch.wgsl")),
