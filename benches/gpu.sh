@@ -23,7 +23,11 @@ say "device"
 "$python" -c 'import torch; print("torch", torch.__version__, torch.cuda.get_device_name(), "cuDNN", torch.backends.cudnn.version())'
 
 say "numerics of every kernel and variant"
-"$rosette" doctor 2>/dev/null | tee "$out/doctor.txt"
+if ! "$rosette" doctor > "$out/doctor.txt" 2>&1; then
+    say "with the driver's checks of bounds"
+    ROSETTE_BOUNDS_CHECKS=1 "$rosette" doctor > "$out/doctor_checks.txt" 2>&1 && export ROSETTE_BOUNDS_CHECKS=1
+fi
+cat "$out"/doctor*.txt
 
 cat > "$out/config.yaml" <<YAML
 model: {base_channels: $base, patch_size: $patch}
@@ -59,6 +63,15 @@ for batch in $batches; do
     compare autocast_compiled "$batch" "--device cuda --precision autocast --channels-last --compile --steps 20" \
         "--precision f16 --repeats 20"
     if [ "$batch" = "$first" ]; then
+        say "what the driver's checks of bounds would cost"
+        for checks in without with without with; do
+            case $checks in
+                with) set -- env ROSETTE_BOUNDS_CHECKS=1 ;;
+                *) set -- env -u ROSETTE_BOUNDS_CHECKS ;;
+            esac
+            printf '%s: ' "$checks"
+            "$@" "$rosette" bench --step --base "$base" --patch "$patch" --batch "$batch" --precision f16 --repeats 10 | grep -m1 best
+        done
         say "every kernel for each of its shapes"
         for precision in f16 f32; do
             "$rosette" bench --base "$base" --patch "$patch" --batch "$batch" --precision $precision --json \

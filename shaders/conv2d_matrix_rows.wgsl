@@ -17,6 +17,8 @@
 const K: u32 = 3u;
 const Y_SQUARES: bool = false;
 const TWO: bool = false;
+// Neither of two sources is normalised as it is read.
+const_assert !(TWO && NORMALISED);
 const DEPTH: u32 = 16u;
 const PATCH_COLUMNS: u32 = 16u;
 const PATCH_ROWS: u32 = PIXELS / PATCH_COLUMNS;
@@ -107,20 +109,17 @@ fn write_tile(id: Invocation, within: Within) {
         var tap_row = K;
         var next_row = 0u;
         var depth = 0u;
-        // Of x_next: which lie within, and their eight of channels, x_eights where they are of the second source.
+        // Of x_next: which lie within, and their eight of channels.
         var held = 0u;
         var held_eight = 0u;
         for (var step = 0u; step <= depths * K; step++) {
             workgroupBarrier();
             if (tap_row == 0u) {
-                let norm = norm_of_eight(min(held_eight, x_eights - 1u), params.x_groups);
+                let norm = norm_of_eight(held_eight, params.x_groups);
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     let place = i * ROWS + my_row;
-                    var value = x_next[i];
-                    if (held_eight < x_eights) {
-                        value = eight_as_read_before(value, norm, (held >> i & 1u) != 0u);
-                    }
+                    let value = eight_as_read_before(x_next[i], norm, (held >> i & 1u) != 0u);
                     if (place < AROUND) {
                         put_a(place * STRIDE + my_eight * 2u, value.low, value.high);
                     }
@@ -142,7 +141,7 @@ fn write_tile(id: Invocation, within: Within) {
                 let known = min(eight, eights - 1u);
                 if (next_row == 0u) {
                     held = select(0u, inside, eight < eights);
-                    held_eight = select(known, x_eights, is_second);
+                    held_eight = known;
                     #unroll
                     for (var i = 0u; i < X_EACH; i++) {
                         x_next[i] = Eight();

@@ -28,7 +28,7 @@ fn finish(id: Invocation) {
     if (index >= count) {
         return;
     }
-    // The loop over splits is outside: inside, its unknown length would keep the others from unrolling.
+    // The loop over splits is outside: inside it would be as many loops, each of which waits for its own loads.
     var d: array<V, PRODUCTS>;
     #unroll
     for (var p = 0u; p < PRODUCTS; p++) {

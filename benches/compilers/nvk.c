@@ -1,6 +1,6 @@
 /* An NVIDIA GPU that is not there, for NVK (Mesa's driver): preloaded, this answers what the driver asks the kernel, so that it
  * opens the GPU, and runs nothing. Memory is a sparse file. What is left is the compiler; its statistics of every pipeline
- * (VK_KHR_pipeline_executable_properties) are put between @BEGIN and @END with the pipeline's handle, and with CODE=1 the
+ * (VK_KHR_pipeline_executable_properties) are put between @BEGIN and @END with the pipeline's handle, and with GPU_CODE=1 the
  * machine code, between @CODE and @EDOC; @NAME says which kernel the handle is (WGPU_DEBUG=1 has wgpu name them).
  *
  *   cc -shared -fPIC -o nvk.so nvk.c -ldl
@@ -126,7 +126,11 @@ int ioctl(int file, unsigned long request, ...) {
     switch (request & 0xff) {
     case VERSION: return version(args);
     case CAPABILITY: ((uint64_t *)args)[1] = 1; return 0;
-    case CREATE: args[0] = __sync_add_and_fetch(&handles, 1); reached[args[0]] = args[1] & 1; return 0;
+    case CREATE:
+        args[0] = __sync_add_and_fetch(&handles, 1);
+        if (args[0] >= sizeof reached / sizeof *reached) return fails();
+        reached[args[0]] = args[1] & 1;
+        return 0;
     case PARAMETER: return parameter((uint64_t *)args);
     case CHANNEL: args[2] = 1; args[3] = 6; return 0;
     case OBJECTS: return objects((uint8_t *)args);
@@ -185,14 +189,14 @@ static VKAPI_ATTR VkResult VKAPI_CALL pipelines(VkDevice device, VkPipelineCache
                                                 const VkComputePipelineCreateInfo *infos, Allocator a, VkPipeline *made) {
     VkComputePipelineCreateInfo with = infos[0]; /* wgpu makes one at a time */
     with.flags |= VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR;
-    if (getenv("CODE")) with.flags |= VK_PIPELINE_CREATE_CAPTURE_INTERNAL_REPRESENTATIONS_BIT_KHR;
+    if (getenv("GPU_CODE")) with.flags |= VK_PIPELINE_CREATE_CAPTURE_INTERNAL_REPRESENTATIONS_BIT_KHR;
     pthread_mutex_lock(&one_at_a_time);
     fprintf(stderr, "@BEGIN\n");
     VkResult result = next_pipelines(device, VK_NULL_HANDLE, 1, &with, a, made);
     if (result == VK_SUCCESS) {
         const VkPipelineExecutableInfoKHR of = {VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR, NULL, made[0], 0};
         tell_statistics(device, &of);
-        if (getenv("CODE")) tell_code(device, &of);
+        if (getenv("GPU_CODE")) tell_code(device, &of);
     }
     fprintf(stderr, "@END %p\n", (void *)made[0]);
     pthread_mutex_unlock(&one_at_a_time);

@@ -6,8 +6,9 @@ registers, what is spilled, warps, instructions.
                                     [-- ARGS OF ROSETTE]
 
 Without ARGS every kernel that `rosette doctor` checks. With --code, NVIDIA's machine code goes into a folder, a file a kernel.
-Needs a C compiler and libvulkan-dev; for AMD a Mesa that still has RADV's null device (25.0 does; matrix units from 23.3 on),
-for NVIDIA one with NVK (matrix units from 25.2 on). VK_DRIVER_FILES names the manifest where it is not the system's.
+Needs x86-64, a C compiler and libvulkan-dev; for AMD a Mesa that still has RADV's null device (25.0 does; matrix units from
+23.3 on), for NVIDIA one with NVK (matrix units from 25.2 on). VK_DRIVER_FILES names the driver's manifest where it is not among
+the system's.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -27,7 +29,7 @@ NVIDIA = {"Number of GPRs": "regs", "Spills to memory": "spilled", "SLM size": "
 # Chipset, generation of its classes, PCI device.
 CHIPS = {"rtx2080ti": ("162", "c5", "1e04"), "rtx3090": ("172", "c7", "2204"), "h100": ("180", "cb", "2330"),
          "rtx4090": ("192", "c9", "2684"), "rtx5090": ("1b2", "ce", "2b85")}
-MANIFEST = "/usr/share/vulkan/icd.d/nouveau_icd.json"
+MANIFESTS = ("/usr/share/vulkan/icd.d", "nouveau_icd*.json")
 
 
 def pipelines(log):
@@ -60,13 +62,18 @@ def run(options, folder):
     shim = Path(folder) / "shim.so"
     source = HERE / ("nvk.c" if chip else "radv.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, source, "-ldl"], check=True)
-    environment = dict(os.environ, WGPU_DEBUG="1", MESA_SHADER_CACHE_DISABLE="true", LD_PRELOAD=str(shim), HOME=folder)
+    # A GPU that computes nothing fails every check, and what failed is remembered: not among what was found on real ones.
+    environment = dict(os.environ, WGPU_DEBUG="1", MESA_SHADER_CACHE_DISABLE="true", LD_PRELOAD=str(shim), HOME=folder,
+                       ROSETTE_CACHE_DIR=folder, ROSETTE_ADAPTER="0")
     if chip:
         environment |= dict(zip(("GPU_CHIPSET", "GPU_CLASS", "GPU_PCI"), chip), GPU_FOLDER=folder,
                             WGPU_ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER="1", NVK_I_WANT_A_BROKEN_VULKAN_DRIVER="1")
-        environment.setdefault("VK_DRIVER_FILES", MANIFEST)
+        found = sorted(Path(MANIFESTS[0]).glob(MANIFESTS[1]))
+        if "VK_DRIVER_FILES" not in environment and not found:
+            sys.exit(f"no {'/'.join(MANIFESTS)}: install a Mesa with NVK, or name its manifest in VK_DRIVER_FILES")
+        environment.setdefault("VK_DRIVER_FILES", str(found[0]) if found else "")
         if options.code:
-            environment["CODE"] = "1"
+            environment["GPU_CODE"] = "1"
     else:
         environment |= dict(RADV_FORCE_FAMILY=options.gpu, RADV_DEBUG="shaderstats")
     command = [options.rosette, *(options.args or ["doctor"])]
@@ -81,18 +88,21 @@ def main():
     parser.add_argument("--code", type=Path)
     parser.add_argument("args", nargs="*", default=[])
     options = parser.parse_args()
+    if options.code and options.gpu not in CHIPS:
+        parser.error("--code is for NVIDIA's GPUs")
     with tempfile.TemporaryDirectory() as folder:
         log = run(options, folder)
-    found = {name: of for name, of in pipelines(log).items() if options.filter in name}
-    if not found:
+    every = pipelines(log)
+    if not every:
         sys.exit(f"no pipeline was compiled:\n{log[-2000:]}")
+    found = {name: of for name, of in every.items() if options.filter in name}
     columns = NVIDIA if options.gpu in CHIPS else AMD
     print(*columns.values(), "kernel", sep="\t")
     for name, of in sorted(found.items()):
         print(*(of.get(column, "") for column in columns), name, sep="\t")
         if options.code:
             options.code.mkdir(parents=True, exist_ok=True)
-            file = options.code / (re.sub(r"[^\w=,.-]", "_", name)[:200] + ".txt")
+            file = options.code / f"{re.sub(r'[^A-Za-z0-9_=,.-]', '_', name)[:180]}_{zlib.crc32(name.encode()):08x}.txt"
             file.write_text("\n".join(of["code"]) + "\n")
 
 

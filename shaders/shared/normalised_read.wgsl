@@ -30,7 +30,7 @@ fn as_read(value: X, c: Norm) -> X {
     return value;
 }
 
-// The same of what was read a while ago, zero where that was out of the image: arithmetic on what has not come yet would wait
+// The same of what was read a while ago, zero where that was out of the image (and was read as zero): arithmetic on what has not come yet would wait
 // for it, while there is something else to do.
 fn as_read_before(value: X, c: Norm, inside: bool) -> X {
     if (NORMALISED) {

@@ -14,6 +14,7 @@ const LEFT_EACH: u32 = PRODUCT_ROWS / LEFT_ROWS;
 // Rows of `right` that go together, likewise.
 const RIGHT_ROWS: u32 = PRODUCT_LANES / RIGHT_STRIDE;
 const RIGHT_EACH: u32 = PRODUCT_CHANNELS / RIGHT_ROWS;
+const_assert PRODUCT_USED % 4u == 0u && LEFT_ROWS % (8u * STEP_GROUPS) == 0u;
 
 // [channel][row], numbers of their own since each comes from another invocation, and [channel][outputs / 4]
 var<workgroup> left: array<f32, PRODUCT_CHANNELS * PRODUCT_ROWS>;
@@ -27,8 +28,8 @@ fn left_at(channel: u32, row: u32) -> u32 {
     return channel * PRODUCT_ROWS + (row ^ (channel / 4u * 8u));
 }
 
-// Four channels of a row, one of LEFT_EACH that are LEFT_ROWS apart: further than where blocks change places, so that all
-// addresses are one and constants.
+// Four channels of a row, one of LEFT_EACH that are LEFT_ROWS apart, a multiple of the rows among which blocks change places:
+// so all addresses are one, and constants.
 fn put_left(row: u32, i: u32, group: u32, value: vec4<f32>) {
     let at = left_at(group * 4u, row) + i * LEFT_ROWS;
     #unroll
@@ -37,8 +38,7 @@ fn put_left(row: u32, i: u32, group: u32, value: vec4<f32>) {
     }
 }
 
-// The invocation's first row, and its two groups of outputs: neighbours read and write neighbouring groups, so that memory
-// serves them together.
+// The invocation's first row, and its two groups of outputs: neighbours read neighbouring groups, of different banks.
 fn first_row(lane: u32) -> u32 {
     return lane / 8u * 8u;
 }

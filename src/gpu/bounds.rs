@@ -5,6 +5,7 @@
 //! Every index of an array in storage goes through a function that counts those beyond the end. Each kernel has a count of its
 //! own, in a second bind group.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::kernel::Kernel;
@@ -27,7 +28,7 @@ fn counted_index(index: u32, length: u32) -> u32 {
 ";
 
 /// A shader's text whose accesses beyond the end of an array in storage are counted, and go to its last element.
-pub(super) fn watched(text: &str) -> String {
+pub(crate) fn watched(text: &str) -> String {
     let code = code(text).join("\n");
     let arrays: Vec<&str> = code.lines().filter_map(|line| declaration(line)).map(|(name, _)| name).collect();
     rewritten(&code, &arrays) + COUNT
@@ -49,10 +50,49 @@ fn rewritten(code: &str, arrays: &[&str]) -> String {
     text + &code[done..]
 }
 
+/// Accesses to storage in a text that do not go through the function that counts.
+#[cfg(test)]
+pub(crate) fn unwatched(text: &str) -> Vec<String> {
+    use naga::{AddressSpace, Expression, Function, TypeInner};
+    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
+    let in_storage = |space| matches!(space, AddressSpace::Storage { .. });
+    let of_function = |function: &Function| -> Vec<String> {
+        let name = function.name.clone().unwrap_or_default();
+        let array = |base| match function.expressions[base] {
+            Expression::GlobalVariable(global) => {
+                let global = &module.global_variables[global];
+                in_storage(global.space).then(|| global.name.clone().unwrap_or_default())
+            }
+            _ => None,
+        };
+        let is_counted = |index| match function.expressions[index] {
+            Expression::CallResult(called) => {
+                module.functions[called].name.as_deref() == Some("counted_index")
+            }
+            _ => false,
+        };
+        let accesses = function.expressions.iter().filter_map(|(_, expression)| match *expression {
+            Expression::Access { base, index } => array(base).filter(|_| !is_counted(index)),
+            Expression::AccessIndex { base, .. } => array(base),
+            _ => None,
+        });
+        let is_pointer = |argument: &&naga::FunctionArgument| match module.types[argument.ty].inner {
+            TypeInner::Pointer { space, .. } | TypeInner::ValuePointer { space, .. } => in_storage(space),
+            _ => false,
+        };
+        let pointers =
+            function.arguments.iter().filter(is_pointer).filter_map(|argument| argument.name.clone());
+        accesses.chain(pointers).map(|what| format!("{what} in {name}")).collect()
+    };
+    let functions = module.functions.iter().map(|(_, function)| function);
+    functions.chain(module.entry_points.iter().map(|point| &point.function)).flat_map(of_function).collect()
+}
+
 /// The counts of a device's kernels.
 pub(super) struct Bounds {
     counts: wgpu::Buffer,
-    kernels: Mutex<Vec<Kernel>>,
+    /// Their slots.
+    kernels: Mutex<HashMap<Kernel, u64>>,
 }
 
 impl Bounds {
@@ -77,10 +117,8 @@ impl Bounds {
         pipeline: &wgpu::ComputePipeline,
     ) -> wgpu::BindGroup {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = kernels.iter().position(|known| known == kernel).unwrap_or_else(|| {
-            kernels.push(kernel.clone());
-            kernels.len() - 1
-        }) as u64;
+        let next = kernels.len() as u64;
+        let slot = *kernels.entry(kernel.clone()).or_insert(next);
         assert!(slot < MOST_KERNELS, "more kernels than counts");
         let binding = wgpu::BufferBinding {
             buffer: &self.counts,
@@ -104,12 +142,15 @@ impl Bounds {
     /// Where a kernel accessed what is beyond the end of an array.
     pub(super) fn check(&self, counts: &[u8]) {
         let kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        let found: Vec<String> = counts
-            .chunks(SLOT_BYTES as usize)
-            .zip(kernels.iter())
-            .map(|(slot, kernel)| (bytemuck::pod_read_unaligned::<u32>(&slot[..4]), kernel))
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, kernel)| format!("{kernel}: {count}"))
+        let count = |slot: u64| {
+            let at = (slot * SLOT_BYTES) as usize;
+            counts.get(at..at + 4).map_or(0, bytemuck::pod_read_unaligned::<u32>)
+        };
+        let found: Vec<String> = kernels
+            .iter()
+            .map(|(kernel, slot)| (kernel, count(*slot)))
+            .filter(|(_, count)| *count > 0)
+            .map(|(kernel, count)| format!("{kernel}: {count}"))
             .collect();
         assert!(found.is_empty(), "accesses beyond the end of an array: {}", found.join(", "));
     }

@@ -226,7 +226,8 @@ impl Gpu {
         Self::open_with(choice, false)
     }
 
-    /// The same, with accesses of shaders beyond their arrays made harmless, and found whenever something is read back: for tests.
+    /// The same for tests: accesses beyond the end of an array in storage go to its last element and are counted, and from then on
+    /// whatever is read back panics with the kernels' names. Arrays elsewhere (a workgroup's, an invocation's, a uniform's) are not checked.
     pub fn open_checked(choice: Option<&str>) -> Result<Self> {
         Self::open_with(choice, true)
     }
@@ -237,13 +238,7 @@ impl Gpu {
             adapters.iter().enumerate().map(|(index, adapter)| summarise(index, adapter)).collect();
         let index = choose(&all, choice)?;
         let (adapter, summary) = (&adapters[index], all[index].clone());
-        let wanted = wgpu::Features::SHADER_F16
-            | wgpu::Features::SUBGROUP
-            | wgpu::Features::PIPELINE_CACHE
-            | wgpu::Features::TIMESTAMP_QUERY
-            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
-            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
-        let features = adapter.features() & (wanted | wide_storage(adapter));
+        let features = wanted_features(adapter);
         // Matrix units are behind an experimental feature: a driver that refuses it still gives a plain device.
         let matrix = adapter.features() & wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let (device, queue) = request(adapter, features | matrix, checked)
@@ -286,11 +281,42 @@ impl Gpu {
     }
 }
 
+/// What there is of the features that are of use, except for matrix units.
+pub(super) fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    let wanted = wgpu::Features::SHADER_F16
+        | wgpu::Features::SUBGROUP
+        | wgpu::Features::PIPELINE_CACHE
+        | wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
+        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+    adapter.features() & (wanted | wide_storage(adapter))
+}
+
+/// Where this is set, a Vulkan driver checks bounds all the same: to find out whether an access beyond them is why a device is lost.
+const BOUNDS_CHECKS: &str = "ROSETTE_BOUNDS_CHECKS";
+
 fn request(
     adapter: &wgpu::Adapter,
     features: wgpu::Features,
     checked: bool,
 ) -> std::result::Result<(wgpu::Device, wgpu::Queue), wgpu::RequestDeviceError> {
+    let descriptor = descriptor(adapter, features);
+    #[cfg(not(target_vendor = "apple"))]
+    if !checked
+        && std::env::var_os(BOUNDS_CHECKS).is_none()
+        && let Some(opened) = super::vulkan::request_unchecked(adapter, &descriptor)
+    {
+        return Ok(opened);
+    }
+    #[cfg(target_vendor = "apple")]
+    let _ = (checked, BOUNDS_CHECKS);
+    pollster::block_on(adapter.request_device(&descriptor))
+}
+
+pub(super) fn descriptor(
+    adapter: &wgpu::Adapter,
+    features: wgpu::Features,
+) -> wgpu::DeviceDescriptor<'static> {
     let experimental_features = if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
         // SAFETY: the feature may have bugs that reach outside a shader; kernels that use it are checked against
         // the reference on the device before they are chosen.
@@ -301,20 +327,14 @@ fn request(
     } else {
         wgpu::ExperimentalFeatures::disabled()
     };
-    let descriptor = wgpu::DeviceDescriptor {
+    wgpu::DeviceDescriptor {
         label: Some("rosette"),
         required_features: features,
         required_limits: adapter.limits(),
         experimental_features,
         memory_hints: wgpu::MemoryHints::MemoryUsage,
         ..Default::default()
-    };
-    #[cfg(not(target_vendor = "apple"))]
-    if let Some(opened) = (!checked).then(|| super::vulkan::request_unchecked(adapter, &descriptor)).flatten()
-    {
-        return Ok(opened);
     }
-    pollster::block_on(adapter.request_device(&descriptor))
 }
 
 fn choose(all: &[AdapterSummary], choice: Option<&str>) -> Result<usize> {

@@ -330,7 +330,7 @@ impl Gpu {
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(text) };
         // SAFETY: the shaders are this program's own. The tests run every one of them in the form that finds accesses beyond
-        // the end of storage, and with checks of all else; no loop in them runs without an end.
+        // the end of storage; no loop in them runs without an end.
         #[allow(unsafe_code)]
         let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {

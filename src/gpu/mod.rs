@@ -1,6 +1,6 @@
 //! The device side: adapters, shader text, kernels, buffers and the executor. The only folder that names wgpu.
 
-mod bounds;
+pub(crate) mod bounds;
 mod ceiling;
 mod device;
 mod executor;

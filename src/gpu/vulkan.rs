@@ -3,7 +3,7 @@
 //! wgpu has every driver check every access to storage (`robustBufferAccess`), for the sake of shaders that a web page brings.
 //! Where a GPU has no such test in hardware, NVIDIA's above all, the compiler adds a comparison to every access, and some then
 //! load component by component: Mesa's makes 1.8 times the instructions of this program's kernels. They need none, since they
-//! stay within their buffers: `benches/bounds.sh` watches them do so.
+//! stay within their buffers: every test on a device watches them do so ([`super::bounds`]).
 
 use ash::{ext, vk};
 use wgpu::hal::api::Vulkan;
@@ -14,7 +14,8 @@ pub(super) fn request_unchecked(
     adapter: &wgpu::Adapter,
     descriptor: &wgpu::DeviceDescriptor<'_>,
 ) -> Option<(wgpu::Device, wgpu::Queue)> {
-    const FAMILY: u32 = 0; // as wgpu's
+    // wgpu takes the first family too.
+    const FAMILY: u32 = 0;
     // SAFETY: the adapter is only read, and outlives what is made of it.
     #[allow(unsafe_code)]
     let hal = unsafe { adapter.as_hal::<Vulkan>() }?;
@@ -27,40 +28,33 @@ pub(super) fn request_unchecked(
     let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(FAMILY).queue_priorities(&[1.0])];
     let info = vk::DeviceCreateInfo::default().queue_create_infos(&queues).enabled_extension_names(&names);
     let info = features.add_to_device_create(info).enabled_features(&core);
-    // SAFETY: made of this adapter, as wgpu makes its own, with the extensions and features it asks for, less those that check
-    // bounds. Nothing of wgpu relies on these where shaders are trusted.
+    // SAFETY: made of this adapter as wgpu makes its own, but without the extension and the features that check bounds, against
+    // the contract of `device_from_raw`: all that wgpu concludes from them is whether shaders that it does not trust need checks
+    // in their text, and it is given none of these.
     #[allow(unsafe_code)]
-    unsafe {
-        let raw = hal
-            .shared_instance()
-            .raw_instance()
-            .create_device(hal.raw_physical_device(), &info, None)
-            .ok()?;
-        let open = hal
-            .device_from_raw(
-                raw,
-                None,
-                &extensions,
-                wanted,
-                &descriptor.required_limits,
-                &descriptor.memory_hints,
-                FAMILY,
-                0,
-            )
-            .ok()?;
-        adapter.create_device_from_hal(open, descriptor).ok()
-    }
+    let opened = unsafe {
+        let raw = hal.shared_instance().raw_instance().create_device(hal.raw_physical_device(), &info, None);
+        raw.map_err(|e| e.to_string()).and_then(|raw| {
+            let (limits, hints) = (&descriptor.required_limits, &descriptor.memory_hints);
+            hal.device_from_raw(raw, None, &extensions, wanted, limits, hints, FAMILY, 0)
+                .map_err(|e| e.to_string())
+                .and_then(|open| adapter.create_device_from_hal(open, descriptor).map_err(|e| e.to_string()))
+        })
+    };
+    opened.inspect_err(|why| tracing::debug!("the driver checks bounds: {why}")).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::device::{adapters, descriptor, wanted_features};
 
     #[test]
     fn every_vulkan_adapter_opens_without_its_checks_of_bounds() {
-        for adapter in crate::gpu::device::adapters() {
+        for adapter in adapters() {
             let is_vulkan = adapter.get_info().backend == wgpu::Backend::Vulkan;
-            let opened = request_unchecked(&adapter, &wgpu::DeviceDescriptor::default());
+            let features = wanted_features(&adapter);
+            let opened = request_unchecked(&adapter, &descriptor(&adapter, features));
             assert_eq!(opened.is_some(), is_vulkan, "{:?}", adapter.get_info());
         }
     }

@@ -35,7 +35,7 @@ fn to_wide_pair(value: mat2x4<f32>) -> vec4<u64> {
 ";
 
 /// A shader's text with its storage in fewer pieces. Arrays that are used otherwise than by whole elements stay as they are.
-pub(super) fn widen(text: &str) -> String {
+pub(crate) fn widen(text: &str) -> String {
     let code = code(text);
     let arrays = arrays(&code);
     let declared: Vec<String> = code.iter().map(|line| redeclared(line, &arrays)).collect();

@@ -37,7 +37,7 @@ impl Product {
                 lanes: 8 * groups.div_ceil(8 * v_loads) * blocks.div_ceil(4 * m_loads),
             };
         }
-        // What a GPU's invocation can hold in registers is a quarter of it: half would leave NVIDIA's too few, and AMD's six waves.
+        // A GPU's invocation holds a quarter of that in registers: half of it, and NVIDIA's compiler spills, AMD's keeps six waves.
         let (most_groups, most_blocks) = if limits.software { (4, 2) } else { (2, 1) };
         let (group_block, block_block) = (block_of(groups, most_groups), block_of(blocks, most_blocks));
         Self {

@@ -58,7 +58,9 @@ pub const OPS: &[OpEntry] = &[
 #[cfg(test)]
 mod tests {
     use super::{OPS, check};
-    use crate::gpu::{Limits, wide};
+    use std::collections::BTreeSet;
+
+    use crate::gpu::{Limits, MatrixUnits, bounds, wide};
     use crate::tape::Element;
 
     /// A parameter that had an array's name kept that array as it was, unseen.
@@ -74,5 +76,29 @@ mod tests {
             }
         }
         assert!(kernels > 500, "{kernels}");
+    }
+
+    /// Bounds are watched by the text of an access: one that is written in a way that is not seen would go unwatched.
+    #[test]
+    fn every_access_to_storage_is_watched() {
+        let software = Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU };
+        let gpu =
+            Limits { software: false, subgroup_lanes: 32, matrix: MatrixUnits::Sixteen, ..Limits::WEBGPU };
+        let mut texts = BTreeSet::new();
+        for (limits, element) in [(software, Element::F32), (gpu, Element::F32), (gpu, Element::F16)] {
+            for case in OPS.iter().flat_map(|op| (op.cases)()) {
+                for dispatch in check::record(case, limits, element).0.program.dispatches {
+                    texts.insert(dispatch.kernel.text().to_owned());
+                }
+            }
+        }
+        assert!(texts.len() > 200, "{}", texts.len());
+        for text in texts {
+            assert!(!bounds::unwatched(&text).is_empty(), "no access at all: {text}");
+            for text in [bounds::watched(&text), bounds::watched(&wide::widen(&text))] {
+                let left = bounds::unwatched(&text);
+                assert!(left.is_empty(), "{left:?} in {text}");
+            }
+        }
     }
 }

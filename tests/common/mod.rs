@@ -2,7 +2,7 @@
 
 use rosette::gpu::Gpu;
 
-/// A device with full checks, or `None` with a line that says so; fatal where `REQUIRE_GPU=1`.
+/// A device that finds accesses beyond the end of storage, or `None` with a line that says so; fatal where `REQUIRE_GPU=1`.
 pub fn device() -> Option<Gpu> {
     let adapter = std::env::var("ROSETTE_ADAPTER").ok();
     match Gpu::open_checked(adapter.as_deref()) {
