@@ -7,17 +7,14 @@
  *
  * GPU_CHIPSET, GPU_CLASS and GPU_PCI, in hexadecimal, say which GPU (see statistics.py), GPU_FOLDER where its memory lies. */
 #define _GNU_SOURCE
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <vulkan/vulkan.h>
+
+#include "loader.h"
 
 static uint32_t setting(const char *name) {
     const char *value = getenv(name);
@@ -146,14 +143,10 @@ int ioctl(int file, unsigned long request, ...) {
 }
 
 /* Vulkan: the statistics. */
-typedef const VkAllocationCallbacks *Allocator;
-static PFN_vkGetInstanceProcAddr next_instance;
-static PFN_vkGetDeviceProcAddr next_device;
 static PFN_vkCreateDevice next_create;
 static PFN_vkCreateComputePipelines next_pipelines;
 static PFN_vkGetPipelineExecutableStatisticsKHR statistics;
 static PFN_vkGetPipelineExecutableInternalRepresentationsKHR representations;
-static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 
 static VKAPI_ATTR VkResult VKAPI_CALL create(VkPhysicalDevice gpu, const VkDeviceCreateInfo *info, Allocator a, VkDevice *made) {
     const char *names[256];
@@ -202,13 +195,6 @@ static VKAPI_ATTR VkResult VKAPI_CALL pipelines(VkDevice device, VkPipelineCache
     pthread_mutex_unlock(&one_at_a_time);
     return result;
 }
-static VKAPI_ATTR VkResult VKAPI_CALL name(VkDevice device, const VkDebugUtilsObjectNameInfoEXT *info) {
-    pthread_mutex_lock(&one_at_a_time);
-    if (info->objectType == VK_OBJECT_TYPE_PIPELINE)
-        fprintf(stderr, "@NAME %p %s\n", (void *)(uintptr_t)info->objectHandle, info->pObjectName);
-    pthread_mutex_unlock(&one_at_a_time);
-    return VK_SUCCESS;
-}
 
 static VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL of_device(VkDevice device, const char *wanted) {
     PFN_vkVoidFunction found = next_device(device, wanted);
@@ -230,14 +216,4 @@ static VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL of_instance(VkInstance instance,
         return (PFN_vkVoidFunction)create;
     }
     return found;
-}
-
-/* wgpu opens the loader and asks for this one symbol. */
-void *dlsym(void *library, const char *wanted) {
-    static void *(*next)(void *, const char *);
-    if (!next) next = dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.2.5");
-    void *found = next(library, wanted);
-    if (!found || strcmp(wanted, "vkGetInstanceProcAddr")) return found;
-    next_instance = (PFN_vkGetInstanceProcAddr)found;
-    return of_instance;
 }

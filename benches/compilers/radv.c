@@ -5,23 +5,16 @@
  *
  *   cc -shared -fPIC -o radv.so radv.c -ldl */
 #define _GNU_SOURCE
-#include <dlfcn.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <vulkan/vulkan.h>
+
+#include "loader.h"
 
 #define API(name) VKAPI_ATTR VkResult VKAPI_CALL name
 #define API_VOID(name) VKAPI_ATTR void VKAPI_CALL name
-typedef const VkAllocationCallbacks *Allocator;
 
-static PFN_vkGetInstanceProcAddr next_instance;
-static PFN_vkGetDeviceProcAddr next_device;
 static PFN_vkCreateComputePipelines next_pipelines;
 static PFN_vkGetBufferMemoryRequirements next_requirements;
 static PFN_vkGetBufferMemoryRequirements2 next_requirements2;
-static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t reached;
 
 static API(succeeds)(void) { return VK_SUCCESS; }
@@ -100,13 +93,6 @@ static API(pipelines)(VkDevice device, VkPipelineCache cache, uint32_t count, co
     pthread_mutex_unlock(&one_at_a_time);
     return result;
 }
-static API(name)(VkDevice device, const VkDebugUtilsObjectNameInfoEXT *info) {
-    pthread_mutex_lock(&one_at_a_time);
-    if (info->objectType == VK_OBJECT_TYPE_PIPELINE)
-        fprintf(stderr, "@NAME %p %s\n", (void *)(uintptr_t)info->objectHandle, info->pObjectName);
-    pthread_mutex_unlock(&one_at_a_time);
-    return VK_SUCCESS;
-}
 
 #define INSTEAD(vk, ours) if (!strcmp(wanted, #vk) || !strcmp(wanted, #vk "KHR")) return (PFN_vkVoidFunction)ours;
 #define AROUND(vk, ours, next) if (!strcmp(wanted, #vk) || !strcmp(wanted, #vk "KHR")) { next = (PFN_##vk)found; return (PFN_vkVoidFunction)ours; }
@@ -137,14 +123,4 @@ static VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL of_instance(VkInstance instance,
     AROUND(vkGetDeviceProcAddr, of_device, next_device)
     INSTEAD(vkGetPhysicalDeviceMemoryProperties, memory) INSTEAD(vkGetPhysicalDeviceMemoryProperties2, memory2)
     return found;
-}
-
-/* wgpu opens the loader and asks for this one symbol. */
-void *dlsym(void *library, const char *wanted) {
-    static void *(*next)(void *, const char *);
-    if (!next) next = dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.2.5");
-    void *found = next(library, wanted);
-    if (!found || strcmp(wanted, "vkGetInstanceProcAddr")) return found;
-    next_instance = (PFN_vkGetInstanceProcAddr)found;
-    return of_instance;
 }

@@ -82,7 +82,8 @@ def run(options, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", default="navi31", help=f"one of {', '.join(CHIPS)}, or a family as RADV calls it")
+    known = f"one of {', '.join(CHIPS)}, or a family as RADV calls it"
+    parser.add_argument("--gpu", default="navi31", help=known)
     parser.add_argument("--rosette", default=str(HERE.parent.parent / "target/release/rosette"))
     parser.add_argument("--filter", default="")
     parser.add_argument("--code", type=Path)
@@ -94,7 +95,7 @@ def main():
         log = run(options, folder)
     every = pipelines(log)
     if not every:
-        sys.exit(f"no pipeline was compiled:\n{log[-2000:]}")
+        sys.exit(f"{log[-2000:]}\nno pipeline was compiled for '{options.gpu}': expected {known}")
     found = {name: of for name, of in every.items() if options.filter in name}
     columns = NVIDIA if options.gpu in CHIPS else AMD
     print(*columns.values(), "kernel", sep="\t")

@@ -292,7 +292,7 @@ pub(super) fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
     adapter.features() & (wanted | wide_storage(adapter))
 }
 
-/// Where this is set, a Vulkan driver checks bounds all the same: to find out whether an access beyond them is why a device is lost.
+/// Where this is 1, a Vulkan driver checks bounds all the same: to find out whether an access beyond them is why a device is lost.
 const BOUNDS_CHECKS: &str = "ROSETTE_BOUNDS_CHECKS";
 
 fn request(
@@ -303,7 +303,7 @@ fn request(
     let descriptor = descriptor(adapter, features);
     #[cfg(not(target_vendor = "apple"))]
     if !checked
-        && std::env::var_os(BOUNDS_CHECKS).is_none()
+        && std::env::var(BOUNDS_CHECKS).as_deref() != Ok("1")
         && let Some(opened) = super::vulkan::request_unchecked(adapter, &descriptor)
     {
         return Ok(opened);
