@@ -78,74 +78,95 @@ fn bias_group(group: u32) -> u32 {
     return select(group, group % (params.out_groups / 4u), Y_SQUARES);
 }
 
+// What an invocation brings: the pixels of its rows and its group of a step's channels, where its weights begin and of which of the
+// step's rows they are; then the step that is next, and what it reads.
+struct Share {
+    pixels: array<Pixel, LEFT_EACH>,
+    group: u32,
+    w_block: u32,
+    w_row: u32,
+    w_within: u32,
+    tap: u32,
+    first: u32,
+}
+
+struct Next {
+    x: array<X, LEFT_EACH>,
+    w: array<vec4<f32>, RIGHT_EACH>,
+    // The tap that x were read for, none where there were no channels any more, and their group of channels.
+    wanted: u32,
+    known: u32,
+}
+
+fn bring(share: ptr<function, Share>, next: ptr<function, Next>) {
+    // Channels beyond the source are zeros of x: any weight will do there, but it must be a number.
+    let last = params.x_groups - 1u;
+    let group = (*share).first + (*share).group;
+    (*next).known = min(group, last);
+    let offset = offset_of((*share).tap, (*next).known);
+    (*next).wanted = tap_wanted((*share).tap, group <= last);
+    #unroll
+    for (var i = 0u; i < LEFT_EACH; i++) {
+        (*next).x[i] = X();
+        if (reads_within((*share).pixels[i], (*next).wanted)) {
+            (*next).x[i] = x[(*share).pixels[i].at + offset];
+        }
+    }
+    #unroll
+    for (var i = 0u; i < RIGHT_EACH; i++) {
+        let source = min((*share).first + (i * RIGHT_ROWS + (*share).w_row) / 4u, last);
+        (*next).w[i] = weight[(((*share).w_block + source) * (K * K) + (*share).tap) * 8u + (*share).w_within];
+    }
+    (*share).tap++;
+    if ((*share).tap == K * K) {
+        (*share).tap = 0u;
+        (*share).first += STEP_GROUPS;
+    }
+}
+
 fn write_tile(id: Invocation) {
     let group = linear_group(id);
     let pixel0 = (group % params.pixel_tiles) * PRODUCT_ROWS;
     let block0 = (group / params.pixel_tiles) * (PRODUCT_OUTS / 8u);
     let my_row = id.lane / STEP_GROUPS;
-    let my_group = id.lane % STEP_GROUPS;
-    var pixels: array<Pixel, LEFT_EACH>;
-    #unroll
-    for (var i = 0u; i < LEFT_EACH; i++) {
-        pixels[i] = pixel_of(pixel0 + i * LEFT_ROWS + my_row);
-    }
     // Weights of a group of four inputs, eight outputs and a tap are two cells for each input.
     let w_cell = id.lane % RIGHT_STRIDE;
     let w_row = id.lane / RIGHT_STRIDE;
-    let w_block = min(block0 + w_cell / 2u, params.blocks - 1u) * params.weight_groups + params.weight_first;
-    let w_within = w_row % 4u * 2u + w_cell % 2u;
-
+    var share: Share;
+    share.group = id.lane % STEP_GROUPS;
+    share.w_block = min(block0 + w_cell / 2u, params.blocks - 1u) * params.weight_groups + params.weight_first;
+    share.w_row = w_row;
+    share.w_within = w_row % 4u * 2u + w_cell % 2u;
+    #unroll
+    for (var i = 0u; i < LEFT_EACH; i++) {
+        share.pixels[i] = pixel_of(pixel0 + i * LEFT_ROWS + my_row);
+    }
     var sums: Sums;
-    var x_next: array<X, LEFT_EACH>;
-    var w_next: array<vec4<f32>, RIGHT_EACH>;
-    // The tap that x_next were read for, none where there were no channels any more, and their group of channels.
-    var wanted = 0u;
-    var known = 0u;
-    var tap = 0u;
-    var first = 0u;
+    var next: Next;
+    if (PRODUCT_AHEAD) {
+        bring(&share, &next);
+    }
     let steps = (params.x_groups + STEP_GROUPS - 1u) / STEP_GROUPS * K * K;
-    for (var step = 0u; step <= steps; step++) {
-        workgroupBarrier();
-        if (step > 0u) {
-            let norm = norm_of(known, params.x_groups);
-            #unroll
-            for (var i = 0u; i < LEFT_EACH; i++) {
-                let value = as_read_before(x_next[i], norm, reads_within(pixels[i], wanted));
-                put_left(my_row, i, my_group, vec4<f32>(value));
-            }
-            #unroll
-            for (var i = 0u; i < RIGHT_EACH; i++) {
-                right[i * PRODUCT_LANES + id.lane] = w_next[i];
-            }
+    for (var step = 0u; step < steps; step++) {
+        if (!PRODUCT_AHEAD) {
+            bring(&share, &next);
         }
         workgroupBarrier();
-        if (step < steps) {
-            // Channels beyond the source are zeros of x: any weight will do there, but it must be a number.
-            let last = params.x_groups - 1u;
-            known = min(first + my_group, last);
-            let offset = offset_of(tap, known);
-            wanted = tap_wanted(tap, first + my_group <= last);
-            #unroll
-            for (var i = 0u; i < LEFT_EACH; i++) {
-                x_next[i] = X();
-                if (reads_within(pixels[i], wanted)) {
-                    x_next[i] = x[pixels[i].at + offset];
-                }
-            }
-            #unroll
-            for (var i = 0u; i < RIGHT_EACH; i++) {
-                let source = min(first + (i * RIGHT_ROWS + w_row) / 4u, last);
-                w_next[i] = weight[((w_block + source) * (K * K) + tap) * 8u + w_within];
-            }
-            tap++;
-            if (tap == K * K) {
-                tap = 0u;
-                first += STEP_GROUPS;
-            }
+        let norm = norm_of(next.known, params.x_groups);
+        #unroll
+        for (var i = 0u; i < LEFT_EACH; i++) {
+            let value = as_read_before(next.x[i], norm, reads_within(share.pixels[i], next.wanted));
+            put_left(my_row, i, share.group, vec4<f32>(value));
         }
-        if (step > 0u) {
-            add_products(&sums, id.lane);
+        #unroll
+        for (var i = 0u; i < RIGHT_EACH; i++) {
+            right[i * PRODUCT_LANES + id.lane] = next.w[i];
         }
+        workgroupBarrier();
+        if (PRODUCT_AHEAD && step + 1u < steps) {
+            bring(&share, &next);
+        }
+        add_products(&sums, id.lane);
     }
     #unroll
     for (var p = 0u; p < 8u; p++) {

@@ -18,6 +18,9 @@ const K: u32 = 3u;
 const TAP_ROWS: u32 = 3u;
 // dy is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
 const Y_SQUARES: bool = false;
+// Taps of an invocation, and columns of the window that a pixel leaves to the next.
+const TAPS: u32 = TAP_ROWS * K;
+const KEPT: u32 = K - 1u;
 
 struct Params {
     height: u32,
@@ -64,8 +67,10 @@ fn weight_gradient(id: Invocation) {
     let norm = norm_of(group, params.x_groups);
     let has_second = block * 2u + 1u < params.out_groups;
 
-    var sum: array<array<vec4<f32>, 8>, TAP_ROWS * K>;
-    for (var t = 0u; t < TAP_ROWS * K; t++) {
+    var sum: array<array<vec4<f32>, 8>, TAPS>;
+    #unroll
+    for (var t = 0u; t < TAPS; t++) {
+        #unroll
         for (var k = 0u; k < 8u; k++) {
             sum[t][k] = vec4<f32>(0.0);
         }
@@ -76,11 +81,13 @@ fn weight_gradient(id: Invocation) {
         var inside: array<bool, TAP_ROWS>;
         var source: array<u32, TAP_ROWS>;
         var window: array<array<vec4<f32>, K>, TAP_ROWS>;
+        #unroll
         for (var i = 0u; i < TAP_ROWS; i++) {
             let hx = h + i0 + i - K / 2u;
             inside[i] = hx < params.height;
             source[i] = row - h + min(hx, params.height - 1u);
-            for (var j = 0u; j + 1u < K; j++) {
+            #unroll
+            for (var j = 0u; j < KEPT; j++) {
                 // The window moves one column before each pixel: it starts one column to the left.
                 window[i][j + 1u] = x_at(source[i], j - K / 2u, group, inside[i], norm);
             }
@@ -89,11 +96,14 @@ fn weight_gradient(id: Invocation) {
             let d0 = vec4<f32>(dy[dy_index(row, w, block * 2u)]);
             let second = vec4<f32>(dy[dy_index(row, w, block * 2u + u32(has_second))]);
             let d1 = select(vec4<f32>(0.0), second, has_second);
+            #unroll
             for (var i = 0u; i < TAP_ROWS; i++) {
-                for (var j = 0u; j + 1u < K; j++) {
+                #unroll
+                for (var j = 0u; j < KEPT; j++) {
                     window[i][j] = window[i][j + 1u];
                 }
                 window[i][K - 1u] = x_at(source[i], w + K / 2u, group, inside[i], norm);
+                #unroll
                 for (var j = 0u; j < K; j++) {
                     let v = window[i][j];
                     let t = i * K + j;
@@ -110,7 +120,9 @@ fn weight_gradient(id: Invocation) {
         }
     }
     let place = ((params.split_first + split) * params.blocks + block) * params.x_groups + group;
-    for (var t = 0u; t < TAP_ROWS * K; t++) {
+    #unroll
+    for (var t = 0u; t < TAPS; t++) {
+        #unroll
         for (var k = 0u; k < 8u; k++) {
             part[(place * K * K + i0 * K + t) * 8u + k] = sum[t][k];
         }

@@ -46,10 +46,12 @@ fn transform_input(id: Invocation) {
     let tile = place_of(local_tile);
     let norms = norms_of(group, params.x_groups);
     var rows: array<array<V, SIDE>, SIDE>;
+    #unroll
     for (var i = 0u; i < SIDE; i++) {
         let h = tile.h0 + i - 1u;
         let row = (tile.image * params.height + min(h, params.height - 1u)) * params.width;
         var d: array<V, SIDE>;
+        #unroll
         for (var j = 0u; j < SIDE; j++) {
             let w = tile.w0 + j - 1u;
             let value = channels_of(x[(row + min(w, params.width - 1u)) * params.x_groups + group], norms);
@@ -57,12 +59,15 @@ fn transform_input(id: Invocation) {
         }
         rows[i] = gather(d);
     }
+    #unroll
     for (var j = 0u; j < SIDE; j++) {
         var column: array<V, SIDE>;
+        #unroll
         for (var i = 0u; i < SIDE; i++) {
             column[i] = rows[i][j];
         }
         column = gather(column);
+        #unroll
         for (var i = 0u; i < SIDE; i++) {
             v_out[((i * SIDE + j) * params.tiles + local_tile) * params.v_groups + params.v_first + group] = column[i];
         }

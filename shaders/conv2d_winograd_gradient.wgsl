@@ -43,9 +43,11 @@ fn transform_gradient(id: Invocation) {
     let tile = place_of(local_tile);
     let channel = min(params.out_first + o, params.out_groups - 1u);
     var rows: array<array<V, SIDE>, TILE>;
+    #unroll
     for (var i = 0u; i < TILE; i++) {
         let row = (tile.image * params.height + min(tile.h0 + i, params.height - 1u)) * params.width;
         var d: array<V, TILE>;
+        #unroll
         for (var j = 0u; j < TILE; j++) {
             let value = V(dy[(row + min(tile.w0 + j, params.width - 1u)) * params.out_groups + channel]);
             let is_inside = tile.h0 + i < params.height && tile.w0 + j < params.width;
@@ -53,12 +55,15 @@ fn transform_gradient(id: Invocation) {
         }
         rows[i] = unfold(d);
     }
+    #unroll
     for (var j = 0u; j < SIDE; j++) {
         var d: array<V, TILE>;
+        #unroll
         for (var i = 0u; i < TILE; i++) {
             d[i] = rows[i][j];
         }
         let column = unfold(d);
+        #unroll
         for (var i = 0u; i < SIDE; i++) {
             m_out[((i * SIDE + j) * params.tiles + local_tile) * params.m_groups + o] = column[i];
         }

@@ -46,8 +46,10 @@ fn write_tile(local_tile: u32, o: u32) -> array<V, TILE_PIXELS> {
     let tile = place_of(local_tile);
     var rows: array<array<V, TILE>, SIDE>;
     let stride = params.tiles * params.m_groups;
+    #unroll
     for (var i = 0u; i < SIDE; i++) {
         var products: array<V, SIDE>;
+        #unroll
         for (var j = 0u; j < SIDE; j++) {
             products[j] = m[(i * SIDE + j) * stride + local_tile * params.m_groups + o];
         }
@@ -58,12 +60,15 @@ fn write_tile(local_tile: u32, o: u32) -> array<V, TILE_PIXELS> {
         start = bias[params.out_first + o];
     }
     var written: array<V, TILE_PIXELS>;
+    #unroll
     for (var j = 0u; j < TILE; j++) {
         var products: array<V, SIDE>;
+        #unroll
         for (var i = 0u; i < SIDE; i++) {
             products[i] = rows[i][j];
         }
         let column = fold(products);
+        #unroll
         for (var i = 0u; i < TILE; i++) {
             let pixel = (tile.image * params.height + tile.h0 + i) * params.width + tile.w0 + j;
             let at = pixel * params.out_groups + params.out_first + o;
@@ -109,6 +114,7 @@ fn transform_output_moments(id: Invocation) {
         if (local_tile == first) {
             shift = written[0];
         }
+        #unroll
         for (var k = 0u; k < TILE_PIXELS; k++) {
             let d = written[k] - shift;
             total += d;

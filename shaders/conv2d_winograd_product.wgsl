@@ -50,57 +50,70 @@ fn part_of(index: u32) -> Part {
     return Part(row0, block0, product % PRODUCTS, product / PRODUCTS);
 }
 
+// What an invocation brings of v and u: where its rows and its block begin, its group and cell of the step's, its channel.
+struct Share {
+    v_at: array<u32, LEFT_EACH>,
+    u_at: u32,
+    group: u32,
+    channel: u32,
+}
+
+fn bring(step: u32, mine: Share, left_next: ptr<function, array<vec4<f32>, LEFT_EACH>>, right_next: ptr<function, array<vec4<f32>, RIGHT_EACH>>) {
+    let last = params.groups - 1u;
+    let group = min(step * STEP_GROUPS + mine.group, last);
+    #unroll
+    for (var i = 0u; i < LEFT_EACH; i++) {
+        (*left_next)[i] = v[mine.v_at[i] + group];
+    }
+    #unroll
+    for (var i = 0u; i < RIGHT_EACH; i++) {
+        let source = min(step * STEP_GROUPS + (i * RIGHT_ROWS + mine.channel) / 4u, last);
+        (*right_next)[i] = u[mine.u_at + source * 8u];
+    }
+}
+
 @compute @workgroup_size(PRODUCT_LANES)
 fn multiply(id: Invocation) {
     let mine = part_of(linear_group(id));
     let my_row = id.lane / STEP_GROUPS;
-    let my_group = id.lane % STEP_GROUPS;
+    let cell = id.lane % RIGHT_STRIDE;
+    let channel = id.lane / RIGHT_STRIDE;
     // Tiles and blocks beyond the last are the last again; their products are not written.
-    var v_at: array<u32, LEFT_EACH>;
+    let block = mine.product * params.blocks + min(mine.block0 + cell / 2u, params.blocks - 1u);
+    let u_at = block * params.groups * 8u + channel % 4u * 2u + cell % 2u;
+    var share = Share(array<u32, LEFT_EACH>(), u_at, id.lane % STEP_GROUPS, channel);
     #unroll
     for (var i = 0u; i < LEFT_EACH; i++) {
         let tile = min(mine.row0 + i * LEFT_ROWS + my_row, params.tiles - 1u);
-        v_at[i] = (mine.product * params.tiles + tile) * params.groups;
+        share.v_at[i] = (mine.product * params.tiles + tile) * params.groups;
     }
-    let cell = id.lane % RIGHT_STRIDE;
-    let channel = id.lane / RIGHT_STRIDE;
-    let block = mine.product * params.blocks + min(mine.block0 + cell / 2u, params.blocks - 1u);
-    let within = channel % 4u * 2u + cell % 2u;
-    let last = params.groups - 1u;
     var sums: Sums;
     var left_next: array<vec4<f32>, LEFT_EACH>;
     var right_next: array<vec4<f32>, RIGHT_EACH>;
     let steps = (params.groups + STEP_GROUPS - 1u) / STEP_GROUPS;
-    for (var step = 0u; step <= steps; step++) {
-        workgroupBarrier();
-        if (step > 0u) {
-            // Not when they are loaded: that would wait for them.
-            let is_known = (step - 1u) * STEP_GROUPS + my_group <= last;
-            #unroll
-            for (var i = 0u; i < LEFT_EACH; i++) {
-                put_left(my_row, i, my_group, select(vec4<f32>(0.0), left_next[i], is_known));
-            }
-            #unroll
-            for (var i = 0u; i < RIGHT_EACH; i++) {
-                right[i * PRODUCT_LANES + id.lane] = right_next[i];
-            }
+    if (PRODUCT_AHEAD) {
+        bring(0u, share, &left_next, &right_next);
+    }
+    for (var step = 0u; step < steps; step++) {
+        if (!PRODUCT_AHEAD) {
+            bring(step, share, &left_next, &right_next);
         }
         workgroupBarrier();
-        if (step < steps) {
-            let group = min(step * STEP_GROUPS + my_group, last);
-            #unroll
-            for (var i = 0u; i < LEFT_EACH; i++) {
-                left_next[i] = v[v_at[i] + group];
-            }
-            #unroll
-            for (var i = 0u; i < RIGHT_EACH; i++) {
-                let source = min(step * STEP_GROUPS + (i * RIGHT_ROWS + channel) / 4u, last);
-                right_next[i] = u[(block * params.groups + source) * 8u + within];
-            }
+        // Not when they are loaded: that would wait for them.
+        let is_known = step * STEP_GROUPS + share.group < params.groups;
+        #unroll
+        for (var i = 0u; i < LEFT_EACH; i++) {
+            put_left(my_row, i, share.group, select(vec4<f32>(0.0), left_next[i], is_known));
         }
-        if (step > 0u) {
-            add_products(&sums, id.lane);
+        #unroll
+        for (var i = 0u; i < RIGHT_EACH; i++) {
+            right[i * PRODUCT_LANES + id.lane] = right_next[i];
         }
+        workgroupBarrier();
+        if (PRODUCT_AHEAD && step + 1u < steps) {
+            bring(step + 1u, share, &left_next, &right_next);
+        }
+        add_products(&sums, id.lane);
     }
     #unroll
     for (var half = 0u; half < 2u; half++) {
@@ -115,57 +128,78 @@ fn multiply(id: Invocation) {
     }
 }
 
+// The same of v and m: its group of rows, its block and half of that, and the tiles that it brings of each step.
+struct GradientShare {
+    row_group: u32,
+    row_tile: u32,
+    out: u32,
+    out_tile: u32,
+    // Of the product, and the tiles of the split.
+    first: u32,
+    begin: u32,
+    end: u32,
+}
+
+fn bring_tiles(step: u32, mine: GradientShare, left_next: ptr<function, array<vec4<f32>, TILES_EACH>>, right_next: ptr<function, array<vec4<f32>, RIGHT_EACH>>) {
+    // Tiles beyond the split are zeros of v: any gradient will do there, but it must be a number.
+    let tile0 = mine.begin + step * PRODUCT_CHANNELS;
+    #unroll
+    for (var i = 0u; i < TILES_EACH; i++) {
+        let tile = tile0 + i * TILE_ROWS + mine.row_tile;
+        (*left_next)[i] = vec4<f32>(0.0);
+        if (tile < mine.end && mine.row_group < params.groups) {
+            (*left_next)[i] = v[(mine.first + tile) * params.groups + mine.row_group];
+        }
+    }
+    #unroll
+    for (var i = 0u; i < RIGHT_EACH; i++) {
+        let tile = min(tile0 + i * RIGHT_ROWS + mine.out_tile, params.tiles - 1u);
+        (*right_next)[i] = m[(mine.first + tile) * params.blocks * 2u + mine.out];
+    }
+}
+
 @compute @workgroup_size(PRODUCT_LANES)
 fn multiply_gradient(id: Invocation) {
     let mine = part_of(linear_group(id));
-    let row_tile = id.lane / ROW_GROUPS;
-    let row_group = mine.row0 / 4u + id.lane % ROW_GROUPS;
     let cell = id.lane % RIGHT_STRIDE;
-    let out_tile = id.lane / RIGHT_STRIDE;
-    let block = min(mine.block0 + cell / 2u, params.blocks - 1u);
     let begin = mine.split * params.tiles_per_split;
-    let end = min(begin + params.tiles_per_split, params.tiles);
+    var share: GradientShare;
+    share.row_group = mine.row0 / 4u + id.lane % ROW_GROUPS;
+    share.row_tile = id.lane / ROW_GROUPS;
+    share.out = min(mine.block0 + cell / 2u, params.blocks - 1u) * 2u + cell % 2u;
+    share.out_tile = id.lane / RIGHT_STRIDE;
+    share.first = mine.product * params.tiles;
+    share.begin = begin;
+    share.end = min(begin + params.tiles_per_split, params.tiles);
     var sums: Sums;
     var left_next: array<vec4<f32>, TILES_EACH>;
     var right_next: array<vec4<f32>, RIGHT_EACH>;
+    if (PRODUCT_AHEAD) {
+        bring_tiles(0u, share, &left_next, &right_next);
+    }
     let steps = (params.tiles_per_split + PRODUCT_CHANNELS - 1u) / PRODUCT_CHANNELS;
-    for (var step = 0u; step <= steps; step++) {
-        workgroupBarrier();
-        if (step > 0u) {
-            #unroll
-            for (var i = 0u; i < TILES_EACH; i++) {
-                let at = left_at(i * TILE_ROWS + row_tile, id.lane % ROW_GROUPS * 4u);
-                #unroll
-                for (var k = 0u; k < 4u; k++) {
-                    left[at + k] = left_next[i][k];
-                }
-            }
-            #unroll
-            for (var i = 0u; i < RIGHT_EACH; i++) {
-                right[i * PRODUCT_LANES + id.lane] = right_next[i];
-            }
+    for (var step = 0u; step < steps; step++) {
+        if (!PRODUCT_AHEAD) {
+            bring_tiles(step, share, &left_next, &right_next);
         }
         workgroupBarrier();
-        if (step < steps) {
-            // Tiles beyond the split are zeros of v: any gradient will do there, but it must be a number.
-            let first = mine.product * params.tiles;
+        #unroll
+        for (var i = 0u; i < TILES_EACH; i++) {
+            let at = left_at(i * TILE_ROWS + share.row_tile, id.lane % ROW_GROUPS * 4u);
             #unroll
-            for (var i = 0u; i < TILES_EACH; i++) {
-                let tile = begin + step * PRODUCT_CHANNELS + i * TILE_ROWS + row_tile;
-                left_next[i] = vec4<f32>(0.0);
-                if (tile < end && row_group < params.groups) {
-                    left_next[i] = v[(first + tile) * params.groups + row_group];
-                }
-            }
-            #unroll
-            for (var i = 0u; i < RIGHT_EACH; i++) {
-                let tile = min(begin + step * PRODUCT_CHANNELS + i * RIGHT_ROWS + out_tile, params.tiles - 1u);
-                right_next[i] = m[((first + tile) * params.blocks + block) * 2u + cell % 2u];
+            for (var k = 0u; k < 4u; k++) {
+                left[at + k] = left_next[i][k];
             }
         }
-        if (step > 0u) {
-            add_products(&sums, id.lane);
+        #unroll
+        for (var i = 0u; i < RIGHT_EACH; i++) {
+            right[i * PRODUCT_LANES + id.lane] = right_next[i];
         }
+        workgroupBarrier();
+        if (PRODUCT_AHEAD && step + 1u < steps) {
+            bring_tiles(step + 1u, share, &left_next, &right_next);
+        }
+        add_products(&sums, id.lane);
     }
     #unroll
     for (var half = 0u; half < 2u; half++) {

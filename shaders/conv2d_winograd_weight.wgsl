@@ -18,6 +18,7 @@ fn transform_weight(id: Invocation) {
     }
     let unit = job.block_first * job.groups + index / BLOCK;
     var g: array<V, 9>;
+    #unroll
     for (var t = 0u; t < 9u; t++) {
         g[t] = weights[job.weight_at / V_FLOATS + (unit * 9u + t) * BLOCK + index % BLOCK];
     }

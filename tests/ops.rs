@@ -25,6 +25,7 @@ fn kernels() -> Vec<Kernel> {
     let limits = [
         Limits::WEBGPU,
         Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU },
+        Limits { few_registers: true, ..Limits::WEBGPU },
         UNITS,
         Limits { matrix: MatrixUnits::Eight, ..UNITS },
         Limits { matrix: MatrixUnits::Emulated, ..UNITS },
@@ -192,6 +193,38 @@ fn winograd_as_gpus_compute_it_agrees_with_the_reference() {
     }
     // Tiles enough for several splits.
     compare(&gpu, Element::F32, || convolution(Form::Winograd, [2, 68, 64, 8]));
+}
+
+/// Kernels kept more in registers than Intel's and Apple's GPUs have: those have forms of their own, two channels an invocation
+/// of Winograd's tiles among them.
+#[test]
+fn what_gpus_with_few_registers_compute_agrees_with_the_reference() {
+    let Some(gpu) = common::device() else { return };
+    let limits = Limits { software: false, few_registers: true, ..gpu.limits() };
+    let gpu = gpu.with_limits(limits);
+    let mut variants: HashSet<String> = HashSet::new();
+    for op in OPS.iter().filter(|op| op.name.starts_with("conv")) {
+        for stored in PRECISIONS.into_iter().filter(|stored| *stored == Element::F32 || limits.f16) {
+            for case in (op.cases)() {
+                let dispatches = check::record(case, limits, stored).0.program.dispatches;
+                variants.extend(dispatches.iter().map(|d| d.kernel.to_string()));
+            }
+            let is_meant =
+                |form: Form| !form.is_matrix() && (form != Form::Direct || limits.subgroup_lanes >= 8);
+            assert!(agree(&gpu, op, stored, is_meant) > 0, "{} has cases", op.name);
+        }
+    }
+    for (kernel, choice) in [
+        ("conv2d_tiled/forward", "PRODUCT_AHEAD=false,PRODUCT_TOGETHER=1u,PRODUCT_USED=12u"),
+        ("conv2d_winograd/transform_input", "TILE=4u,V_FLOATS=2u"),
+        ("conv2d_winograd_output/transform_output_moments", "TILE=4u,V_FLOATS=2u"),
+        ("conv2d_winograd_finish/finish", "TILE=4u,V_FLOATS=2u"),
+        ("conv2d_winograd_product/multiply_gradient", "PRODUCT_AHEAD=false,PRODUCT_TOGETHER=1u"),
+        ("conv2d_gradient_product/multiply", "TILES=1u"),
+    ] {
+        let is_it = |name: &String| name.starts_with(kernel) && name.contains(choice);
+        assert!(variants.iter().any(is_it), "{kernel} with {choice}");
+    }
 }
 
 /// One invocation added up thousands of partial sums, while a GPU had nothing else to do: now many share such a sum there.

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""What the compilers of AMD's and NVIDIA's GPUs (RADV and NVK, of Mesa) make of every kernel, on a machine without a GPU:
-registers, what is spilled, warps, instructions.
+"""What the compilers of AMD's, Apple's, Intel's and NVIDIA's GPUs (Mesa's RADV, Honeykrisp, ANV and NVK) make of every kernel, on
+a machine without a GPU: registers, what is spilled, warps, instructions.
 
     benches/compilers/statistics.py [--gpu navi31] [--rosette target/release/rosette] [--filter TEXT] [--code FOLDER]
                                     [-- ARGS OF ROSETTE]
 
-Without ARGS every kernel that `rosette doctor` checks. With --code, NVIDIA's machine code goes into a folder, a file a kernel.
-Needs x86-64, a C compiler and libvulkan-dev; for AMD a Mesa that still has RADV's null device (25.0 does; matrix units from
-23.3 on), for NVIDIA one with NVK (matrix units from 25.2 on). VK_DRIVER_FILES names the driver's manifest where it is not among
+Without ARGS every kernel that `rosette doctor` checks. With --code, Intel's and NVIDIA's machine code goes into a
+folder, a file a kernel. Needs x86-64, a C compiler and libvulkan-dev; for AMD a Mesa that still has RADV's null device (25.0 does;
+matrix units from 23.3 on), for Intel the kernel's headers of 6.11 or later, for Apple a Mesa with Honeykrisp, for NVIDIA one with
+NVK (matrix units from 25.2 on). VK_DRIVER_FILES names the driver's manifest where it is not among
 the system's.
 """
 
@@ -26,10 +27,31 @@ AMD = {"VGPRs": "vgpr", "Spilled VGPRs": "spilled", "Scratch size": "scratch", "
 # Cycles are those of the instructions in a row: loops count once.
 NVIDIA = {"Number of GPRs": "regs", "Spills to memory": "spilled", "SLM size": "local", "Max warps/SM": "warps",
           "Instruction count": "instr", "Static cycle count": "cycles"}
-# Chipset, generation of its classes, PCI device.
-CHIPS = {"rtx2080ti": ("162", "c5", "1e04"), "rtx3090": ("172", "c7", "2204"), "h100": ("180", "cb", "2330"),
-         "rtx4090": ("192", "c9", "2684"), "rtx5090": ("1b2", "ce", "2b85")}
-MANIFESTS = ("/usr/share/vulkan/icd.d", "nouveau_icd*.json")
+# Width is that of the widest subgroup compiled; one that spills at it is compiled for a narrower one too.
+INTEL = {"GRF registers": "grf", "Max live registers": "live", "Spills": "spilled", "Scratch Memory Size": "scratch",
+         "Workgroup Memory Size": "shared", "Max dispatch width": "width", "Instructions": "instr", "SENDs": "sends",
+         "Cycles": "cycles"}
+# Of 16 bits: 256 at most, threads by them alone. Spilled are instructions, scratch also holds arrays that the driver keeps there.
+APPLE = {"GPRs": "halves", "Threads": "threads", "Spills": "spilled", "Scratch": "scratch", "Instructions": "instr",
+         "ALU": "cycles"}
+# Chipset or graphics version, generation of NVIDIA's classes, PCI device.
+NVIDIAS = {"rtx2080ti": ("162", "c5", "1e04"), "rtx3090": ("172", "c7", "2204"), "h100": ("180", "cb", "2330"),
+           "rtx4090": ("192", "c9", "2684"), "rtx5090": ("1b2", "ce", "2b85")}
+INTELS = {"a770": ("0c37", "0", "56a0"), "b580": ("1401", "0", "e20b")}
+APPLES = {"m1": ("8103", "0", "0"), "m1max": ("6001", "0", "0"), "m2": ("8112", "0", "0")}
+CHIPS = NVIDIAS | INTELS | APPLES
+MANIFESTS = "/usr/share/vulkan/icd.d"
+
+
+def kind(gpu):
+    """The shim for a GPU, its manifest's name, its statistics."""
+    if gpu in NVIDIAS:
+        return "nvk.c", "nouveau_icd*.json", NVIDIA
+    if gpu in INTELS:
+        return "xe.c", "intel_icd*.json", INTEL
+    if gpu in APPLES:
+        return "asahi.c", "asahi_icd*.json", APPLE
+    return "radv.c", None, AMD
 
 
 def pipelines(log):
@@ -58,19 +80,18 @@ def pipelines(log):
 
 def run(options, folder):
     """What is printed with the GPU that is not there."""
-    chip = CHIPS.get(options.gpu)
+    source, manifest, _ = kind(options.gpu)
     shim = Path(folder) / "shim.so"
-    source = HERE / ("nvk.c" if chip else "radv.c")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, source, "-ldl"], check=True)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, HERE / source, "-ldl"], check=True)
     # A GPU that computes nothing fails every check, and what failed is remembered: not among what was found on real ones.
     environment = dict(os.environ, WGPU_DEBUG="1", MESA_SHADER_CACHE_DISABLE="true", LD_PRELOAD=str(shim), HOME=folder,
                        ROSETTE_CACHE_DIR=folder, ROSETTE_ADAPTER="0")
-    if chip:
-        environment |= dict(zip(("GPU_CHIPSET", "GPU_CLASS", "GPU_PCI"), chip), GPU_FOLDER=folder,
+    if manifest:
+        environment |= dict(zip(("GPU_CHIPSET", "GPU_CLASS", "GPU_PCI"), CHIPS[options.gpu]), GPU_FOLDER=folder,
                             WGPU_ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER="1", NVK_I_WANT_A_BROKEN_VULKAN_DRIVER="1")
-        found = sorted(Path(MANIFESTS[0]).glob(MANIFESTS[1]))
+        found = sorted(Path(MANIFESTS).glob(manifest))
         if "VK_DRIVER_FILES" not in environment and not found:
-            sys.exit(f"no {'/'.join(MANIFESTS)}: install a Mesa with NVK, or name its manifest in VK_DRIVER_FILES")
+            sys.exit(f"no {MANIFESTS}/{manifest}: install the Mesa that has it, or name its manifest in VK_DRIVER_FILES")
         environment.setdefault("VK_DRIVER_FILES", str(found[0]) if found else "")
         if options.code:
             environment["GPU_CODE"] = "1"
@@ -89,15 +110,15 @@ def main():
     parser.add_argument("--code", type=Path)
     parser.add_argument("args", nargs="*", default=[])
     options = parser.parse_args()
-    if options.code and options.gpu not in CHIPS:
-        parser.error("--code is for NVIDIA's GPUs")
-    with tempfile.TemporaryDirectory() as folder:
+    if options.code and options.gpu not in NVIDIAS | INTELS:
+        parser.error("--code is for Intel's and NVIDIA's GPUs")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         log = run(options, folder)
     every = pipelines(log)
     if not every:
         sys.exit(f"{log[-2000:]}\nno pipeline was compiled for '{options.gpu}': expected {known}")
     found = {name: of for name, of in every.items() if options.filter in name}
-    columns = NVIDIA if options.gpu in CHIPS else AMD
+    columns = kind(options.gpu)[2]
     print(*columns.values(), "kernel", sep="\t")
     for name, of in sorted(found.items()):
         print(*(of.get(column, "") for column in columns), name, sep="\t")

@@ -6,6 +6,11 @@ const PRODUCT_OUTS: u32 = 64u;
 const PRODUCT_CHANNELS: u32 = 16u;
 // Of these, those that are not all zeros.
 const PRODUCT_USED: u32 = 16u;
+// Whether what the next step needs is on its way to registers while products are added, and how many channels are added at once: where
+// registers are few (`few_registers`) it comes when it is needed, one channel after the other, since a driver may need twice the
+// registers for sums that change more than once a round (Intel's).
+const PRODUCT_AHEAD: bool = true;
+const PRODUCT_TOGETHER: u32 = 4u;
 const RIGHT_STRIDE: u32 = PRODUCT_OUTS / 4u;
 // Groups of channels a step: as many invocations carry those of a row of `left`, others the rows that follow.
 const STEP_GROUPS: u32 = PRODUCT_CHANNELS / 4u;
@@ -48,15 +53,15 @@ fn out_group(lane: u32, half: u32) -> u32 {
 }
 
 fn add_products(sums: ptr<function, Sums>, lane: u32) {
-    for (var group = 0u; group < PRODUCT_USED / 4u; group++) {
-        let row = left_at(group * 4u, first_row(lane));
+    for (var channel = 0u; channel < PRODUCT_USED; channel += PRODUCT_TOGETHER) {
+        let row = left_at(channel, first_row(lane));
         // Addresses are constants then, which a load brings along.
         #unroll
-        for (var k = 0u; k < 4u; k++) {
+        for (var k = 0u; k < PRODUCT_TOGETHER; k++) {
             let at = row + k * PRODUCT_ROWS;
             let a = vec4<f32>(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
             let b = vec4<f32>(left[at + 4u], left[at + 5u], left[at + 6u], left[at + 7u]);
-            let c = (group * 4u + k) * RIGHT_STRIDE;
+            let c = (channel + k) * RIGHT_STRIDE;
             let v = right[c + out_group(lane, 0u)];
             let w = right[c + out_group(lane, 1u)];
             #unroll

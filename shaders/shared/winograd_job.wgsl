@@ -23,11 +23,14 @@ struct Job {
 // (G g G') for one element of each of the parts of u, `count` apart.
 fn write_products(to: u32, count: u32, g: array<V, 9>) {
     var rows: array<array<V, SIDE>, 3>;
+    #unroll
     for (var i = 0u; i < 3u; i++) {
         rows[i] = spread(array<V, 3>(g[i * 3u], g[i * 3u + 1u], g[i * 3u + 2u]));
     }
+    #unroll
     for (var j = 0u; j < SIDE; j++) {
         let column = spread(array<V, 3>(rows[0][j], rows[1][j], rows[2][j]));
+        #unroll
         for (var i = 0u; i < SIDE; i++) {
             u[to + (i * SIDE + j) * count] = column[i];
         }

@@ -62,6 +62,9 @@ pub struct Limits {
     pub software: bool,
     /// Lanes that every subgroup has at least; 0 where shaders have no subgroup operations.
     pub subgroup_lanes: u32,
+    /// An invocation has some 128 registers of 32 bits, or fewer, where that of NVIDIA's and AMD's GPUs has 255: kernels that keep
+    /// many numbers in them have forms with fewer.
+    pub few_registers: bool,
     /// Shaders have 16-bit floats.
     pub f16: bool,
     /// Matrix units that multiply f16 and add up in f32; none on a software adapter, where they would save nothing.
@@ -91,6 +94,7 @@ impl Limits {
         offset_alignment_bytes: 256,
         software: false,
         subgroup_lanes: 0,
+        few_registers: false,
         f16: false,
         matrix: MatrixUnits::None,
         workgroup_bytes: 16 << 10,
@@ -154,6 +158,9 @@ fn summarise(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
     }
 }
 
+/// NVIDIA and AMD, by their numbers on the PCI bus. Metal names none: its GPUs are Apple's, but for old ones.
+const MANY_REGISTERS: [u32; 2] = [0x10de, 0x1002];
+
 fn limits_of(adapter: &wgpu::Adapter) -> Limits {
     let (limits, info) = (adapter.limits(), adapter.get_info());
     let subgroups = adapter.features().contains(wgpu::Features::SUBGROUP);
@@ -167,6 +174,7 @@ fn limits_of(adapter: &wgpu::Adapter) -> Limits {
         offset_alignment_bytes: u64::from(alignment).max(256),
         software,
         subgroup_lanes: if subgroups { info.subgroup_min_size } else { 0 },
+        few_registers: !software && !MANY_REGISTERS.contains(&info.vendor),
         f16: adapter.features().contains(wgpu::Features::SHADER_F16),
         matrix: if software { MatrixUnits::None } else { matrix_units(adapter) },
         workgroup_bytes: limits.max_compute_workgroup_storage_size,

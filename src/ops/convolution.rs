@@ -13,6 +13,7 @@ use super::common::{
 use super::filtering::Filtering;
 use super::matrix::{self, Tile};
 use super::winograd;
+use super::winograd_product::by_registers;
 use super::{direct, gradient_product};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
@@ -261,8 +262,12 @@ impl Convolution {
         let slices = tape.image_slices(&[x, call.y]);
         let moments = call.gathers(tape, source.place, slices.len(), slices[0].len() * h * w, TILE_PIXELS);
         let entry = if moments.is_some() { "forward_moments" } else { "forward" };
-        // The first layer has few: a step's others would be multiplied in vain.
-        let variant = self.variant(tape, call, source.x).with("PRODUCT_USED", u(cx.min(STEP_CHANNELS)));
+        // The first layer has few: a step's others would be multiplied in vain. Some of them are where registers are few, since Intel's
+        // driver unrolls a loop of few rounds.
+        let least = if tape.limits().few_registers { 12 } else { 0 };
+        let variant =
+            self.variant(tape, call, source.x).with("PRODUCT_USED", u(cx.clamp(least, STEP_CHANNELS)));
+        let variant = by_registers(variant, tape);
         let kernel = Kernel::new(TILED, entry, variant.with("K", u(self.kernel)));
         for (slice, images) in slices.into_iter().enumerate() {
             let pixels = images.len() * h * w;
@@ -302,7 +307,7 @@ impl Convolution {
         for images in tape.image_slices(&[x, call.y]) {
             let pixels = images.len() * h * w;
             // As many a lane as leave no lane of a subgroup idle.
-            let pixels_each = block_of(pixels / 8, 8);
+            let pixels_each = block_of(pixels / 8, if tape.limits().few_registers { 4 } else { 8 });
             let flops = 2 * pixels * cx * co;
             let blocks_each = match tape.limits().software {
                 true if by_eights => blocks_a_lane(blocks, flops),

@@ -4,8 +4,8 @@ use super::choice::Form;
 use super::common::u;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 
-/// A shader by outputs of a tile, two or four a side, and by channels of an invocation, four or eight.
-pub(super) type Family = [[ShaderSource; 2]; 2];
+/// A shader by outputs of a tile, two or four a side, and by channels of an invocation, two, four or eight.
+pub(super) type Family = [[ShaderSource; 3]; 2];
 
 macro_rules! family {
     ($name:literal, $($lanes:literal),+) => {
@@ -24,12 +24,13 @@ macro_rules! family {
     };
 }
 
-pub(super) const INPUT: Family = family!("conv2d_winograd", "lane4\n#import read4", "lane8\n#import read8");
-pub(super) const OUTPUT: Family = family!("conv2d_winograd_output", "lane4", "lane8");
-pub(super) const GRADIENT: Family = family!("conv2d_winograd_gradient", "lane4", "lane8");
-pub(super) const WEIGHT: Family = family!("conv2d_winograd_weight", "lane4", "lane8");
-pub(super) const FLIPPED: Family = family!("conv2d_winograd_flipped", "lane4", "lane4");
-pub(super) const FINISH: Family = family!("conv2d_winograd_finish", "lane4", "lane8");
+pub(super) const INPUT: Family =
+    family!("conv2d_winograd", "lane2\n#import read2", "lane4\n#import read4", "lane8\n#import read8");
+pub(super) const OUTPUT: Family = family!("conv2d_winograd_output", "lane2", "lane4", "lane8");
+pub(super) const GRADIENT: Family = family!("conv2d_winograd_gradient", "lane4", "lane4", "lane8");
+pub(super) const WEIGHT: Family = family!("conv2d_winograd_weight", "lane4", "lane4", "lane8");
+pub(super) const FLIPPED: Family = family!("conv2d_winograd_flipped", "lane4", "lane4", "lane4");
+pub(super) const FINISH: Family = family!("conv2d_winograd_finish", "lane2", "lane4", "lane8");
 /// One of Winograd's minimal filterings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filtering {
@@ -77,6 +78,6 @@ impl Filtering {
         variant: Variant,
     ) -> Kernel {
         let variant = variant.with("TILE", u(self.tile())).with("V_FLOATS", u(channels));
-        Kernel::new(family[usize::from(self == Self::Four)][usize::from(channels == 8)], entry, variant)
+        Kernel::new(family[usize::from(self == Self::Four)][channels.ilog2() as usize - 1], entry, variant)
     }
 }

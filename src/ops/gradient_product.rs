@@ -16,11 +16,14 @@ params! {
     pub(super) struct ProductParams { width: u32, tiles: u32, groups: u32, blocks: u32, splits: u32, products: u32 }
 }
 
+/// Tiles at a time, where registers hold what is read of them.
+const TILES: usize = 2;
+
 /// How the product of a weight gradient is shared out.
 pub(super) struct Product {
     entry: &'static str,
     /// What one invocation owns, or a workgroup loads.
-    sizes: [(&'static str, usize); 2],
+    sizes: [(&'static str, usize); 3],
     /// Invocations for each split of each matrix.
     pub lanes: usize,
 }
@@ -33,16 +36,17 @@ impl Product {
             let [v_loads, m_loads] = [block_of(groups / 8, 2), block_of(blocks / 4, 2)];
             return Self {
                 entry: "multiply_wide",
-                sizes: [("V_LOADS", v_loads), ("M_LOADS", m_loads)],
+                sizes: [("V_LOADS", v_loads), ("M_LOADS", m_loads), ("TILES", TILES)],
                 lanes: 8 * groups.div_ceil(8 * v_loads) * blocks.div_ceil(4 * m_loads),
             };
         }
         // A GPU's invocation holds a quarter of that in registers: half of it, and NVIDIA's compiler spills, AMD's keeps six waves.
         let (most_groups, most_blocks) = if limits.software { (4, 2) } else { (2, 1) };
+        let tiles = if limits.few_registers { 1 } else { TILES };
         let (group_block, block_block) = (block_of(groups, most_groups), block_of(blocks, most_blocks));
         Self {
             entry: "multiply",
-            sizes: [("GROUPS", group_block), ("BLOCKS", block_block)],
+            sizes: [("GROUPS", group_block), ("BLOCKS", block_block), ("TILES", tiles)],
             lanes: groups.div_ceil(group_block) * blocks.div_ceil(block_block),
         }
     }

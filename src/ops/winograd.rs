@@ -35,6 +35,28 @@ fn channels_each(tape: &Tape, tensors: &[TensorId]) -> usize {
     if by_eights(tape, tensors) { 8 } else { 4 }
 }
 
+/// The same of a pass that keeps all of a tile: 36 numbers a channel are more than 128 registers hold of four.
+fn fewer_channels(tape: &Tape, filtering: Filtering, tensors: &[TensorId]) -> usize {
+    match filtering {
+        Filtering::Four if tape.limits().few_registers => 2,
+        _ => channels_each(tape, tensors),
+    }
+}
+
+/// Sets the shader's type `alias` for the channels of an invocation, as a tensor stores them.
+fn stored_channels(
+    variant: Variant,
+    (alias, channels): (&'static str, usize),
+    tape: &Tape,
+    id: TensorId,
+) -> Variant {
+    match (channels, tape.element(id)) {
+        (2, Element::F16) => variant.with(alias, "vec2<f16>"),
+        (2, Element::F32) => variant,
+        _ => stored(variant, alias, tape, id),
+    }
+}
+
 params! {
     struct WeightJob {
         first_group: u32, weight_at: u32, result_at: u32, count: u32, block_first: u32, groups: u32, weight_groups: u32,
@@ -166,7 +188,7 @@ fn convolve_blocks(
     let co = tape.shape(call.y).as_nhwc()[3];
     let groups = call.weight_dims(tape)[1];
     let (blocks, filtering) = (outputs.len(), tiles.filtering);
-    let channels = channels_each(tape, &[call.y]);
+    let channels = fewer_channels(tape, filtering, &[call.y]);
     let out_first = outputs.start * 8 / channels;
     let mut last = OutputParams {
         height: tiles.height as u32,
@@ -229,8 +251,9 @@ fn transform_weight(tape: &mut Tape, call: &Call, outputs: &Range<usize>, filter
     let mut kernel = filtering.kernel(WEIGHT, "transform_weight", channels, Variant::new());
     let mut invocations = count * 4 / channels;
     if let Some(first) = call.flip_from {
-        kernel = filtering.kernel(FLIPPED, "transform_flipped", 4, Variant::new());
-        invocations = count / 4;
+        let inputs = if tape.limits().software { 4 } else { 1 };
+        kernel = filtering.kernel(FLIPPED, "transform_flipped", 4, Variant::new().with("INPUTS", u(inputs)));
+        invocations = count / inputs;
         job.weight_groups = tape.shape(call.weight).dims()[1] as u32;
         job.weight_first = first as u32;
         job.x_groups = (tape.shape(call.y).as_nhwc()[3] / 4) as u32;
@@ -253,7 +276,7 @@ fn transform_input(
 ) {
     let tensors: Vec<TensorId> = sources.iter().map(|(x, _)| x.tensor).collect();
     // All alike, as they are stored.
-    let channels = channels_each(tape, &tensors);
+    let channels = fewer_channels(tape, filtering, &tensors);
     let v_channels = tape.shape(v).dims()[2] * 4;
     for (x, first) in sources {
         let x_groups = tape.shape(x.tensor).as_nhwc()[3] / channels;
@@ -263,7 +286,10 @@ fn transform_input(
             v_first: (first * 4 / channels) as u32,
             ..params
         };
-        let variant = stored(reading(Variant::new(), *x), "X", tape, x.tensor);
+        let mut variant = stored(reading(Variant::new(), *x), "X", tape, x.tensor);
+        if channels == 2 {
+            variant = stored_channels(variant, ("Channels", channels), tape, x.tensor);
+        }
         let dispatch = tape.dispatch(filtering.kernel(INPUT, "transform_input", channels, variant));
         let dispatch = dispatch.images(x.tensor, images).coefficients(*x, weight).tensor(v);
         dispatch.params(&params).invocations(params.tiles as usize * x_groups);
@@ -297,9 +323,10 @@ fn transform_output(
     mut params: OutputParams,
     images: &Range<usize>,
 ) {
-    let channels = channels_each(tape, &[call.y]);
+    let channels = fewer_channels(tape, filtering, &[call.y]);
     let (mut entry, mut runs) = ("transform_output", params.tiles as usize);
-    let variant = stored(Variant::new(), "Y", tape, call.y).with("START", u(call.start as usize));
+    let variant = stored_channels(Variant::new(), ("Y", channels), tape, call.y);
+    let variant = variant.with("START", u(call.start as usize));
     if let Some(moments) = moments {
         let run = moments.split_pixels / filtering.tile().pow(2);
         (entry, runs) = ("transform_output_moments", runs.div_ceil(run));
@@ -322,7 +349,7 @@ fn gathers(tape: &mut Tape, call: &Call, cut: &Tiles) -> Option<Moments> {
     let slice_pixels = cut.slices[0].len() * h * w;
     let tiles = slice_pixels / tile.pow(2);
     // As long runs as leave the device busy; a range of tiles that another one follows is made of whole runs.
-    let runs = tiles * co / channels_each(tape, &[call.y]);
+    let runs = tiles * co / fewer_channels(tape, cut.filtering, &[call.y]);
     let run = block_of(runs / busy_invocations(tape), MOST_RUN_PIXELS / tile.pow(2));
     let run = if cut.range == tiles || cut.range.is_multiple_of(run) { run } else { 1 };
     call.gathers(tape, call.sources.len() - 1, cut.slices.len(), slice_pixels, run * tile.pow(2))
@@ -420,7 +447,7 @@ fn weight_gradient_blocks(
 
 /// Adds the splits up and takes them back to taps, from this block of the weight on.
 fn finish(tape: &mut Tape, part: TensorId, weight: TensorId, block_first: usize, filtering: Filtering) {
-    let channels = if tape.limits().software { 8 } else { 4 };
+    let channels = if tape.limits().software { 8 } else { fewer_channels(tape, filtering, &[]) };
     let dims = tape.shape(part).dims();
     let (splits, groups, count) = (dims[0], dims[3], dims[2] * dims[3] * 32 / channels);
     let params = FinishParams {

@@ -22,6 +22,12 @@ params! {
     }
 }
 
+/// The variant of a kernel that imports `tile_product`, as the device's registers allow.
+pub(super) fn by_registers(variant: Variant, tape: &Tape) -> Variant {
+    let few = tape.limits().few_registers;
+    variant.with("PRODUCT_AHEAD", !few).with("PRODUCT_TOGETHER", u(if few { 1 } else { 4 }))
+}
+
 /// Matrices, tiles, groups of 4 input channels, blocks of 8 outputs.
 #[derive(Clone, Copy)]
 pub(super) struct Size {
@@ -43,8 +49,8 @@ impl Size {
         }
     }
 
-    fn variant(&self) -> Variant {
-        Variant::new().with("PRODUCTS", u(self.products))
+    fn variant(&self, tape: &Tape) -> Variant {
+        by_registers(Variant::new(), tape).with("PRODUCTS", u(self.products))
     }
 
     fn workgroups(&self, rows: usize) -> usize {
@@ -60,7 +66,7 @@ pub(super) fn multiply(
     size: &Size,
     flops: usize,
 ) {
-    let kernel = Kernel::new(SHADER, "multiply", size.variant());
+    let kernel = Kernel::new(SHADER, "multiply", size.variant(tape));
     let dispatch = tape.dispatch(kernel).tensor(v).prepared(u).tensor(m);
     dispatch.params(&size.params(size.tiles, size.tiles)).flops(flops).groups(size.workgroups(size.tiles));
 }
@@ -81,7 +87,7 @@ pub(super) fn multiply_gradient(
 ) {
     let splits = tape.shape(part).dims()[0];
     let rows = size.groups * 4;
-    let kernel = Kernel::new(SHADER, "multiply_gradient", size.variant().with("ADD_TO", adds));
+    let kernel = Kernel::new(SHADER, "multiply_gradient", size.variant(tape).with("ADD_TO", adds));
     let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part);
     let params = size.params(rows, size.tiles.div_ceil(splits));
     dispatch.params(&params).flops(flops).groups(size.workgroups(rows) * splits);
