@@ -344,3 +344,16 @@ fn a_tensor_is_filled_by_a_pattern_read_in_parts_and_cleared() {
         assert!(loaded.read(&gpu, y).unwrap().iter().all(|value| *value == 0.0), "{element:?}");
     }
 }
+
+/// What a process of its own says of a driver, before this program trusts it with forms that few programs use.
+#[test]
+fn a_form_that_the_driver_survives_is_told_by_the_process_that_tried_it() {
+    if common::device().is_none() {
+        return;
+    }
+    let output = rosette().args(["probe", "tiled", "matrix tall"]).output().expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout);
+    let wanted = ["form tiled", "survived tiled", "form matrix tall", "survived matrix tall"];
+    assert_eq!(said.lines().collect::<Vec<_>>(), wanted);
+}

@@ -40,6 +40,7 @@ NVIDIAS = {"rtx2080ti": ("162", "c5", "1e04"), "rtx3090": ("172", "c7", "2204"),
 INTELS = {"a770": ("0c37", "0", "56a0"), "b580": ("1401", "0", "e20b")}
 APPLES = {"m1": ("8103", "0", "0"), "m1max": ("6001", "0", "0"), "m2": ("8112", "0", "0")}
 CHIPS = NVIDIAS | INTELS | APPLES
+MATRIX = ("matrix", "matrix narrow", "matrix tall", "matrix rows")
 MANIFESTS = "/usr/share/vulkan/icd.d"
 
 
@@ -97,8 +98,10 @@ def run(options, folder):
             environment["GPU_CODE"] = "1"
     else:
         environment |= dict(RADV_FORCE_FAMILY=options.gpu, RADV_DEBUG="shaderstats")
-    command = [options.rosette, *(options.args or ["doctor"])]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace").stderr
+    # A driver's matrix units are tried by a process of their own, of which `doctor` tells nothing.
+    commands = [options.args] if options.args else [["doctor"], ["probe", *MATRIX]]
+    return [subprocess.run([options.rosette, *command], env=environment, capture_output=True, text=True, errors="replace").stderr
+            for command in commands]
 
 
 def main():
@@ -113,10 +116,10 @@ def main():
     if options.code and options.gpu not in NVIDIAS | INTELS:
         parser.error("--code is for Intel's and NVIDIA's GPUs")
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        log = run(options, folder)
-    every = pipelines(log)
+        logs = run(options, folder)
+    every = {name: of for log in logs for name, of in pipelines(log).items()}
     if not every:
-        sys.exit(f"{log[-2000:]}\nno pipeline was compiled for '{options.gpu}': expected {known}")
+        sys.exit(f"{logs[0][-2000:]}\nno pipeline was compiled for '{options.gpu}': expected {known}")
     found = {name: of for name, of in every.items() if options.filter in name}
     columns = kind(options.gpu)[2]
     print(*columns.values(), "kernel", sep="\t")

@@ -51,8 +51,9 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
             progress::print_line(&format!("checking {name}"));
         }
     };
-    let examined = examine(&gpu, told)?;
     let mut cache = TuningCache::load(gpu.summary());
+    let broken = cache.probe(&gpu, true)?;
+    let examined = examine(&gpu, &broken, told)?;
     cache.ban(banned(&examined));
     cache.save()?;
     let failed: usize = examined.iter().map(|entry| entry.failures.len()).sum();

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod exchange;
 pub mod predict;
 pub mod preview;
+pub mod probe;
 pub mod run;
 pub mod split;
 pub mod synth;
@@ -53,6 +54,8 @@ enum Command {
     Doctor(Box<doctor::DoctorArgs>),
     Tune(tune::TuneArgs),
     Bench(bench::BenchArgs),
+    #[command(hide = true)]
+    Probe(probe::ProbeArgs),
 }
 
 /// Parses the arguments, runs the subcommand and turns its result into an exit code:
@@ -93,6 +96,7 @@ fn run(command: Command) -> Result<()> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Probe(args) => probe::run(&args),
         Command::Devices(args) => devices::run(&args),
     }
 }

@@ -50,6 +50,9 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let gpu = Gpu::open(args.adapter.as_deref())?;
     let questions = experiment_questions(&experiment, gpu.limits())?;
     let mut cache = TuningCache::load(gpu.summary());
+    for (form, why) in cache.probe(&gpu, false)? {
+        progress::print_line(&format!("passed over: {}: {why}", form.name()));
+    }
     let started = Instant::now();
     let mut found: Vec<(Question, Vec<Timing>)> = Vec::new();
     // Every answer is kept at once: who stops half-way keeps the half.

@@ -30,25 +30,61 @@ pub struct Examined {
     pub backward: f64,
 }
 
-/// Runs every case of every operation, in f32 and where the device has it in f16. `told` hears of each operation before it is examined.
+impl Examined {
+    /// A form that cannot be examined without harm.
+    fn broken(form: Form, why: &str) -> Self {
+        Self {
+            what: form.name().to_owned(),
+            form: Some(form.name().to_owned()),
+            precision: "f16",
+            passed: 0,
+            failures: vec![format!("{}: {why}", form.name())],
+            forward: 0.0,
+            backward: 0.0,
+        }
+    }
+}
+
+/// Runs every case of every operation, in f32 and where the device has it in f16, but for the forms that are `broken`: those have
+/// failed. `told` hears of each operation before it is examined.
 ///
 /// # Errors
 /// Where the device lacks memory, or was lost. A kernel that its driver refuses is a failure of the case.
-pub fn examine(gpu: &Gpu, mut told: impl FnMut(&str)) -> Result<Vec<Examined>> {
-    let mut all = Vec::new();
+pub fn examine(gpu: &Gpu, broken: &[(Form, String)], mut told: impl FnMut(&str)) -> Result<Vec<Examined>> {
+    let is_whole = |form: Form| broken.iter().all(|(broken, _)| *broken != form);
+    let mut all: Vec<Examined> = broken.iter().map(|(form, why)| Examined::broken(*form, why)).collect();
     for element in [Element::F32, Element::F16] {
         if element == Element::F16 && !gpu.limits().f16 {
             continue;
         }
         for op in OPS {
             told(op.name);
-            let programs =
-                (op.cases)().into_iter().map(|case| check::record(case, gpu.limits(), element).0.program);
-            gpu.compile_ahead(programs.flat_map(Program::into_kernels))?;
-            all.extend(examine_operation(gpu, op, element, |_| true)?);
+            compile(gpu, op, element, is_whole)?;
+            all.extend(examine_operation(gpu, op, element, is_whole)?);
         }
     }
     Ok(all)
+}
+
+/// The same of one form of the convolutions, whose activations are stored as `element`.
+///
+/// # Errors
+/// As [`examine`].
+pub fn examine_form(gpu: &Gpu, element: Element, form: Form) -> Result<Vec<Examined>> {
+    let has_it = |op: &&OpEntry| (op.cases)().iter().any(|case| form_of(case) == Some(form));
+    let mut all = Vec::new();
+    for op in OPS.iter().filter(has_it) {
+        compile(gpu, op, element, |other| other == form)?;
+        all.extend(examine_operation(gpu, op, element, |other| other == form)?);
+    }
+    Ok(all)
+}
+
+/// Makes the pipelines of an operation's cases ahead, several at once.
+fn compile(gpu: &Gpu, op: &OpEntry, element: Element, wanted: impl Fn(Form) -> bool) -> Result<()> {
+    let cases = (op.cases)().into_iter().filter(|case| form_of(case).is_none_or(&wanted));
+    let programs = cases.map(|case| check::record(case, gpu.limits(), element).0.program);
+    gpu.compile_ahead(programs.flat_map(Program::into_kernels))
 }
 
 /// [`examine`] for one operation whose activations are stored as `element`, and of convolutions only forms that are `wanted`.

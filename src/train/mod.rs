@@ -17,6 +17,7 @@ mod numbers;
 mod plan;
 mod predict;
 mod preview;
+mod probe;
 mod recovery;
 mod run;
 mod schedule;
@@ -44,6 +45,7 @@ pub use plan::{
 };
 pub use predict::{Probability, probabilities};
 pub use preview::{Preview, preview};
+pub use probe::run_probe;
 pub use run::{CHECKPOINT_EVERY, Outcome, TrainRun, train};
 pub use schedule::{EarlyStopping, Plateau, Schedule};
 pub use session::{PendingStep, Place, Session, StepResult};

@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::is_unfinished;
+use super::probe::{probe, risky};
 use super::step::{StepSettings, record_evaluation, record_training};
 use crate::error::Result;
 use crate::files;
 use crate::gpu::{AdapterSummary, Gpu, Limits};
 use crate::model::AttentionUNet;
-use crate::ops::choice::Question;
+use crate::ops::choice::{Form, Question};
 use crate::ops::tune::{Timing, kernels, measure, shader_digest};
 use crate::report::progress::{self, Work};
 use crate::tape::Tuning;
@@ -43,6 +44,9 @@ pub struct TuningCache {
     /// Forms that computed something else than their reference on this device (see [`super::examine`]).
     #[serde(default)]
     pub banned: Vec<String>,
+    /// Forms that a process of their own has run (see [`super::probe`]), and what went wrong, if anything.
+    #[serde(default)]
+    pub probed: BTreeMap<String, Option<String>>,
     #[serde(skip)]
     path: Option<PathBuf>,
 }
@@ -56,6 +60,7 @@ impl TuningCache {
             shaders: shader_digest(),
             timings: BTreeMap::new(),
             banned: Vec::new(),
+            probed: BTreeMap::new(),
             path: None,
         };
         let path = files::cache_dir().map(|dir| dir.join(empty.file_name()));
@@ -90,18 +95,19 @@ impl TuningCache {
 
     /// The answers: where a form beats the usual one clearly, and computes what it does.
     pub fn tuning(&self, limits: Limits) -> Tuning {
+        let unusable = self.unusable();
         let answers = self.timings.iter().filter_map(|(key, timings)| {
             let usual = Question::from_key(key)?.usual(limits).name();
             let trusted: Vec<Timing> =
-                timings.iter().filter(|timing| !self.banned.contains(&timing.form)).cloned().collect();
+                timings.iter().filter(|timing| !unusable.contains(&timing.form)).cloned().collect();
             Some((key.clone(), choose(&trusted, usual, limits)?.form.clone()))
         });
-        Tuning::new(answers.collect(), self.banned.clone())
+        Tuning::new(answers.collect(), unusable.clone())
     }
 
     /// No answers: the device's limits decide among the forms that are not banned.
     pub fn by_limits(&self) -> Tuning {
-        Tuning::new(BTreeMap::new(), self.banned.clone())
+        Tuning::new(BTreeMap::new(), self.unusable())
     }
 
     /// Sets the forms that are wrong on the device; what was measured beside other ones is forgotten.
@@ -109,6 +115,38 @@ impl TuningCache {
         if self.banned != forms {
             self.timings.clear();
             self.banned = forms;
+        }
+    }
+
+    /// Forms that are wrong on the device, or that its driver does not survive.
+    pub fn unusable(&self) -> Vec<String> {
+        let broken = self.probed.iter().filter_map(|(form, found)| found.as_ref().map(|_| form));
+        let mut all: Vec<String> = self.banned.iter().chain(broken).cloned().collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Has a process of their own run the forms that a driver may not survive, once, or again; those that it did not. What was
+    /// found is kept at once, since this process runs them next.
+    ///
+    /// # Errors
+    /// Where a signal came, or this program cannot be started again.
+    pub fn probe(&mut self, gpu: &Gpu, again: bool) -> Result<Vec<(Form, String)>> {
+        let is_open = |form: &Form| again || !self.probed.contains_key(form.name());
+        let open: Vec<Form> = risky(gpu).into_iter().filter(is_open).collect();
+        let found = probe(gpu, &open)?;
+        if !found.is_empty() {
+            let verdicts = found.iter().map(|(form, verdict)| (form.name().to_owned(), verdict.clone()));
+            self.probed.extend(verdicts);
+            self.save_or_warn();
+        }
+        Ok(found.into_iter().filter_map(|(form, verdict)| Some((form, verdict?))).collect())
+    }
+
+    fn save_or_warn(&self) {
+        if let Err(error) = self.save() {
+            tracing::warn!("what was measured of the device is not kept: {error}");
         }
     }
 
@@ -123,15 +161,16 @@ impl TuningCache {
         again: bool,
         mut told: impl FnMut(&Question, &[Timing]),
     ) -> Result<()> {
+        let unusable = self.unusable();
         let open = questions.iter().filter(|question| again || !self.timings.contains_key(&question.key()));
-        gpu.compile_ahead(open.flat_map(|question| kernels(gpu, question, &self.banned)))?;
+        gpu.compile_ahead(open.flat_map(|question| kernels(gpu, question, &unusable)))?;
         for question in questions {
             let key = question.key();
             if !again && let Some(known) = self.timings.get(&key) {
                 told(question, known);
                 continue;
             }
-            let timings = measure(gpu, question, &self.banned)?;
+            let timings = measure(gpu, question, &unusable)?;
             told(question, &timings);
             // What had no memory, perhaps beside another program, is tried again next time.
             if !timings.iter().any(|timing| timing.is_transient) {
@@ -150,7 +189,9 @@ impl TuningCache {
         ));
         work.started("measuring", open.len());
         let started = Instant::now();
-        let mut failures: BTreeSet<String> = BTreeSet::new();
+        let broken = self.probe(gpu, false)?;
+        let mut failures: BTreeSet<String> =
+            broken.iter().map(|(form, why)| format!("{}: {why}", form.name())).collect();
         let measured = self.measure(gpu, open, false, |_, timings| {
             failures.extend(timings.iter().filter_map(Timing::told_failure));
             work.advance(1);
@@ -159,9 +200,7 @@ impl TuningCache {
         work.finished(&format!("{} convolutions asked for, {}", open.len(), progress::duration(seconds)));
         failures.iter().for_each(|failure| work.message(&format!("passed over: {failure}")));
         // What was measured before a device was lost is kept as well.
-        if let Err(error) = self.save() {
-            tracing::warn!("what was measured of the device is not kept: {error}");
-        }
+        self.save_or_warn();
         measured
     }
 }
@@ -208,7 +247,7 @@ pub fn of_training(
     if !restart && is_unfinished(dir) {
         let kept = std::fs::read_to_string(dir.join(KEPT)).ok();
         let answers = kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        return Ok(Tuning::new(answers, cache.banned));
+        return Ok(Tuning::new(answers, cache.unusable()));
     }
     let is_open = |question: &&Question| !cache.timings.contains_key(&question.key());
     let open: Vec<Question> = questions.iter().filter(is_open).cloned().collect();
@@ -250,11 +289,18 @@ mod tests {
             shaders: String::new(),
             timings: BTreeMap::from([(question.to_owned(), timings)]),
             banned: Vec::new(),
+            probed: BTreeMap::new(),
             path: None,
         };
         assert_eq!(cache.tuning(Limits::WEBGPU).answer(question), Some("direct"));
         cache.banned.push("direct".into());
         assert_eq!(cache.tuning(Limits::WEBGPU).answer(question), Some("tiled"));
+        cache.banned.clear();
+        cache.probed.insert("direct".into(), None);
+        assert_eq!(cache.tuning(Limits::WEBGPU).answer(question), Some("direct"));
+        cache.probed.insert("direct".into(), Some("the driver ended the process".into()));
+        assert_eq!(cache.tuning(Limits::WEBGPU).answer(question), Some("tiled"));
+        assert_eq!(cache.by_limits().banned(), ["direct"]);
     }
 
     #[test]
