@@ -9,7 +9,7 @@
 //   y       [N, H, W, CO]               Y, CO a multiple of 4
 //
 // A workgroup owns 128 pixels x 64 output channels and steps through 16 channels of one tap at a time, held in workgroup
-// memory while the next are on their way to registers: tap after tap of the same channels, which read nearly the same
+// memory while the next are on their way to registers (PRODUCT_AHEAD): tap after tap of the same channels, which read nearly the same
 // pixels. f32 throughout, added in a fixed order.
 #import grid
 #import depth_to_space

@@ -11,6 +11,7 @@
 #import jobs
 
 const INPUTS: u32 = 4u;
+const_assert V_FLOATS == 4u && (INPUTS == 1u || INPUTS == 4u);
 
 // The weights of a tap: four outputs of each of these inputs, where the weight has four inputs of each output.
 fn inputs_of(source: u32, first: u32) -> array<V, INPUTS> {

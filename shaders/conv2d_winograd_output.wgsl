@@ -9,7 +9,7 @@
 // Params counts channels in V.
 #import grid
 
-// How the channels of V are stored in y: V, or vec4<f16>. Arithmetic is in f32.
+// How the channels of V are stored in y: V, vec4<f16> or vec2<f16>. Arithmetic is in f32.
 alias Y = V;
 // What the sums are added to: 0: the bias, 1: what y holds, 2: zero. A constant, so that there is no code for the others.
 const START: u32 = 0u;

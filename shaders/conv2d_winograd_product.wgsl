@@ -6,7 +6,7 @@
 //   part   [splits][PRODUCTS][blocks][CG][4][8]   f32, a split of the tiles each
 //
 // `multiply` makes m of v and u; `multiply_gradient` makes part of v and m, or adds to it. A workgroup owns 128 x 64 numbers
-// of one product, and brings the next channels, or tiles, to registers while it adds. f32 throughout, in a fixed order.
+// of one product, and may bring the next channels, or tiles, to registers while it adds. f32 throughout, in a fixed order.
 #import grid
 #import tile_product
 
@@ -162,15 +162,14 @@ fn bring_tiles(step: u32, mine: GradientShare, left_next: ptr<function, array<ve
 fn multiply_gradient(id: Invocation) {
     let mine = part_of(linear_group(id));
     let cell = id.lane % RIGHT_STRIDE;
-    let begin = mine.split * params.tiles_per_split;
     var share: GradientShare;
     share.row_group = mine.row0 / 4u + id.lane % ROW_GROUPS;
     share.row_tile = id.lane / ROW_GROUPS;
     share.out = min(mine.block0 + cell / 2u, params.blocks - 1u) * 2u + cell % 2u;
     share.out_tile = id.lane / RIGHT_STRIDE;
     share.first = mine.product * params.tiles;
-    share.begin = begin;
-    share.end = min(begin + params.tiles_per_split, params.tiles);
+    share.begin = mine.split * params.tiles_per_split;
+    share.end = min(share.begin + params.tiles_per_split, params.tiles);
     var sums: Sums;
     var left_next: array<vec4<f32>, TILES_EACH>;
     var right_next: array<vec4<f32>, RIGHT_EACH>;

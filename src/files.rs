@@ -53,6 +53,11 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::io(path, "a file to read", &e))
 }
 
+/// Where this program lies, to be started once more.
+pub fn this_program() -> Result<PathBuf> {
+    std::env::current_exe().map_err(|e| Error::failure(format!("this program's own path: {e}")))
+}
+
 /// Names the directory of caches, in place of the system's.
 const CACHE_DIR: &str = "ROSETTE_CACHE_DIR";
 

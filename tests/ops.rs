@@ -214,9 +214,16 @@ fn what_gpus_with_few_registers_compute_agrees_with_the_reference() {
             assert!(agree(&gpu, op, stored, is_meant) > 0, "{} has cases", op.name);
         }
     }
+    if limits.f16 {
+        assert!(
+            variants.iter().any(|name| name.contains("V_FLOATS=2u") && name.contains("Channels=vec2<f16>"))
+        );
+        assert!(variants.iter().any(|name| name.contains("V_FLOATS=2u") && name.contains(",Y=vec2<f16>")));
+    }
     for (kernel, choice) in [
         ("conv2d_tiled/forward", "PRODUCT_AHEAD=false,PRODUCT_TOGETHER=1u,PRODUCT_USED=12u"),
-        ("conv2d_winograd/transform_input", "TILE=4u,V_FLOATS=2u"),
+        ("conv2d_winograd/transform_input", "NORMALISED_RELU=true,TILE=4u,V_FLOATS=2u"),
+        ("conv2d_winograd_flipped/transform_flipped", "INPUTS=1u"),
         ("conv2d_winograd_output/transform_output_moments", "TILE=4u,V_FLOATS=2u"),
         ("conv2d_winograd_finish/finish", "TILE=4u,V_FLOATS=2u"),
         ("conv2d_winograd_product/multiply_gradient", "PRODUCT_AHEAD=false,PRODUCT_TOGETHER=1u"),

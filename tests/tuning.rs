@@ -351,9 +351,9 @@ fn a_form_that_the_driver_survives_is_told_by_the_process_that_tried_it() {
     if common::device().is_none() {
         return;
     }
-    let output = rosette().args(["probe", "tiled", "matrix tall"]).output().expect("the binary runs");
+    let output = rosette().args(["probe", "tiled", "winograd"]).output().expect("the binary runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8_lossy(&output.stdout);
-    let wanted = ["form tiled", "survived tiled", "form matrix tall", "survived matrix tall"];
+    let wanted = ["form tiled", "survived tiled", "form winograd", "survived winograd"];
     assert_eq!(said.lines().collect::<Vec<_>>(), wanted);
 }

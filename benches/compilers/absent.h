@@ -41,7 +41,8 @@ static Device device = {nodes, 1 << 2, VENDOR ? 0 : 2, &place, &identity};
 int drmGetDevices2(uint32_t flags, Device **list, int most) {
     if (!path[0]) {
         const char *folder = getenv("GPU_FOLDER");
-        snprintf(path, sizeof path, "%s/m", folder ? folder : "/tmp"); /* short: ANV keeps 19 letters of it */
+        /* Short, since ANV keeps 19 letters of it, and for each process another, since rosette starts itself. */
+        snprintf(path, sizeof path, "%s/%c", folder ? folder : "/tmp", 'a' + getpid() % 26);
         int file = open(path, O_CREAT | O_RDWR, 0600);
         if (file < 0 || ftruncate(file, 1ll << 40)) perror(path);
         close(file);
@@ -101,8 +102,9 @@ int ioctl(int file, unsigned long request, ...) {
         return 0;
     case TIMELINE_SIGNAL: return timeline(args, 1);
     case QUERY: return timeline(args, 0);
-    case WAIT: args[8] = 0; return 0;
-    case CLOSE: case DESTROY: case RESET: case SIGNAL: case TIMELINE_WAIT: case TRANSFER: return 0;
+    case WAIT: args[6] = 0; return 0; /* the first of them has been signalled */
+    case TIMELINE_WAIT: args[8] = 0; return 0;
+    case CLOSE: case DESTROY: case RESET: case SIGNAL: case TRANSFER: return 0;
     }
     unsigned number = request & 0xff;
     return 0x40 <= number && number < 0xa0 ? command(number - 0x40, args) : fails();

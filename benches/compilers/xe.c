@@ -3,7 +3,7 @@
  *   cc -shared -fPIC -o xe.so xe.c -ldl
  *
  * Needs the kernel's headers (linux-libc-dev, 6.11 or later). GPU_PCI, in hexadecimal, says which GPU, GPU_CHIPSET its graphics
- * version, e.g. 2001 for 20.01 (see statistics.py). */
+ * version, e.g. 1401 for 20.01 (see statistics.py). */
 #define _GNU_SOURCE
 #define DRIVER "xe"
 #define VENDOR 0x8086
@@ -48,7 +48,7 @@ static int tiles(struct drm_xe_query_gt_list *all) {
 }
 static int topology(uint8_t *at) {
     const int types[] = {DRM_XE_TOPO_DSS_GEOMETRY, DRM_XE_TOPO_DSS_COMPUTE, DRM_XE_TOPO_L3_BANK,
-                         setting("GPU_CHIPSET") >> 8 >= 0x20 ? DRM_XE_TOPO_SIMD16_EU_PER_DSS : DRM_XE_TOPO_EU_PER_DSS};
+                         setting("GPU_CHIPSET") >> 8 >= 20 ? DRM_XE_TOPO_SIMD16_EU_PER_DSS : DRM_XE_TOPO_EU_PER_DSS};
     for (int i = 0; i < 4; i++) {
         struct drm_xe_query_topology_mask *mask = (void *)at;
         mask->type = types[i];

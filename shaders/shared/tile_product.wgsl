@@ -19,7 +19,7 @@ const LEFT_EACH: u32 = PRODUCT_ROWS / LEFT_ROWS;
 // Rows of `right` that go together, likewise.
 const RIGHT_ROWS: u32 = PRODUCT_LANES / RIGHT_STRIDE;
 const RIGHT_EACH: u32 = PRODUCT_CHANNELS / RIGHT_ROWS;
-const_assert PRODUCT_USED % 4u == 0u && LEFT_ROWS % (8u * STEP_GROUPS) == 0u;
+const_assert PRODUCT_USED % 4u == 0u && 4u % PRODUCT_TOGETHER == 0u && LEFT_ROWS % (8u * STEP_GROUPS) == 0u;
 
 // [channel][row], numbers of their own since each comes from another invocation, and [channel][outputs / 4]
 var<workgroup> left: array<f32, PRODUCT_CHANNELS * PRODUCT_ROWS>;

@@ -1,5 +1,5 @@
 // Winograd's F(2x2, 3x3): tiles of 2 x 2 outputs, which look at 4 x 4 inputs, and the transforms along one of the two
-// sides. V, four channels or eight, comes from lane4 or lane8.
+// sides. V, two channels, four or eight, comes from lane2, lane4 or lane8.
 const TILE: u32 = 2u;
 const SIDE: u32 = 4u;
 const PRODUCTS: u32 = 16u;

@@ -1,5 +1,5 @@
 // Winograd's F(4x4, 3x3): tiles of 4 x 4 outputs, which look at 6 x 6 inputs, and the transforms along one of the two
-// sides. V, four channels or eight, comes from lane4 or lane8.
+// sides. V, two channels, four or eight, comes from lane2, lane4 or lane8.
 const TILE: u32 = 4u;
 const SIDE: u32 = 6u;
 const PRODUCTS: u32 = 36u;

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu, Limits};
 use crate::report::progress;
 use crate::train::{
-    Examined, Fit, StepBench, TuningCache, bench_step, estimate_memory, examine, stored_element,
+    Examined, Fit, PROBING, StepBench, TuningCache, bench_step, estimate_memory, examine, stored_element,
 };
 
 /// Check every kernel on this device against its reference, and say what a training would take; prints a report to send.
@@ -52,6 +52,9 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         }
     };
     let mut cache = TuningCache::load(gpu.summary());
+    if !args.json && !cache.unprobed(&gpu, true).is_empty() {
+        progress::print_line(PROBING);
+    }
     let broken = cache.probe(&gpu, true)?;
     let examined = examine(&gpu, &broken, told)?;
     cache.ban(banned(&examined));
@@ -85,7 +88,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
             "every operation of the network agrees with its reference on this device (patch making is not examined)",
         ),
         _ => Err(Error::failure(format!(
-            "{failed} cases differ from their reference on this device: update its driver; forms of convolutions that \
+            "{failed} cases differ from their reference on this device, or crash it: update its driver; forms of convolutions that \
              failed are not used here any more"
         ))),
     }

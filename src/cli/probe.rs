@@ -15,6 +15,9 @@ pub struct ProbeArgs {
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
     pub adapter: Option<String>,
+    /// Ends at once where standard input does: with the process that started this one.
+    #[arg(long)]
+    pub until_stdin_ends: bool,
 }
 
 /// Runs them.
@@ -22,6 +25,14 @@ pub struct ProbeArgs {
 /// # Errors
 /// Where the device is lost or cannot be had.
 pub fn run(args: &ProbeArgs) -> Result<()> {
+    if args.until_stdin_ends {
+        std::thread::spawn(|| {
+            // There is nothing to be saved, and a driver that hangs would not let it be.
+            if std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).is_ok() {
+                std::process::exit(1);
+            }
+        });
+    }
     run_probe(&Gpu::open(args.adapter.as_deref())?, &args.forms, say)
 }
 

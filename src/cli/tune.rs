@@ -13,7 +13,7 @@ use crate::gpu::Gpu;
 use crate::ops::choice::Question;
 use crate::ops::tune::Timing;
 use crate::report::progress;
-use crate::train::{TuningCache, choose_form, experiment_questions};
+use crate::train::{PROBING, TuningCache, choose_form, experiment_questions};
 
 /// Measure which kernels are fastest on this device for an experiment; trainings use what was found.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,21 +50,23 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let gpu = Gpu::open(args.adapter.as_deref())?;
     let questions = experiment_questions(&experiment, gpu.limits())?;
     let mut cache = TuningCache::load(gpu.summary());
-    for (form, why) in cache.probe(&gpu, false)? {
-        progress::print_line(&format!("passed over: {}: {why}", form.name()));
+    let say_line = |line: &str| {
+        if !args.json {
+            progress::print_line(line);
+        }
+    };
+    if !cache.unprobed(&gpu, args.force).is_empty() {
+        say_line(PROBING);
+    }
+    for (form, why) in cache.probe(&gpu, args.force)? {
+        say_line(&format!("passed over: {}: {why}", form.name()));
     }
     let started = Instant::now();
     let mut found: Vec<(Question, Vec<Timing>)> = Vec::new();
     // Every answer is kept at once: who stops half-way keeps the half.
     for (place, question) in questions.iter().enumerate() {
-        if !args.json {
-            let seconds = started.elapsed().as_secs_f64();
-            progress::print_line(&format!(
-                "{}/{} {question} ({seconds:.0} s so far)",
-                place + 1,
-                questions.len()
-            ));
-        }
+        let seconds = started.elapsed().as_secs_f64();
+        say_line(&format!("{}/{} {question} ({seconds:.0} s so far)", place + 1, questions.len()));
         let told = |question: &Question, timings: &[Timing]| found.push((question.clone(), timings.to_vec()));
         cache.measure(&gpu, std::slice::from_ref(question), args.force, told)?;
         cache.save()?;

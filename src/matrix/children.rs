@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::plan::Planned;
 use super::run::{MatrixRun, announce, failed};
 use crate::error::{Error, Result, STOPPED_EXIT_CODE};
+use crate::files::this_program;
 use crate::gpu::is_device_gone;
 use crate::report::Mode;
 use crate::report::progress::print_line;
@@ -174,9 +175,7 @@ fn train_child(run: &MatrixRun, planned: &Planned, adapter: &str) -> std::result
 
 fn command(run: &MatrixRun, planned: &Planned, adapter: &str) -> Result<Command> {
     let experiment = &planned.experiment;
-    let program =
-        std::env::current_exe().map_err(|e| Error::failure(format!("this program's own path: {e}")))?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(this_program()?);
     command.arg("train").arg("--config").arg(&run.config).args(["--experiment-name", &experiment.name]);
     command.arg("--split-manifest").arg(run.manifest_path(planned)).arg("--data-dir").arg(&run.data_dir);
     command.arg("--output-dir").arg(run.dir(planned)).arg("--log-file").arg(run.log_path(planned));

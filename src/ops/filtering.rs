@@ -27,8 +27,8 @@ macro_rules! family {
 pub(super) const INPUT: Family =
     family!("conv2d_winograd", "lane2\n#import read2", "lane4\n#import read4", "lane8\n#import read8");
 pub(super) const OUTPUT: Family = family!("conv2d_winograd_output", "lane2", "lane4", "lane8");
-pub(super) const GRADIENT: Family = family!("conv2d_winograd_gradient", "lane4", "lane4", "lane8");
-pub(super) const WEIGHT: Family = family!("conv2d_winograd_weight", "lane4", "lane4", "lane8");
+pub(super) const GRADIENT: Family = family!("conv2d_winograd_gradient", "lane2", "lane4", "lane8");
+pub(super) const WEIGHT: Family = family!("conv2d_winograd_weight", "lane2", "lane4", "lane8");
 pub(super) const FLIPPED: Family = family!("conv2d_winograd_flipped", "lane4", "lane4", "lane4");
 pub(super) const FINISH: Family = family!("conv2d_winograd_finish", "lane2", "lane4", "lane8");
 /// One of Winograd's minimal filterings.

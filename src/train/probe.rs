@@ -1,17 +1,20 @@
 //! Whether a driver survives the forms of convolutions that use what few programs do, its matrix units.
 //!
 //! A driver that crashes while it compiles a kernel, or never comes back, takes the program along. So a process of its own runs
-//! those forms first, once for an adapter, a driver and a set of shaders, and says what it is about to do; where it ends too
-//! soon, or falls silent, the form that it was at is not used on this device.
+//! those forms first, once for an adapter, a driver and a set of shaders, and says what it is about to do; where it crashes, or
+//! falls silent, the form that it was at is not used on this device. What ends that process otherwise, and what keeps it from being
+//! started, says nothing of the driver: those forms are then used as if they had been tried.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::doctor::examine_form;
 use super::stop;
 use crate::error::{Error, Result};
+use crate::files::this_program;
 use crate::gpu::{Gpu, is_device_gone};
 use crate::ops::choice::Form;
 use crate::tape::Element;
@@ -20,6 +23,9 @@ use crate::tape::Element;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How often a signal is looked for.
 const GLANCE: Duration = Duration::from_millis(50);
+/// How long a process that was killed may take to go, and one that has gone to have been heard: a driver that hangs keeps even a killed
+/// one.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Before a form is run, and after it, whatever it computed: whether that is right is for others to say.
 const BEGINS: &str = "form ";
@@ -34,24 +40,25 @@ pub fn risky(gpu: &Gpu) -> Vec<Form> {
     Form::MATRIX.into_iter().filter(|form| !limits.software && form.runs_on(true, limits)).collect()
 }
 
-/// Runs the forms in processes of their own. A form that could not be tried, as where another process cannot have the device,
-/// has no verdict.
-///
-/// # Errors
-/// [`Error::Stopped`] where a signal came; a failure where this program cannot be started again.
-pub fn probe(gpu: &Gpu, forms: &[Form]) -> Result<Vec<Verdict>> {
-    let program =
-        std::env::current_exe().map_err(|e| Error::failure(format!("this program's own path: {e}")))?;
+/// Runs the forms in processes of their own. A form has no verdict that could not be tried, or after which a signal came.
+pub fn probe(gpu: &Gpu, forms: &[Form]) -> Vec<Verdict> {
+    // A program that has this one as a library would be started anew.
+    let is_this = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(env!("CARGO_PKG_NAME")))
+    };
+    let program = this_program().ok().filter(is_this);
+    let Some(program) = program else { return Vec::new() };
     let adapter = gpu.summary().index.to_string();
     let command = |forms: &[Form]| {
         let mut command = Command::new(&program);
-        command.args(["probe", "--adapter", &adapter]).args(forms.iter().map(|form| form.name()));
+        command.args(["probe", "--until-stdin-ends", "--adapter", &adapter]);
+        command.args(forms.iter().map(|form| form.name()));
         command
     };
     probe_with(command, forms, PATIENCE)
 }
 
-/// What the process of [`probe`] does: runs every case of these forms; `say` takes the lines that the other one reads.
+/// What a process does that [`TuningCache::probe`](super::TuningCache::probe) starts: runs every case of these forms; `say` takes the lines that the other one reads.
 ///
 /// # Errors
 /// Where the device was lost, or standard output takes no more.
@@ -74,92 +81,121 @@ pub fn run_probe(gpu: &Gpu, forms: &[Form], mut say: impl FnMut(String) -> Resul
     Ok(())
 }
 
-fn probe_with(
-    command: impl Fn(&[Form]) -> Command,
-    forms: &[Form],
-    patience: Duration,
-) -> Result<Vec<Verdict>> {
+fn probe_with(command: impl Fn(&[Form]) -> Command, forms: &[Form], patience: Duration) -> Vec<Verdict> {
     let mut verdicts: Vec<Verdict> = Vec::new();
-    while verdicts.len() < forms.len() {
-        let before = verdicts.len();
-        let mut child = command(&forms[before..])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| Error::failure(format!("starting a process that tries matrix units: {e}")))?;
-        let ended = listen(&mut child, &forms[before..], patience, &mut verdicts);
-        let _ = child.kill();
-        let status = child.wait().map_err(|e| Error::failure(format!("waiting for that process: {e}")))?;
-        match ended? {
-            End::Finished if verdicts.len() > before => {}
-            // It never got as far as a form.
-            End::Finished => break,
-            End::Within(form, said) => {
-                let how = said.unwrap_or_else(|| format!("the driver ended the process ({status})"));
-                verdicts.push((form, Some(how)));
-            }
-            End::Silent(form) => {
-                verdicts.push((form, Some(format!("no result after {} s", patience.as_secs_f64()))));
-            }
+    loop {
+        let is_open = |form: &Form| verdicts.iter().all(|(known, _)| known != form);
+        let open: Vec<Form> = forms.iter().copied().filter(is_open).collect();
+        if open.is_empty() {
+            return verdicts;
+        }
+        let mut command = command(&open);
+        // Its end is the end of this process, for the other.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let known = verdicts.len();
+        match command.spawn() {
+            Ok(child) => verdicts.extend(attend(child, &open, patience)),
+            Err(error) => tracing::warn!("no process to try matrix units first: {error}"),
+        }
+        if verdicts.len() == known || stop::is_requested() {
+            return verdicts;
         }
     }
-    Ok(verdicts)
 }
 
-/// How a process ended.
-enum End {
-    /// Between forms.
-    Finished,
-    /// Before it was done with this one; its error, where it said that the device was lost.
-    Within(Form, Option<String>),
-    /// It did not, and had nothing to say for too long.
-    Silent(Form),
-}
-
-fn listen(child: &mut Child, forms: &[Form], patience: Duration, verdicts: &mut Vec<Verdict>) -> Result<End> {
+/// What a process says of the forms, until it ends, or has nothing to say for too long.
+fn attend(mut child: Child, forms: &[Form], patience: Duration) -> Vec<Verdict> {
     let lines = lines_of(child.stdout.take().expect("it is piped"));
     let errors = lines_of(child.stderr.take().expect("it is piped"));
+    let mut verdicts: Vec<Verdict> = Vec::new();
     let mut current: Option<Form> = None;
     let mut since = Instant::now();
-    let is_one = |form: &Form, text: &str| text == form.name();
-    loop {
+    let is_silent = loop {
         if stop::is_requested() {
-            return Err(Error::Stopped("stopped by a signal: nothing was begun".into()));
+            leave(&mut child);
+            return verdicts;
         }
-        let line = match lines.recv_timeout(GLANCE) {
-            Ok(line) => line,
-            Err(RecvTimeoutError::Timeout) if since.elapsed() > patience => {
-                return Ok(current.map_or(End::Finished, End::Silent));
+        match lines.recv_timeout(GLANCE) {
+            Ok(line) => {
+                since = Instant::now();
+                if let Some(name) = line.strip_prefix(BEGINS) {
+                    current = forms.iter().copied().find(|form| form.name() == name);
+                } else if let Some(form) =
+                    current.take_if(|form| line.strip_prefix(SURVIVED) == Some(form.name()))
+                {
+                    verdicts.push((form, None));
+                }
             }
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => {
-                let said = errors.iter().find(|line| is_device_gone(line));
-                return Ok(current.map_or(End::Finished, |form| End::Within(form, said)));
-            }
-        };
-        since = Instant::now();
-        if let Some(name) = line.strip_prefix(BEGINS) {
-            current = forms.iter().copied().find(|form| is_one(form, name));
-        } else if let Some(form) = current
-            && line.strip_prefix(SURVIVED).is_some_and(|name| is_one(&form, name))
-        {
-            verdicts.push((form, None));
-            current = None;
+            Err(RecvTimeoutError::Timeout) if since.elapsed() <= patience => {}
+            Err(RecvTimeoutError::Timeout) => break true,
+            Err(RecvTimeoutError::Disconnected) => break false,
         }
+    };
+    let status = if is_silent { None } else { wait(&mut child) };
+    leave(&mut child);
+    let Some(form) = current.filter(|_| !stop::is_requested()) else { return verdicts };
+    let gone = std::iter::from_fn(|| errors.recv_timeout(LEAVE).ok()).find(|line| is_device_gone(line));
+    let how = match status {
+        None if is_silent => Some(format!("no result after {} s", patience.as_secs_f64())),
+        Some(status) if gone.is_some() || is_crash(status) => {
+            Some(gone.unwrap_or_else(|| format!("its process crashed ({status})")))
+        }
+        _ => None,
+    };
+    verdicts.extend(how.map(|how| (form, Some(how))));
+    verdicts
+}
+
+/// Whether a process did not end by itself, and by nobody's wish.
+#[cfg(unix)]
+fn is_crash(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    /// Of a terminal that closes, Ctrl-C, a kill (of one short of memory too), a pipe that nobody reads, a request to end.
+    const ASKED_FOR: [i32; 5] = [1, 2, 9, 13, 15];
+    status.signal().is_some_and(|signal| !ASKED_FOR.contains(&signal)) || is_panic(status)
+}
+
+#[cfg(not(unix))]
+fn is_crash(status: ExitStatus) -> bool {
+    /// Windows' errors, but for Ctrl-C.
+    const FIRST_ERROR: u32 = 0xC000_0000;
+    const CONTROL_C: u32 = 0xC000_013A;
+    let code = status.code().map_or(0, i32::cast_unsigned);
+    (code >= FIRST_ERROR && code != CONTROL_C) || is_panic(status)
+}
+
+/// wgpu panics where a driver does what none should.
+fn is_panic(status: ExitStatus) -> bool {
+    status.code() == Some(101)
+}
+
+/// The process's end, where it comes soon.
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let until = Instant::now() + LEAVE;
+    while Instant::now() < until {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        std::thread::sleep(GLANCE);
     }
+    None
+}
+
+/// Ends the process, where it has not ended.
+fn leave(child: &mut Child) {
+    let _ = child.kill();
+    wait(child);
 }
 
 /// A stream's lines, until it ends.
 fn lines_of(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        let lines = BufReader::new(stream).lines().map_while(std::result::Result::ok);
-        // Nobody listens any more once the process is given up.
+        // Drivers write what they like.
+        let lines = BufReader::new(stream).split(b'\n').map_while(std::io::Result::ok);
         for line in lines {
-            if sender.send(line).is_err() {
-                break;
-            }
+            // Read on where nobody listens any more: who writes into a closed pipe is ended by it.
+            let _ = sender.send(String::from_utf8_lossy(&line).trim_end().to_owned());
         }
     });
     receiver
@@ -178,7 +214,7 @@ mod tests {
             shell.args(["-c", script, "sh"]).args(forms.iter().map(|form| form.name()));
             shell
         };
-        probe_with(command, &FORMS, patience).expect("a shell")
+        probe_with(command, &FORMS, patience)
     }
 
     #[test]
@@ -188,14 +224,15 @@ mod tests {
         assert_eq!(found.iter().map(|(form, _)| *form).collect::<Vec<_>>(), FORMS);
         assert_eq!([&found[0].1, &found[2].1], [&None, &None]);
         let said = found[1].1.as_deref().expect("it crashed");
-        assert!(said.starts_with("the driver ended the process (signal: 11"), "{said}");
+        assert!(said.starts_with("its process crashed (signal: 11"), "{said}");
     }
 
     #[test]
     fn a_driver_that_never_comes_back_is_given_up() {
-        let script = r#"echo "form $1"; [ "$1" = "matrix" ] && exec sleep 1000; echo "survived $1""#;
-        let found = found(script, Duration::from_millis(300));
-        assert_eq!(found[0], (Form::Matrix, Some("no result after 0.3 s".into())));
+        let script =
+            r#"echo "form $1"; [ "$1" = "matrix" ] && exec sleep 1000; printf '\377\n'; echo "survived $1""#;
+        let found = found(script, Duration::from_secs(3));
+        assert_eq!(found[0], (Form::Matrix, Some("no result after 3 s".into())));
         assert_eq!([&found[1].1, &found[2].1], [&None, &None]);
     }
 
@@ -203,15 +240,26 @@ mod tests {
     fn a_lost_device_is_told_in_its_own_words() {
         let script = r#"for form; do echo "form $form"
             case $form in
-                *narrow) echo "error: the device was lost: a fault" >&2; exit 1 ;;
+                *narrow) printf '\377\nerror: the device was lost: a fault\n' >&2; exit 1 ;;
                 *) echo "survived $form" ;;
             esac; done"#;
         let told: Vec<Option<String>> = found(script, PATIENCE).into_iter().map(|(_, told)| told).collect();
         assert_eq!(told, [None, Some("error: the device was lost: a fault".into()), None]);
     }
 
+    /// Ctrl-C goes to the whole group: it was taken for a crash, and the form was not used again.
+    #[test]
+    fn what_ends_a_process_by_somebodys_wish_is_no_crash() {
+        for signal in ["INT", "TERM", "KILL", "HUP"] {
+            let script =
+                format!(r#"echo "form $1"; [ "$1" = matrix ] && echo "survived $1"; kill -{signal} $$"#);
+            assert_eq!(found(&script, PATIENCE), [(Form::Matrix, None)], "{signal}");
+        }
+    }
+
     #[test]
     fn what_could_not_be_tried_has_no_verdict() {
         assert_eq!(found("exit 1", PATIENCE), []);
+        assert_eq!(found(r#"echo "form $1"; echo "error: the disk is full" >&2; exit 1"#, PATIENCE), []);
     }
 }

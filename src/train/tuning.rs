@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 use super::checkpoint::is_unfinished;
 use super::probe::{probe, risky};
 use super::step::{StepSettings, record_evaluation, record_training};
-use crate::error::Result;
+use super::stop;
+use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::{AdapterSummary, Gpu, Limits};
 use crate::model::AttentionUNet;
@@ -30,6 +31,9 @@ const WORTH_IT: f64 = 0.97;
 /// as fast alone made steps slower.
 const WORTH_IT_SOFTWARE: f64 = 0.6;
 
+/// What is said before [`TuningCache::probe`].
+pub const PROBING: &str = "trying matrix units in a process of its own, once: a driver that crashes at them must not take more along";
+
 /// What was measured on one device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TuningCache {
@@ -44,7 +48,7 @@ pub struct TuningCache {
     /// Forms that computed something else than their reference on this device (see [`super::examine`]).
     #[serde(default)]
     pub banned: Vec<String>,
-    /// Forms that a process of their own has run (see [`super::probe`]), and what went wrong, if anything.
+    /// Forms that a process of their own has run (see [`Self::probe`]), and what went wrong, if anything.
     #[serde(default)]
     pub probed: BTreeMap<String, Option<String>>,
     #[serde(skip)]
@@ -127,21 +131,42 @@ impl TuningCache {
         all
     }
 
-    /// Has a process of their own run the forms that a driver may not survive, once, or again; those that it did not. What was
-    /// found is kept at once, since this process runs them next.
+    /// Has a process of its own run the forms that a driver may not survive, once, or `again`. What was found is kept at once, since
+    /// this process runs them next. All forms that the driver does not survive, and how it failed.
     ///
     /// # Errors
-    /// Where a signal came, or this program cannot be started again.
+    /// [`Error::Stopped`] where a signal came meanwhile.
     pub fn probe(&mut self, gpu: &Gpu, again: bool) -> Result<Vec<(Form, String)>> {
-        let is_open = |form: &Form| again || !self.probed.contains_key(form.name());
-        let open: Vec<Form> = risky(gpu).into_iter().filter(is_open).collect();
-        let found = probe(gpu, &open)?;
+        let found = probe(gpu, &self.unprobed(gpu, again));
         if !found.is_empty() {
-            let verdicts = found.iter().map(|(form, verdict)| (form.name().to_owned(), verdict.clone()));
-            self.probed.extend(verdicts);
+            self.probed.extend(found.into_iter().map(|(form, verdict)| (form.name().to_owned(), verdict)));
             self.save_or_warn();
         }
-        Ok(found.into_iter().filter_map(|(form, verdict)| Some((form, verdict?))).collect())
+        if stop::is_requested() {
+            return Err(Error::Stopped("stopped by a signal, before anything was begun".into()));
+        }
+        let broken =
+            |(name, verdict): (&String, &Option<String>)| Some((Form::named(name)?, verdict.clone()?));
+        Ok(self.probed.iter().filter_map(broken).collect())
+    }
+
+    /// The forms that [`Self::probe`] would run.
+    pub fn unprobed(&self, gpu: &Gpu, again: bool) -> Vec<Form> {
+        let is_open = |form: &Form| again || !self.probed.contains_key(form.name());
+        risky(gpu).into_iter().filter(is_open).collect()
+    }
+
+    /// [`Self::probe`] of a training, which says so.
+    fn probe_shown(&mut self, gpu: &Gpu, mode: progress::Mode) -> Result<()> {
+        if self.unprobed(gpu, false).is_empty() {
+            return Ok(());
+        }
+        let work = Work::new(mode, 1, "matrix units");
+        work.message(PROBING);
+        for (form, why) in self.probe(gpu, false)? {
+            work.message(&format!("passed over: {}: {why}", form.name()));
+        }
+        Ok(())
     }
 
     fn save_or_warn(&self) {
@@ -189,9 +214,7 @@ impl TuningCache {
         ));
         work.started("measuring", open.len());
         let started = Instant::now();
-        let broken = self.probe(gpu, false)?;
-        let mut failures: BTreeSet<String> =
-            broken.iter().map(|(form, why)| format!("{}: {why}", form.name())).collect();
+        let mut failures: BTreeSet<String> = BTreeSet::new();
         let measured = self.measure(gpu, open, false, |_, timings| {
             failures.extend(timings.iter().filter_map(Timing::told_failure));
             work.advance(1);
@@ -244,6 +267,8 @@ pub fn of_training(
     mode: progress::Mode,
 ) -> Result<Tuning> {
     let mut cache = TuningCache::load(gpu.summary());
+    // Of what goes on too: its driver may be another one now.
+    cache.probe_shown(gpu, mode)?;
     if !restart && is_unfinished(dir) {
         let kept = std::fs::read_to_string(dir.join(KEPT)).ok();
         let answers = kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
