@@ -5,7 +5,7 @@
 //   coefficients [3 or more][CX]       f32: mean, scale, beta, where x is normalised as it is read
 //   part  [splits][blocks][CG][K*K][4][8]      f32, one partial sum of the packed weights a split of the image rows
 //
-// An invocation owns 4 input channels x 8 output channels x TAP_ROWS rows of taps, and walks the rows (n, h) of its
+// An invocation owns 4 input channels x HALVES x 4 output channels x TAP_ROWS rows of taps, and walks the rows (n, h) of its
 // split, keeping the K columns of x around the pixel in registers.
 // Partial sums are added by `split_sum` in order: the same bits on every run.
 #import grid
@@ -16,6 +16,8 @@ alias X = vec4<f32>;
 alias Y = vec4<f32>;
 const K: u32 = 3u;
 const TAP_ROWS: u32 = 3u;
+// Of a block of 8 outputs: both, or one where registers are few.
+const HALVES: u32 = 2u;
 // dy is the 2x2 transposed convolution's large side: its pixels in squares are the channels here.
 const Y_SQUARES: bool = false;
 // Taps of an invocation, and columns of the window that a pixel leaves to the next.
@@ -58,23 +60,21 @@ fn dy_index(row: u32, w: u32, group: u32) -> u32 {
 fn weight_gradient(id: Invocation) {
     let index = invocation_index(id);
     let group = index % params.x_groups;
-    let block = (index / params.x_groups) % params.blocks;
-    let i0 = ((index / (params.x_groups * params.blocks)) % (K / TAP_ROWS)) * TAP_ROWS;
-    let split = index / (params.x_groups * params.blocks * (K / TAP_ROWS));
+    let out_tiles = params.blocks * 2u / HALVES;
+    let out0 = (index / params.x_groups) % out_tiles * HALVES;
+    let i0 = ((index / (params.x_groups * out_tiles)) % (K / TAP_ROWS)) * TAP_ROWS;
+    let split = index / (params.x_groups * out_tiles * (K / TAP_ROWS));
     if (split >= params.splits) {
         return;
     }
     let norm = norm_of(group, params.x_groups);
-    let has_second = block * 2u + 1u < params.out_groups;
-
-    var sum: array<array<vec4<f32>, 8>, TAPS>;
+    // The last block may have no second half: it is the last group again, and zero in the end.
+    var out: array<u32, HALVES>;
     #unroll
-    for (var t = 0u; t < TAPS; t++) {
-        #unroll
-        for (var k = 0u; k < 8u; k++) {
-            sum[t][k] = vec4<f32>(0.0);
-        }
+    for (var h = 0u; h < HALVES; h++) {
+        out[h] = min(out0 + h, params.out_groups - 1u);
     }
+    var sum: array<array<array<vec4<f32>, 4>, HALVES>, TAPS>;
     let end = min((split + 1u) * params.rows_per_split, params.rows);
     for (var row = split * params.rows_per_split; row < end; row++) {
         let h = row % params.height;
@@ -93,9 +93,11 @@ fn weight_gradient(id: Invocation) {
             }
         }
         for (var w = 0u; w < params.width; w++) {
-            let d0 = vec4<f32>(dy[dy_index(row, w, block * 2u)]);
-            let second = vec4<f32>(dy[dy_index(row, w, block * 2u + u32(has_second))]);
-            let d1 = select(vec4<f32>(0.0), second, has_second);
+            var d: array<vec4<f32>, HALVES>;
+            #unroll
+            for (var h = 0u; h < HALVES; h++) {
+                d[h] = vec4<f32>(dy[dy_index(row, w, out[h])]);
+            }
             #unroll
             for (var i = 0u; i < TAP_ROWS; i++) {
                 #unroll
@@ -107,24 +109,27 @@ fn weight_gradient(id: Invocation) {
                 for (var j = 0u; j < K; j++) {
                     let v = window[i][j];
                     let t = i * K + j;
-                    sum[t][0] = fma(vec4<f32>(v.x), d0, sum[t][0]);
-                    sum[t][1] = fma(vec4<f32>(v.x), d1, sum[t][1]);
-                    sum[t][2] = fma(vec4<f32>(v.y), d0, sum[t][2]);
-                    sum[t][3] = fma(vec4<f32>(v.y), d1, sum[t][3]);
-                    sum[t][4] = fma(vec4<f32>(v.z), d0, sum[t][4]);
-                    sum[t][5] = fma(vec4<f32>(v.z), d1, sum[t][5]);
-                    sum[t][6] = fma(vec4<f32>(v.w), d0, sum[t][6]);
-                    sum[t][7] = fma(vec4<f32>(v.w), d1, sum[t][7]);
+                    #unroll
+                    for (var h = 0u; h < HALVES; h++) {
+                        sum[t][h][0] = fma(vec4<f32>(v.x), d[h], sum[t][h][0]);
+                        sum[t][h][1] = fma(vec4<f32>(v.y), d[h], sum[t][h][1]);
+                        sum[t][h][2] = fma(vec4<f32>(v.z), d[h], sum[t][h][2]);
+                        sum[t][h][3] = fma(vec4<f32>(v.w), d[h], sum[t][h][3]);
+                    }
                 }
             }
         }
     }
-    let place = ((params.split_first + split) * params.blocks + block) * params.x_groups + group;
+    let place = ((params.split_first + split) * params.blocks + out0 / 2u) * params.x_groups + group;
     #unroll
     for (var t = 0u; t < TAPS; t++) {
         #unroll
-        for (var k = 0u; k < 8u; k++) {
-            part[(place * K * K + i0 * K + t) * 8u + k] = sum[t][k];
+        for (var h = 0u; h < HALVES; h++) {
+            let to = (place * K * K + i0 * K + t) * 8u + out0 % 2u + h;
+            #unroll
+            for (var k = 0u; k < 4u; k++) {
+                part[to + k * 2u] = select(vec4<f32>(0.0), sum[t][h][k], out0 + h < params.out_groups);
+            }
         }
     }
 }

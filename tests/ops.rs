@@ -228,6 +228,7 @@ fn what_gpus_with_few_registers_compute_agrees_with_the_reference() {
         ("conv2d_winograd_finish/finish", "TILE=4u,V_FLOATS=2u"),
         ("conv2d_winograd_product/multiply_gradient", "PRODUCT_AHEAD=false,PRODUCT_TOGETHER=1u"),
         ("conv2d_gradient_product/multiply", "TILES=1u"),
+        ("conv2d_weight_gradient/weight_gradient", "HALVES=1u"),
     ] {
         let is_it = |name: &String| name.starts_with(kernel) && name.contains(choice);
         assert!(variants.iter().any(is_it), "{kernel} with {choice}");

@@ -402,8 +402,9 @@ impl Convolution {
         // On a GPU a row of taps keeps the sums in registers; where registers spill anyway, fewer loads win.
         let tap_rows = if tape.limits().software { self.kernel } else { 1 };
         let tap_row_count = self.kernel / tap_rows;
+        let halves = if tape.limits().few_registers { 1 } else { 2 };
         let slices = tape.image_slices(&[x, dy]);
-        let lanes = cx / 4 * blocks * tap_row_count;
+        let lanes = cx / 4 * (2 * blocks / halves) * tap_row_count;
         let unit = self.taps() * 32;
         // A driver that unrolls nothing also counts the loops over taps.
         let rows = (slices[0].len() * h, w * (1 + 2 * tap_rows * self.kernel));
@@ -418,6 +419,7 @@ impl Convolution {
         let variant = stored(stored(reading(Variant::new(), source), "X", tape, x), "Y", tape, dy)
             .with("K", u(self.kernel))
             .with("TAP_ROWS", u(tap_rows))
+            .with("HALVES", u(halves))
             .with("Y_SQUARES", self.squares);
         let kernel = Kernel::new(GRADIENT, "weight_gradient", variant);
         for (place, images) in slices.iter().enumerate() {
