@@ -8,6 +8,7 @@ use super::say;
 use crate::config::{Config, Experiment};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu, Limits};
+use crate::ops::choice::Form;
 use crate::report::progress;
 use crate::train::{
     Examined, Fit, PROBING, StepBench, TuningCache, bench_step, estimate_memory, examine, stored_element,
@@ -57,7 +58,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     }
     let broken = cache.probe(&gpu, true)?;
     let examined = examine(&gpu, &broken, told)?;
-    cache.ban(banned(&examined));
+    cache.ban(banned(&examined, &broken));
     cache.save()?;
     let failed: usize = examined.iter().map(|entry| entry.failures.len()).sum();
     let estimate =
@@ -94,10 +95,11 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     }
 }
 
-/// Forms with a failure.
-fn banned(examined: &[Examined]) -> Vec<String> {
+/// Forms with a failure, but for those that are `broken`, which the cache knows apart.
+fn banned(examined: &[Examined], broken: &[(Form, String)]) -> Vec<String> {
     let failed = examined.iter().filter(|entry| !entry.failures.is_empty());
     let mut names: Vec<String> = failed.filter_map(|entry| entry.form.clone()).collect();
+    names.retain(|name| broken.iter().all(|(form, _)| form.name() != name));
     names.sort();
     names.dedup();
     names

@@ -25,15 +25,17 @@ pub struct ProbeArgs {
 /// # Errors
 /// Where the device is lost or cannot be had.
 pub fn run(args: &ProbeArgs) -> Result<()> {
+    let gpu = Gpu::open(args.adapter.as_deref())?;
+    // Once the driver is loaded: on Windows libraries may ask for standard input as they are, and would wait for who reads it.
     if args.until_stdin_ends {
         std::thread::spawn(|| {
-            // There is nothing to be saved, and a driver that hangs would not let it be.
             if std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).is_ok() {
-                std::process::exit(1);
+                // There is nothing to be saved, and a driver that hangs would not let the process exit.
+                std::process::abort();
             }
         });
     }
-    run_probe(&Gpu::open(args.adapter.as_deref())?, &args.forms, say)
+    run_probe(&gpu, &args.forms, say)
 }
 
 fn form(name: &str) -> std::result::Result<Form, String> {

@@ -1,8 +1,8 @@
 //! Whether a driver survives the forms of convolutions that use what few programs do, its matrix units.
 //!
 //! A driver that crashes while it compiles a kernel, or never comes back, takes the program along. So a process of its own runs
-//! those forms first, once for an adapter, a driver and a set of shaders, and says what it is about to do; where it crashes, or
-//! falls silent, the form that it was at is not used on this device. What ends that process otherwise, and what keeps it from being
+//! those forms first, once for an adapter, a driver and a set of shaders, and says what it is about to do; where it crashes, a
+//! panic included, or falls silent, the form that it was at is not used on this device. What ends that process otherwise, and what keeps it from being
 //! started, says nothing of the driver: those forms are then used as if they had been tried.
 
 use std::io::{BufRead, BufReader};
@@ -34,20 +34,24 @@ const SURVIVED: &str = "survived ";
 /// A form, and how the driver failed at it, if it did.
 pub type Verdict = (Form, Option<String>);
 
-/// The forms to be probed on a device.
+/// The forms to be probed on a device; none where no process can be started for it.
 pub fn risky(gpu: &Gpu) -> Vec<Form> {
     let limits = gpu.limits();
-    Form::MATRIX.into_iter().filter(|form| !limits.software && form.runs_on(true, limits)).collect()
+    let is_risky = |form: &Form| !limits.software && form.runs_on(true, limits) && startable().is_some();
+    Form::MATRIX.into_iter().filter(is_risky).collect()
+}
+
+/// This program, unless another one has it as a library, which would be started anew.
+fn startable() -> Option<PathBuf> {
+    let is_this = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(env!("CARGO_PKG_NAME")))
+    };
+    this_program().ok().filter(is_this)
 }
 
 /// Runs the forms in processes of their own. A form has no verdict that could not be tried, or after which a signal came.
 pub fn probe(gpu: &Gpu, forms: &[Form]) -> Vec<Verdict> {
-    // A program that has this one as a library would be started anew.
-    let is_this = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(env!("CARGO_PKG_NAME")))
-    };
-    let program = this_program().ok().filter(is_this);
-    let Some(program) = program else { return Vec::new() };
+    let Some(program) = startable() else { return Vec::new() };
     let adapter = gpu.summary().index.to_string();
     let command = |forms: &[Form]| {
         let mut command = Command::new(&program);
@@ -69,14 +73,18 @@ pub fn run_probe(gpu: &Gpu, forms: &[Form], mut say: impl FnMut(String) -> Resul
             form.runs_on(*element == Element::F16, gpu.limits())
                 && (*element == Element::F32 || gpu.limits().f16)
         });
+        let mut is_tried = true;
         for element in elements {
             match examine_form(gpu, element, *form) {
+                Ok(_) => {}
                 // Another program may have it now.
-                Ok(_) | Err(Error::OutOfMemory(_)) => {}
+                Err(Error::OutOfMemory(_)) => is_tried = false,
                 Err(error) => return Err(error),
             }
         }
-        say(format!("{SURVIVED}{}", form.name()))?;
+        if is_tried {
+            say(format!("{SURVIVED}{}", form.name()))?;
+        }
     }
     Ok(())
 }
@@ -103,44 +111,49 @@ fn probe_with(command: impl Fn(&[Form]) -> Command, forms: &[Form], patience: Du
     }
 }
 
-/// What a process says of the forms, until it ends, or has nothing to say for too long.
+/// What a process says of the forms, until it ends, has said it all, or has nothing to say for too long.
 fn attend(mut child: Child, forms: &[Form], patience: Duration) -> Vec<Verdict> {
     let lines = lines_of(child.stdout.take().expect("it is piped"));
     let errors = lines_of(child.stderr.take().expect("it is piped"));
     let mut verdicts: Vec<Verdict> = Vec::new();
     let mut current: Option<Form> = None;
-    let mut since = Instant::now();
-    let is_silent = loop {
+    // Not by the clock: both processes may have been suspended.
+    let mut silent = Duration::ZERO;
+    while verdicts.len() < forms.len() && silent <= patience {
         if stop::is_requested() {
             leave(&mut child);
             return verdicts;
         }
-        match lines.recv_timeout(GLANCE) {
-            Ok(line) => {
-                since = Instant::now();
-                if let Some(name) = line.strip_prefix(BEGINS) {
-                    current = forms.iter().copied().find(|form| form.name() == name);
-                } else if let Some(form) =
-                    current.take_if(|form| line.strip_prefix(SURVIVED) == Some(form.name()))
-                {
-                    verdicts.push((form, None));
-                }
+        let line = match lines.recv_timeout(GLANCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => {
+                silent += GLANCE;
+                continue;
             }
-            Err(RecvTimeoutError::Timeout) if since.elapsed() <= patience => {}
-            Err(RecvTimeoutError::Timeout) => break true,
-            Err(RecvTimeoutError::Disconnected) => break false,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        if let Some(name) = line.strip_prefix(BEGINS) {
+            current = forms.iter().copied().find(|form| form.name() == name);
+            silent = Duration::ZERO;
+        } else if let Some(form) = current.take_if(|form| line.strip_prefix(SURVIVED) == Some(form.name())) {
+            verdicts.push((form, None));
+            silent = Duration::ZERO;
         }
-    };
+    }
+    let is_silent = silent > patience;
     let status = if is_silent { None } else { wait(&mut child) };
     leave(&mut child);
     let Some(form) = current.filter(|_| !stop::is_requested()) else { return verdicts };
-    let gone = std::iter::from_fn(|| errors.recv_timeout(LEAVE).ok()).find(|line| is_device_gone(line));
+    let until = Instant::now() + LEAVE;
+    let heard = || errors.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
+    let gone = std::iter::from_fn(heard).find(|line| is_device_gone(line));
     let how = match status {
         None if is_silent => Some(format!("no result after {} s", patience.as_secs_f64())),
+        None => Some("its process did not end".into()),
         Some(status) if gone.is_some() || is_crash(status) => {
             Some(gone.unwrap_or_else(|| format!("its process crashed ({status})")))
         }
-        _ => None,
+        Some(_) => None,
     };
     verdicts.extend(how.map(|how| (form, Some(how))));
     verdicts
@@ -150,8 +163,9 @@ fn attend(mut child: Child, forms: &[Form], patience: Duration) -> Vec<Verdict> 
 #[cfg(unix)]
 fn is_crash(status: ExitStatus) -> bool {
     use std::os::unix::process::ExitStatusExt;
-    /// Of a terminal that closes, Ctrl-C, a kill (of one short of memory too), a pipe that nobody reads, a request to end.
-    const ASKED_FOR: [i32; 5] = [1, 2, 9, 13, 15];
+    /// Of a terminal that closes, Ctrl-C, a pipe that nobody reads, a request to end. Not a kill: a system does that to who takes all memory,
+    /// as this process would next.
+    const ASKED_FOR: [i32; 4] = [1, 2, 13, 15];
     status.signal().is_some_and(|signal| !ASKED_FOR.contains(&signal)) || is_panic(status)
 }
 
@@ -164,7 +178,7 @@ fn is_crash(status: ExitStatus) -> bool {
     (code >= FIRST_ERROR && code != CONTROL_C) || is_panic(status)
 }
 
-/// wgpu panics where a driver does what none should.
+/// wgpu panics where a driver does what none should; one of our own would end this process as well.
 fn is_panic(status: ExitStatus) -> bool {
     status.code() == Some(101)
 }
@@ -250,11 +264,17 @@ mod tests {
     /// Ctrl-C goes to the whole group: it was taken for a crash, and the form was not used again.
     #[test]
     fn what_ends_a_process_by_somebodys_wish_is_no_crash() {
-        for signal in ["INT", "TERM", "KILL", "HUP"] {
+        for signal in ["INT", "TERM", "HUP"] {
             let script =
                 format!(r#"echo "form $1"; [ "$1" = matrix ] && echo "survived $1"; kill -{signal} $$"#);
             assert_eq!(found(&script, PATIENCE), [(Form::Matrix, None)], "{signal}");
         }
+    }
+
+    #[test]
+    fn a_process_that_is_done_and_does_not_end_is_not_waited_for() {
+        let script = r#"for form; do echo "form $form"; echo "survived $form"; done; exec sleep 1000"#;
+        assert_eq!(found(script, PATIENCE), FORMS.map(|form| (form, None)));
     }
 
     #[test]

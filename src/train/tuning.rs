@@ -139,7 +139,12 @@ impl TuningCache {
     pub fn probe(&mut self, gpu: &Gpu, again: bool) -> Result<Vec<(Form, String)>> {
         let found = probe(gpu, &self.unprobed(gpu, again));
         if !found.is_empty() {
+            let before = self.unusable();
             self.probed.extend(found.into_iter().map(|(form, verdict)| (form.name().to_owned(), verdict)));
+            // What was measured beside other forms is forgotten, as in [`Self::ban`].
+            if self.unusable() != before {
+                self.timings.clear();
+            }
             self.save_or_warn();
         }
         if stop::is_requested() {
