@@ -20,7 +20,6 @@ const ROWS: u32 = 2u;
 const COLS: u32 = 4u;
 // What the sums are added to: 0: the bias, 1: what y holds, 2: zero. A constant, so that there is no code for the others.
 const START: u32 = 0u;
-const PIXELS: u32 = ROWS * COLS;
 const WINDOW_ROWS: u32 = ROWS + 2u;
 const WINDOW_COLS: u32 = COLS + 2u;
 
@@ -63,20 +62,17 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
     let h0 = ((tile / params.tile_cols) % params.tile_rows) * ROWS;
     let w0 = (tile % params.tile_cols) * COLS;
 
-    var sum: array<array<vec4<f32>, 2>, PIXELS>;
-    #unroll
-    for (var t = 0u; t < PIXELS; t++) {
+    var sum: array<array<vec4<f32>, 2>, ROWS * COLS>;
+    for (var t = 0u; t < ROWS * COLS; t++) {
         sum[t] = array<vec4<f32>, 2>(vec4<f32>(0.0), vec4<f32>(0.0));
     }
     for (var c = 0u; c < params.x_groups; c++) {
         let norm = norm_of(c, params.x_groups);
         var window: array<array<vec4<f32>, WINDOW_COLS>, WINDOW_ROWS>;
-        #unroll
         for (var i = 0u; i < WINDOW_ROWS; i++) {
             // Unsigned wrap-around makes -1 large: one comparison does for both borders.
             let h = h0 + i - 1u;
             let row = (image * params.height + min(h, params.height - 1u)) * params.width;
-            #unroll
             for (var j = 0u; j < WINDOW_COLS; j++) {
                 let w = w0 + j - 1u;
                 let value = vec4<f32>(as_read(x[(row + min(w, params.width - 1u)) * params.x_groups + c], norm));
@@ -84,14 +80,10 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
             }
         }
         let from_tap = (block * params.weight_groups + params.weight_first + c) * 9u;
-        #unroll
         for (var i = 0u; i < 3u; i++) {
-            #unroll
             for (var j = 0u; j < 3u; j++) {
                 let weights = passed_round(weight[(from_tap + i * 3u + j) * 8u + subgroup_lane % 8u]);
-                #unroll
                 for (var r = 0u; r < ROWS; r++) {
-                    #unroll
                     for (var s = 0u; s < COLS; s++) {
                         let t = r * COLS + s;
                         sum[t][0] = add_product(sum[t][0], window[r + i][s + j], weights, 0u);
@@ -105,11 +97,8 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
         return;
     }
     let out_groups = params.out_channels / 4u;
-    #unroll
     for (var r = 0u; r < ROWS; r++) {
-        #unroll
         for (var s = 0u; s < COLS; s++) {
-            #unroll
             for (var half = 0u; half < 2u; half++) {
                 let o = block * 2u + half;
                 if (h0 + r < params.height && w0 + s < params.width && o < out_groups) {

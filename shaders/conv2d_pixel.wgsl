@@ -91,11 +91,9 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
     // Blocks beyond the last one are the last one again.
     var from_block: array<u32, BLOCKS>;
     var sum: array<array<array<vec4<f32>, 2>, PIXELS>, BLOCKS>;
-    #unroll
     for (var b = 0u; b < BLOCKS; b++) {
         let row = min(block + b, params.blocks - 1u) * params.weight_groups + params.weight_first;
         from_block[b] = row * (32u / V_FLOATS) + subgroup_lane % 8u;
-        #unroll
         for (var t = 0u; t < PIXELS; t++) {
             sum[b][t] = array<vec4<f32>, 2>(vec4<f32>(0.0), vec4<f32>(0.0));
         }
@@ -104,21 +102,17 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
     for (var c = 0u; c < groups; c++) {
         let norms = norms_of(c, groups);
         var value: array<V, PIXELS>;
-        #unroll
         for (var t = 0u; t < PIXELS; t++) {
             value[t] = channels_of(x[x_index(min(first + t, params.pixels - 1u), c, groups)], norms);
         }
-        #unroll
         for (var b = 0u; b < BLOCKS; b++) {
             let mine = weight[from_block[b] + c * 8u];
             var w: array<array<vec4<f32>, 8>, FOURS>;
-            #unroll
             for (var k = 0u; k < FOURS; k++) {
                 w[k] = passed_round(four_of(mine, k));
             }
             #unroll
             for (var half = 0u; half < 2u; half++) {
-                #unroll
                 for (var t = 0u; t < PIXELS; t++) {
                     var total = sum[b][t][half];
                     #unroll
@@ -133,19 +127,14 @@ fn forward(id: Invocation, @builtin(subgroup_invocation_id) subgroup_lane: u32) 
     let outs = params.out_groups / FOURS;
     var start: array<array<V, V_OF_BLOCK>, BLOCKS>;
     if (START == 0u) {
-        #unroll
         for (var b = 0u; b < BLOCKS; b++) {
-            #unroll
             for (var k = 0u; k < V_OF_BLOCK; k++) {
                 start[b][k] = bias[bias_group(min((block + b) * V_OF_BLOCK + k, outs - 1u), outs)];
             }
         }
     }
-    #unroll
     for (var t = 0u; t < PIXELS; t++) {
-        #unroll
         for (var b = 0u; b < BLOCKS; b++) {
-            #unroll
             for (var k = 0u; k < V_OF_BLOCK; k++) {
                 let o = (block + b) * V_OF_BLOCK + k;
                 if (first + t < params.pixels && o < outs) {
