@@ -5,11 +5,10 @@ a machine without a GPU: registers, what is spilled, warps, instructions.
     benches/compilers/statistics.py [--gpu navi31] [--rosette target/release/rosette] [--filter TEXT] [--code FOLDER]
                                     [-- ARGS OF ROSETTE]
 
-Without ARGS every kernel that `rosette doctor` checks. With --code, Intel's and NVIDIA's machine code goes into a
-folder, a file a kernel. Needs x86-64, a C compiler and libvulkan-dev; for AMD a Mesa that still has RADV's null device (25.0 does;
-matrix units from 23.3 on), for Intel the kernel's headers of 6.11 or later, for Apple a Mesa with Honeykrisp, for NVIDIA one with
-NVK (matrix units from 25.2 on). VK_DRIVER_FILES names the driver's manifest where it is not among
-the system's.
+Without ARGS every kernel that `rosette doctor` checks. With --code, Intel's and NVIDIA's machine code goes into a folder, a file
+a kernel. Needs x86-64, a C compiler and libvulkan-dev; for AMD a Mesa that still has RADV's null device (25.0 does; matrix units
+from 23.3 on), for Intel the kernel's headers of 6.11 or later, for Apple a Mesa with Honeykrisp, for NVIDIA one with NVK (matrix
+units from 25.2 on). VK_DRIVER_FILES names the driver's manifest where it is not among the system's.
 """
 
 import argparse
