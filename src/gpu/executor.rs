@@ -321,18 +321,17 @@ impl Gpu {
         if self.widens() {
             text = widen(&text).into();
         }
-        let mut checks = wgpu::ShaderRuntimeChecks::unchecked();
         if self.bounds.is_some() {
             text = watched(&text).into();
-            checks =
-                wgpu::ShaderRuntimeChecks { bounds_checks: false, ..wgpu::ShaderRuntimeChecks::checked() };
         }
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(text) };
         // SAFETY: the shaders are this program's own. The tests run every one of them in the form that finds accesses beyond
         // the end of storage; no loop in them runs without an end.
         #[allow(unsafe_code)]
-        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        let module = unsafe {
+            self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        };
         self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
             layout: None,

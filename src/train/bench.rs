@@ -137,6 +137,8 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         ema_decay: if bench.ema { 0.999 } else { 0.0 },
         ..StepSettings::new(bench.patch_px)
     };
+    // Before the weights of a large network are drawn, which takes half a minute.
+    settings.check_fits(&net, bench.batch_size, gpu.limits())?;
     let device = gpu.summary().to_string();
     let started = Instant::now();
     let persistent = persistent_bytes(&net, bench.ema);
