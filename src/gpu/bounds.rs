@@ -40,16 +40,22 @@ pub(crate) fn watched(text: &str) -> String {
     telling(&rewritten(&code, &arrays)) + COUNT
 }
 
-/// The code with every way out of an entry point telling what the invocation counted.
+/// The code with every way out of an entry point telling what the invocation counted. Unrolled rounds begin and end at the margin as a
+/// function does: only braces say where one ends.
 fn telling(code: &str) -> String {
     let mut text = String::new();
     let mut rest = code;
     while let Some(entry) = rest.find("@compute") {
-        let body = entry + rest[entry..].find("{\n").expect("a body");
-        let end = body + rest[body..].find("\n}").expect("an end");
+        let body = entry + rest[entry..].find('{').expect("a body");
+        let mut depth = 0;
+        let is_end = |(_, c): &(usize, char)| {
+            depth += i32::from(*c == '{') - i32::from(*c == '}');
+            depth == 0
+        };
+        let end = body + rest[body..].char_indices().find(is_end).expect("an end").0;
         text.push_str(&rest[..body]);
         text.push_str(&rest[body..end].replace("return;", "{ tell_count(); return; }"));
-        text.push_str("\n    tell_count();");
+        text.push_str("    tell_count();\n");
         rest = &rest[end..];
     }
     text + rest
@@ -107,6 +113,43 @@ pub(crate) fn unwatched(text: &str) -> Vec<String> {
     };
     let functions = module.functions.iter().map(|(_, function)| function);
     functions.chain(module.entry_points.iter().map(|point| &point.function)).flat_map(of_function).collect()
+}
+
+/// The entry points of a watched text that can be left without telling what was counted.
+#[cfg(test)]
+pub(crate) fn untold(text: &str) -> Vec<String> {
+    use naga::{Block, Module, Statement};
+    fn tells_before_it_returns(module: &Module, block: &Block) -> bool {
+        let is_telling = |statement: &Statement| match statement {
+            Statement::Call { function, .. } => {
+                module.functions[*function].name.as_deref() == Some("tell_count")
+            }
+            _ => false,
+        };
+        let nested = |statement: &Statement| match statement {
+            Statement::Block(block) => tells_before_it_returns(module, block),
+            Statement::If { accept, reject, .. } => {
+                [accept, reject].into_iter().all(|block| tells_before_it_returns(module, block))
+            }
+            Statement::Switch { cases, .. } => {
+                cases.iter().all(|case| tells_before_it_returns(module, &case.body))
+            }
+            Statement::Loop { body, continuing, .. } => {
+                [body, continuing].into_iter().all(|block| tells_before_it_returns(module, block))
+            }
+            _ => true,
+        };
+        let is_return = |statement: &Statement| matches!(statement, Statement::Return { .. });
+        let returns = (0..block.len()).filter(|at| is_return(&block[*at]));
+        let told = |at: usize| at > 0 && is_telling(&block[at - 1]);
+        returns.into_iter().all(told) && block.iter().all(nested)
+    }
+    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
+    let untold = |point: &&naga::EntryPoint| {
+        let body = &point.function.body;
+        !matches!(body.last(), Some(Statement::Return { .. })) || !tells_before_it_returns(&module, body)
+    };
+    module.entry_points.iter().filter(untold).map(|point| point.name.clone()).collect()
 }
 
 /// The counts of a device's kernels.
@@ -201,12 +244,5 @@ mod tests {
             "y[counted_index(u32(u32(x[counted_index(u32(2), arrayLength(&x))].y)), arrayLength(&y))] = \
              x[counted_index(u32(1u), arrayLength(&x))].x;\n    tell_count();"
         );
-    }
-
-    #[test]
-    fn every_way_out_tells_what_was_counted() {
-        let found = body("    if (y[0] > 0.0) {\n        return;\n    }\n    y[1] = 0.0;");
-        assert_eq!(found.matches("{ tell_count(); return; }").count(), 1);
-        assert_eq!(found.matches("tell_count();").count(), 2);
     }
 }

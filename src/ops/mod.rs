@@ -98,6 +98,8 @@ mod tests {
             for text in [bounds::watched(&text), bounds::watched(&wide::widen(&text))] {
                 let left = bounds::unwatched(&text);
                 assert!(left.is_empty(), "{left:?} in {text}");
+                let untold = bounds::untold(&text);
+                assert!(untold.is_empty(), "{untold:?} can be left without telling: {text}");
             }
         }
     }
