@@ -13,7 +13,7 @@ XDG_RUNTIME_DIR := $(CURDIR)/target/runtime
 endif
 export XDG_RUNTIME_DIR
 
-.PHONY: demo test bench lint compare build ensure
+.PHONY: demo test races bench lint compare build ensure
 
 build: ensure
 	$(CARGO) build --release --locked
@@ -29,6 +29,10 @@ demo: build
 # With REQUIRE_GPU=1 a machine without an adapter fails instead of skipping the GPU tests.
 test: ensure
 	$(CARGO) test --release --locked
+
+# All kernels once more, watched for races in a workgroup's memory: minutes on a software adapter.
+races: ensure
+	WATCH_RACES=1 $(CARGO) test --release --locked --test ops --test moments --test slices
 
 # A training step by kernel on this device, then what runs on the processor.
 bench: build

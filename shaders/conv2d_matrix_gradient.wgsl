@@ -78,7 +78,9 @@ fn multiply(id: Invocation, within: Within) {
     let tap_h = tap / K - K / 2u;
     let tap_w = tap % K - K / 2u;
     start(within.lane);
-    subgroup_count = within.subgroups;
+    if (id.lane == 0u) {
+        subgroup_count = within.subgroups;
+    }
     let together = workgroupUniformLoad(&subgroup_count);
     for (var first = 0u; first < SHARES; first += together) {
         let share = first + within.subgroup;

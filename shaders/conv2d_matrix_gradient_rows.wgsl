@@ -67,7 +67,9 @@ fn multiply(id: Invocation, within: Within) {
     let y_pixel = id.lane / Y_EIGHTS;
     let y_eight = out_tile * Y_EIGHTS + id.lane % Y_EIGHTS;
     start(within.lane);
-    subgroup_count = within.subgroups;
+    if (id.lane == 0u) {
+        subgroup_count = within.subgroups;
+    }
     let together = workgroupUniformLoad(&subgroup_count);
     for (var first = 0u; first < SHARES; first += together) {
         let share = first + within.subgroup;

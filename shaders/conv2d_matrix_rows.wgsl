@@ -62,7 +62,9 @@ fn write_tile(id: Invocation, within: Within) {
     let corner = patch_of(linear_group(id) % params.pixel_tiles);
     let out0 = linear_group(id) / params.pixel_tiles * OUTS;
     start(within.lane);
-    subgroup_count = within.subgroups;
+    if (id.lane == 0u) {
+        subgroup_count = within.subgroups;
+    }
     let together = workgroupUniformLoad(&subgroup_count);
     let x_eights = params.x_groups / 2u;
     let w_eights = params.weight_groups / 2u;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Mutex;
 
-use super::bounds::Bounds;
 use super::kernel::Kernel;
 use super::pipeline_cache::PipelineCache;
+use super::watch::{Watch, Watched};
 use crate::error::{Error, Result};
 
 /// An opened device with its queue.
@@ -16,7 +16,7 @@ pub struct Gpu {
     summary: AdapterSummary,
     limits: Limits,
     /// Where accesses are watched, for tests.
-    pub(super) bounds: Option<Bounds>,
+    pub(super) watch: Option<Watch>,
     cache: Option<PipelineCache>,
     /// Made once for all recordings.
     pub(super) pipelines: Mutex<HashMap<Kernel, wgpu::ComputePipeline>>,
@@ -231,22 +231,25 @@ impl Gpu {
     /// # Errors
     /// No adapter at all (with what to install), none that matches (with those there are), or a driver that refuses.
     pub fn open(choice: Option<&str>) -> Result<Self> {
-        Self::open_with(choice, false)
+        Self::open_with(choice, None)
     }
 
-    /// The same for tests: accesses beyond the end of an array in storage go to its last element and are counted, and from then on
-    /// whatever is read back panics with the kernels' names. Arrays elsewhere (a workgroup's, an invocation's, a uniform's) are not checked.
-    pub fn open_checked(choice: Option<&str>) -> Result<Self> {
-        Self::open_with(choice, true)
+    /// The same for tests: what its kernels do wrong is counted, and from then on whatever is read back panics with their names.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub fn open_watched(choice: Option<&str>, watched: Watched) -> Result<Self> {
+        Self::open_with(choice, Some(watched))
     }
 
-    fn open_with(choice: Option<&str>, checked: bool) -> Result<Self> {
+    fn open_with(choice: Option<&str>, watched: Option<Watched>) -> Result<Self> {
         let adapters = adapters();
         let all: Vec<AdapterSummary> =
             adapters.iter().enumerate().map(|(index, adapter)| summarise(index, adapter)).collect();
         let index = choose(&all, choice)?;
         let (adapter, summary) = (&adapters[index], all[index].clone());
         let features = wanted_features(adapter);
+        let checked = watched.is_some();
         // Matrix units are behind an experimental feature: a driver that refuses it still gives a plain device.
         let matrix = adapter.features() & wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let (device, queue) = request(adapter, features | matrix, checked)
@@ -258,9 +261,9 @@ impl Gpu {
         }
         // Tests compile everything, so that a cache hides nothing from them.
         let cache = if checked { None } else { PipelineCache::open(&device, &adapter.get_info()) };
-        let bounds = checked.then(|| Bounds::new(&device));
+        let watch = watched.map(|watched| Watch::new(&device, watched));
         let pipelines = Mutex::default();
-        Ok(Self { device, queue, summary, limits, bounds, cache, pipelines })
+        Ok(Self { device, queue, summary, limits, watch, cache, pipelines })
     }
 
     /// What was opened.

@@ -7,9 +7,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, mpsc};
 
-use super::bounds::watched;
 use super::device::{Gpu, device_lost};
 use super::kernel::Kernel;
+use super::watch::{Watch, watched};
 use super::wide::widen;
 use crate::error::{Error, Result};
 
@@ -63,7 +63,7 @@ pub struct Executable {
 struct LoadedCommand {
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
-    bounds: Option<wgpu::BindGroup>,
+    watch: Option<wgpu::BindGroup>,
     grid: [u32; 2],
 }
 
@@ -161,13 +161,11 @@ impl Gpu {
     /// Where the device was lost.
     ///
     /// # Panics
-    /// Where accesses are watched ([`Gpu::open_checked`]) and one went beyond the end of its array.
+    /// Where kernels are watched ([`Gpu::open_watched`]) and one did what it must not.
     pub fn finish_read(&self, pending: PendingRead) -> Result<Vec<u8>> {
-        if let Some((bounds, counts)) =
-            self.bounds.as_ref().and_then(|bounds| Some((bounds, bounds.counts()?)))
-        {
+        if let Some((watch, counts)) = self.watch.as_ref().and_then(|watch| Some((watch, watch.counts()?))) {
             let counts = self.start_read(&SharedBuffer(counts.0), 0..counts.1);
-            bounds.check(&self.finish_copy(counts)?);
+            watch.check(&self.finish_copy(counts)?);
         }
         self.finish_copy(pending)
     }
@@ -220,9 +218,9 @@ impl Gpu {
             let pipeline = pipelines[&command.kernel].clone();
             let bind_group = self.bind_group(command, &pipeline, buffers, &params, offset);
             offset += command.params.len().next_multiple_of(PARAMS_ALIGNMENT) as u64;
-            let bounds = self.bounds.as_ref();
-            let bounds = bounds.map(|bounds| bounds.bind_group(&self.device, &command.kernel, &pipeline));
-            steps.push(LoadedCommand { pipeline, bind_group, bounds, grid: fold(command.groups) });
+            let watch = self.watch.as_ref();
+            let watch = watch.map(|watch| watch.bind_group(&self.device, &command.kernel, &pipeline));
+            steps.push(LoadedCommand { pipeline, bind_group, watch, grid: fold(command.groups) });
         }
         Ok(Executable { steps })
     }
@@ -321,8 +319,8 @@ impl Gpu {
         if self.widens() {
             text = widen(&text).into();
         }
-        if self.bounds.is_some() {
-            text = watched(&text).into();
+        if let Some(watch) = &self.watch {
+            text = watched(&text, watch.what).into();
         }
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(text) };
@@ -338,7 +336,7 @@ impl Gpu {
             module: &module,
             entry_point: Some(kernel.entry()),
             compilation_options: wgpu::PipelineCompilationOptions {
-                zero_initialize_workgroup_memory: false,
+                zero_initialize_workgroup_memory: self.watch.as_ref().is_some_and(Watch::needs_zeros),
                 ..Default::default()
             },
             cache: self.pipeline_cache(),
@@ -450,8 +448,8 @@ impl LoadedCommand {
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         pass.set_pipeline(&self.pipeline);
         pass.set_bind_group(0, &self.bind_group, &[]);
-        if let Some(bounds) = &self.bounds {
-            pass.set_bind_group(1, bounds, &[]);
+        if let Some(watch) = &self.watch {
+            pass.set_bind_group(1, watch, &[]);
         }
         pass.dispatch_workgroups(self.grid[0], self.grid[1], 1);
     }

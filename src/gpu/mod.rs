@@ -1,15 +1,17 @@
 //! The device side: adapters, shader text, kernels, buffers and the executor. The only folder that names wgpu.
 
-pub(crate) mod bounds;
+mod bounds;
 mod ceiling;
 mod device;
 mod executor;
 mod kernel;
 mod pipeline_cache;
+mod races;
 mod shader;
 mod unroll;
 #[cfg(not(target_vendor = "apple"))]
 mod vulkan;
+pub(crate) mod watch;
 pub(crate) mod wide;
 
 pub use ceiling::{Ceilings, ceiling_kernels};
@@ -17,3 +19,4 @@ pub use device::{AdapterSummary, Gpu, Limits, MatrixUnits, device_lost, is_devic
 pub use executor::{Binding, Command, Executable, PendingRead, SharedBuffer};
 pub use kernel::{BindingInfo, BindingKind, Kernel, Params, Reflection};
 pub use shader::{ShaderSource, Variant, compose};
+pub use watch::Watched;

@@ -125,7 +125,7 @@ fn is_indexed_everywhere(code: &str, name: &str) -> bool {
 }
 
 /// The end of what follows an element to name a part of it: members and indices.
-fn part_end(code: &str, mut at: usize) -> usize {
+pub(super) fn part_end(code: &str, mut at: usize) -> usize {
     loop {
         let next = Element::at(code, at).map(|element| element.end);
         let member = code[at..].strip_prefix('.').and_then(|rest| words(rest).next());
@@ -137,7 +137,7 @@ fn part_end(code: &str, mut at: usize) -> usize {
 }
 
 /// Where something is set here: the operator that its old value goes through, none or one like `+`, and what follows.
-fn assignment(rest: &str) -> Option<(&str, &str)> {
+pub(super) fn assignment(rest: &str) -> Option<(&str, &str)> {
     let (operator, value) = rest.trim_start().split_once('=')?;
     let compares = ["<", ">", "!"].contains(&operator) || (operator.is_empty() && value.starts_with('='));
     (!compares && operator.chars().all(|c| "+-*/%&|^<>".contains(c))).then_some((operator, value))
@@ -161,7 +161,7 @@ pub(super) fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
 /// `[index]`: where the index is, and where it ends.
 pub(super) struct Element {
     pub(super) index: Range<usize>,
-    end: usize,
+    pub(super) end: usize,
 }
 
 impl Element {

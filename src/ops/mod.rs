@@ -60,7 +60,7 @@ mod tests {
     use super::{OPS, check};
     use std::collections::BTreeSet;
 
-    use crate::gpu::{Limits, MatrixUnits, bounds, wide};
+    use crate::gpu::{Limits, MatrixUnits, Watched, watch, wide};
     use crate::tape::Element;
 
     /// A parameter that had an array's name kept that array as it was, unseen.
@@ -78,9 +78,9 @@ mod tests {
         assert!(kernels > 500, "{kernels}");
     }
 
-    /// Bounds are watched by the text of an access: one that is written in a way that is not seen would go unwatched.
+    /// Accesses are watched by their text: one that is written in a way that is not seen would go unwatched.
     #[test]
-    fn every_access_to_storage_is_watched() {
+    fn every_access_to_shared_memory_is_watched() {
         let software = Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU };
         let gpu =
             Limits { software: false, subgroup_lanes: 32, matrix: MatrixUnits::Sixteen, ..Limits::WEBGPU };
@@ -94,11 +94,13 @@ mod tests {
         }
         assert!(texts.len() > 200, "{}", texts.len());
         for text in texts {
-            assert!(!bounds::unwatched(&text).is_empty(), "no access at all: {text}");
-            for text in [bounds::watched(&text), bounds::watched(&wide::widen(&text))] {
-                let left = bounds::unwatched(&text);
+            assert!(!watch::unwatched(&text).is_empty(), "no access at all: {text}");
+            for text in
+                [text.clone(), wide::widen(&text)].map(|text| watch::watched(&text, Watched::BoundsAndRaces))
+            {
+                let left = watch::unwatched(&text);
                 assert!(left.is_empty(), "{left:?} in {text}");
-                let untold = bounds::untold(&text);
+                let untold = watch::untold(&text);
                 assert!(untold.is_empty(), "{untold:?} can be left without telling: {text}");
             }
         }

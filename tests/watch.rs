@@ -81,3 +81,81 @@ fn an_access_beyond_the_end_after_an_unrolled_loop_is_found() {
     let told = found.expect_err("three elements beyond the end").downcast::<String>().expect("words");
     assert!(told.contains("copy_in_rounds/copy[SHIFT=3u]: 3"), "{told}");
 }
+
+/// Each invocation hands its number to the one `SHIFT` further on.
+const PASS_ON: ShaderSource = ShaderSource {
+    name: "pass_on",
+    text: "
+#import grid
+@group(0) @binding(0) var<storage, read_write> y: array<u32>;
+const SHIFT: u32 = 0u;
+const MEET: bool = true;
+const SETTERS: u32 = 64u;
+const SET: u32 = 64u;
+var<workgroup> numbers: array<u32, 64>;
+
+@compute @workgroup_size(64)
+fn pass_on(id: Invocation) {
+    if (id.lane < SET) {
+        numbers[id.lane % SETTERS] = id.lane;
+    }
+    if (MEET) {
+        workgroupBarrier();
+    }
+    y[invocation_index(id)] = numbers[(id.lane + SHIFT) % SETTERS];
+}
+",
+};
+
+/// What every invocation got, of two workgroups, or what the device says is wrong.
+fn pass_on(variant: Variant) -> Option<std::result::Result<Vec<u32>, String>> {
+    let gpu = common::device_for_races()?;
+    let kernel = Kernel::new(PASS_ON, "pass_on", variant);
+    let buffer = gpu.buffer("y", 512).expect("memory enough");
+    let bindings = vec![Binding { buffer: 0, offset_bytes: 0, size_bytes: 512 }];
+    let command = Command { kernel, bindings, params: Vec::new(), groups: 2 };
+    let loaded = gpu.load(&[command], std::slice::from_ref(&buffer)).expect("a kernel it takes");
+    gpu.run(&loaded);
+    let read = catch_unwind(AssertUnwindSafe(|| gpu.read(&buffer, 0..512).expect("the device works")));
+    let told = |panic: Box<dyn std::any::Any + Send>| *panic.downcast::<String>().expect("words");
+    Some(read.map(|bytes| bytemuck::pod_collect_to_vec(&bytes)).map_err(told))
+}
+
+#[test]
+fn what_is_passed_on_over_a_barrier_is_no_race() {
+    let Some(found) = pass_on(Variant::new().with("SHIFT", "9u")) else { return };
+    let expected: Vec<u32> = (0..128).map(|i| (i + 9) % 64).collect();
+    assert_eq!(found, Ok(expected));
+}
+
+#[test]
+fn a_missing_barrier_is_found_within_and_beyond_a_subgroup() {
+    for shift in ["1u", "9u", "32u"] {
+        let missing = Variant::new().with("MEET", false).with("SHIFT", shift);
+        let Some(found) = pass_on(missing) else { return };
+        let told = found.expect_err("a race");
+        assert!(
+            told.starts_with("races in a workgroup's memory: pass_on/pass_on[MEET=false,SHIFT="),
+            "{told}"
+        );
+    }
+    let Some(found) = pass_on(Variant::new().with("MEET", false)) else { return };
+    assert_eq!(found, Ok((0..128).map(|i| i % 64).collect()), "who reads only its own needs no barrier");
+}
+
+#[test]
+fn an_element_that_several_set_at_once_is_found_where_it_is_read() {
+    let Some(found) = pass_on(Variant::new().with("SETTERS", "32u")) else { return };
+    let told = found.expect_err("nobody knows whose number is there");
+    assert!(told.starts_with("races in a workgroup's memory: pass_on/pass_on[SETTERS=32u]: 64"), "{told}");
+}
+
+#[test]
+fn an_element_that_nothing_set_is_found_where_it_is_read() {
+    let Some(found) = pass_on(Variant::new().with("SET", "60u")) else { return };
+    let told = found.expect_err("four are whatever was there");
+    assert!(
+        told.starts_with("reads of a workgroup's memory before anything set it: pass_on/pass_on[SET=60u]: 8"),
+        "{told}"
+    );
+}
