@@ -110,7 +110,7 @@ fn multiply(id: Invocation, within: Within) {
             if (step > 0u) {
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
-                    let value = eight_as_read_before(x_next[i], norm, (inside >> i & 1u) != 0u);
+                    let value = eight_as_read_before(x_next[i], norm, ((inside >> i) & 1u) != 0u);
                     put_a((i * X_ROWS + x_row) * X_STRIDE + id.lane % X_EIGHTS * 2u, value.low, value.high);
                 }
                 #unroll

@@ -96,7 +96,7 @@ fn multiply(id: Invocation, within: Within) {
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     let pixel = i * X_ROWS + x_pixel;
-                    let value = eight_as_read_before(x_next[i], norm, (inside >> i & 1u) != 0u);
+                    let value = eight_as_read_before(x_next[i], norm, ((inside >> i) & 1u) != 0u);
                     if (pixel < X_DEPTH) {
                         put_a(a0 + pixel * X_STRIDE + id.lane % X_EIGHTS * 2u, value.low, value.high);
                     }

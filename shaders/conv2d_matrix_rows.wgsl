@@ -121,7 +121,7 @@ fn write_tile(id: Invocation, within: Within) {
                 #unroll
                 for (var i = 0u; i < X_EACH; i++) {
                     let place = i * ROWS + my_row;
-                    let value = eight_as_read_before(x_next[i], norm, (held >> i & 1u) != 0u);
+                    let value = eight_as_read_before(x_next[i], norm, ((held >> i) & 1u) != 0u);
                     if (place < AROUND) {
                         put_a(place * STRIDE + my_eight * 2u, value.low, value.high);
                     }
@@ -147,7 +147,7 @@ fn write_tile(id: Invocation, within: Within) {
                     #unroll
                     for (var i = 0u; i < X_EACH; i++) {
                         x_next[i] = Eight();
-                        if ((held >> i & 1u) != 0u) {
+                        if (((held >> i) & 1u) != 0u) {
                             if (is_second) {
                                 x_next[i] = second[x_at[i] * eights + eight];
                             } else {
