@@ -78,10 +78,7 @@ fn multiply(id: Invocation, within: Within) {
     let tap_h = tap / K - K / 2u;
     let tap_w = tap % K - K / 2u;
     start(within.lane);
-    if (id.lane == 0u) {
-        subgroup_count = within.subgroups;
-    }
-    let together = workgroupUniformLoad(&subgroup_count);
+    let together = count_of_subgroups(id, within);
     for (var first = 0u; first < SHARES; first += together) {
         let share = first + within.subgroup;
         let row0 = share % SHARES_M * ROWS_OF_SHARE;

@@ -67,10 +67,7 @@ fn multiply(id: Invocation, within: Within) {
     let y_pixel = id.lane / Y_EIGHTS;
     let y_eight = out_tile * Y_EIGHTS + id.lane % Y_EIGHTS;
     start(within.lane);
-    if (id.lane == 0u) {
-        subgroup_count = within.subgroups;
-    }
-    let together = workgroupUniformLoad(&subgroup_count);
+    let together = count_of_subgroups(id, within);
     for (var first = 0u; first < SHARES; first += together) {
         let share = first + within.subgroup;
         let row0 = share % SHARES_M * ROWS_OF_SHARE;

@@ -62,10 +62,7 @@ fn write_tile(id: Invocation, within: Within) {
     let corner = patch_of(linear_group(id) % params.pixel_tiles);
     let out0 = linear_group(id) / params.pixel_tiles * OUTS;
     start(within.lane);
-    if (id.lane == 0u) {
-        subgroup_count = within.subgroups;
-    }
-    let together = workgroupUniformLoad(&subgroup_count);
+    let together = count_of_subgroups(id, within);
     let x_eights = params.x_groups / 2u;
     let w_eights = params.weight_groups / 2u;
     let outs = params.out_groups * 4u;

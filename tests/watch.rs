@@ -1,5 +1,5 @@
 //! A device of the tests finds accesses beyond the end of storage, which one opened for training lets through: there neither
-//! wgpu nor the driver checks them.
+//! wgpu nor the driver checks them. One that looks at a workgroup's memory finds what a software adapter hides: a missing barrier.
 
 mod common;
 
@@ -156,6 +156,16 @@ fn an_element_that_nothing_set_is_found_where_it_is_read() {
     let told = found.expect_err("four are whatever was there");
     assert!(
         told.starts_with("reads of a workgroup's memory before anything set it: pass_on/pass_on[SET=60u]: 8"),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_element_beyond_the_end_of_a_workgroups_array_is_found() {
+    let Some(found) = pass_on(Variant::new().with("SETTERS", "128u").with("SHIFT", "9u")) else { return };
+    let told = found.expect_err("nine of each workgroup's");
+    assert!(
+        told.starts_with("accesses beyond the end of an array: pass_on/pass_on[SETTERS=128u,SHIFT=9u]: 18"),
         "{told}"
     );
 }

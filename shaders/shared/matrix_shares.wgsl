@@ -27,6 +27,15 @@ const SCRATCH_STRIDE: u32 = WRITTEN_OUTS + 4u;
 var<workgroup> scratch: array<f32, (SHARES + 1u) * SIDE * SCRATCH_STRIDE>;
 var<workgroup> subgroup_count: u32;
 
+// Provably the same for all invocations, as what depends on it has barriers.
+fn count_of_subgroups(id: Invocation, within: Within) -> u32 {
+    if (id.lane == 0u) {
+        subgroup_count = within.subgroups;
+    }
+    let count = workgroupUniformLoad(&subgroup_count);
+    return count;
+}
+
 // Where a share keeps what it is about to write; those that are none keep it together.
 fn scratch_of(share: u32) -> u32 {
     return min(share, SHARES) * SIDE * SCRATCH_STRIDE;

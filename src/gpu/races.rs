@@ -3,7 +3,8 @@
 //!
 //! Every element of an array in a workgroup's memory has a word beside it that says who accessed it since the last barrier. What
 //! counts: an element that one invocation sets and another reads or sets without a barrier between, in whatever order they come;
-//! one that several set only where it is read before it is set again, since what nobody reads may be anything.
+//! one that several set only where it is read before it is set again, since what nobody reads may be anything. Indices beyond the
+//! end are counted as those of storage are ([`super::bounds`]).
 
 use super::wide::{Element, assignment, is_member, part_end, words};
 
@@ -35,7 +36,12 @@ var<private> lane_here: u32;
 const COUNTING_ONE: &str = "
 var<workgroup> seen_NAME: array<atomic<u32>, LENGTH>;
 
-fn read_of_NAME(index: u32) -> u32 {
+fn within_NAME(index: u32) -> u32 {
+    return counted_index(index, u32(LENGTH));
+}
+
+fn read_of_NAME(wanted: u32) -> u32 {
+    let index = within_NAME(wanted);
     let before = atomicLoad(&seen_NAME[index]);
     let is_now = before >> 16u == since >> 16u;
     let is_set = is_now && (before & IS_SET) > 0u;
@@ -47,7 +53,8 @@ fn read_of_NAME(index: u32) -> u32 {
     return index;
 }
 
-fn set_of_NAME(index: u32) -> u32 {
+fn set_of_NAME(wanted: u32) -> u32 {
+    let index = within_NAME(wanted);
     let mine = since | WAS_SET | IS_SET | lane_here;
     let before = atomicExchange(&seen_NAME[index], mine);
     let is_now = before >> 16u == since >> 16u;

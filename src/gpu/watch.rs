@@ -43,7 +43,7 @@ fn tell_faults() {
 pub enum Watched {
     /// Accesses beyond the end of an array in storage, which go to its last element.
     Bounds,
-    /// Races in a workgroup's memory too, and reads of it before anything set it. The driver takes three times as long for a kernel that
+    /// The same in a workgroup's memory, and there also races and reads before anything set it. The driver takes three times as long for a kernel that
     /// has such memory.
     BoundsAndRaces,
 }
