@@ -393,7 +393,7 @@ fn cases_for_matrix_units_are_computed_by_them() {
 }
 
 fn all_agree(stored: Element) {
-    // Races do not depend on what is stored.
+    // Of races, what is stored makes no difference but to kernels for matrix units.
     let device = if stored == Element::F32 { common::device_for_races } else { common::device };
     let Some(gpu) = device() else { return };
     if stored == Element::F16 && !gpu.limits().f16 {

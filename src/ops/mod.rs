@@ -82,17 +82,37 @@ mod tests {
     #[test]
     fn every_access_to_shared_memory_is_watched() {
         let software = Limits { software: true, subgroup_lanes: 8, ..Limits::WEBGPU };
-        let gpu =
-            Limits { software: false, subgroup_lanes: 32, matrix: MatrixUnits::Sixteen, ..Limits::WEBGPU };
+        let gpu = Limits {
+            subgroup_lanes: 32,
+            f16: true,
+            matrix: MatrixUnits::Sixteen,
+            workgroup_bytes: 48 << 10,
+            ..Limits::WEBGPU
+        };
+        let emulated = Limits { matrix: MatrixUnits::Emulated, ..gpu };
+        let few_registers = Limits { few_registers: true, ..Limits::WEBGPU };
+        let (f32, f16) = (Element::F32, Element::F16);
         let mut texts = BTreeSet::new();
-        for (limits, element) in [(software, Element::F32), (gpu, Element::F32), (gpu, Element::F16)] {
+        let mut shaders = BTreeSet::new();
+        for (limits, element) in
+            [(software, f32), (gpu, f32), (gpu, f16), (emulated, f16), (few_registers, f32)]
+        {
             for case in OPS.iter().flat_map(|op| (op.cases)()) {
                 for dispatch in check::record(case, limits, element).0.program.dispatches {
-                    texts.insert(dispatch.kernel.text().to_owned());
+                    let text = dispatch.kernel.text().to_owned();
+                    if text.contains("var<workgroup>") {
+                        shaders.insert(dispatch.kernel.name().split('/').next().expect("a name").to_owned());
+                    }
+                    texts.insert(text);
                 }
             }
         }
-        assert!(texts.len() > 200, "{}", texts.len());
+        assert!(texts.len() > 400, "{}", texts.len());
+        for shader in
+            ["conv2d_tiled", "conv2d_rows_matrix16", "conv2d_matrix_emulated", "attention", "batch_norm"]
+        {
+            assert!(shaders.contains(shader), "{shader} is not among {shaders:?}");
+        }
         for text in texts {
             assert!(!watch::unwatched(&text).is_empty(), "no access at all: {text}");
             for text in
