@@ -2,7 +2,7 @@
 //! driver check bounds ([`super::vulkan`]), so that a kernel has to stay within its buffers by itself; a check that makes an access
 //! harmless would hide that it does not.
 
-use super::wide::{Element, declaration, is_member, words};
+use super::wide::{declaration, next_element};
 
 /// An invocation counts for itself, without a branch: with an atomic at every access the driver worked on kernels for two or three times
 /// as long.
@@ -25,11 +25,7 @@ pub(super) fn counted(code: &str) -> String {
 fn rewritten(code: &str, arrays: &[&str]) -> String {
     let mut text = String::new();
     let mut done = 0;
-    for (at, word) in words(code) {
-        if at < done || is_member(code, at) || !arrays.contains(&word) {
-            continue;
-        }
-        let Some(element) = Element::at(code, at + word.len()) else { continue };
+    while let Some((_, word, element)) = next_element(code, done, |word| arrays.contains(&word)) {
         let index = rewritten(&code[element.index.clone()], arrays);
         text.push_str(&code[done..element.index.start]);
         text.push_str(&format!("counted_index(u32({index}), arrayLength(&{word}))"));

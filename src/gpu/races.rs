@@ -6,7 +6,7 @@
 //! one that several set only where it is read before it is set again, since what nobody reads may be anything. Indices beyond the
 //! end are counted as those of storage are ([`super::bounds`]).
 
-use super::wide::{Element, assignment, is_member, part_end, words};
+use super::wide::{assignment, next_element, part_end};
 
 /// The upper half of a word says since which barrier it holds; of the lower, the first ten bits are the number of the invocation that
 /// set the element, or else of the first that read it.
@@ -113,11 +113,7 @@ fn declaration(line: &str) -> Option<(&str, &str)> {
 fn rewritten(code: &str, arrays: &[&str]) -> String {
     let mut text = String::new();
     let mut done = 0;
-    for (at, word) in words(code) {
-        if at < done || is_member(code, at) || !arrays.contains(&word) {
-            continue;
-        }
-        let Some(element) = Element::at(code, at + word.len()) else { continue };
+    while let Some((at, word, element)) = next_element(code, done, |word| arrays.contains(&word)) {
         text.push_str(&code[done..at]);
         let index = format!("u32({})", rewritten(&code[element.index.clone()], arrays));
         let part = part_end(code, element.end);
@@ -132,12 +128,13 @@ fn rewritten(code: &str, arrays: &[&str]) -> String {
                 let part = &code[element.end..part];
                 let target = format!("{word}[set_of_{word}({index})]{part}");
                 // What is read is read first: the language looks at the target before.
-                text.push_str(&if value.contains("read_of_") {
+                let reads = value.contains("read_of_");
+                text.push_str(&if reads {
                     format!("{{ let value_read = {value}; {target} = value_read; }}")
                 } else {
                     format!("{target} = {value}")
                 });
-                done = end + usize::from(value.contains("read_of_"));
+                done = end + usize::from(reads);
             }
             Some(_) => text.push_str(&format!("{word}[set_of_{word}(read_of_{word}({index}))]")),
         }

@@ -43,8 +43,8 @@ fn tell_faults() {
 pub enum Watched {
     /// Accesses beyond the end of an array in storage, which go to its last element.
     Bounds,
-    /// The same in a workgroup's memory, and there also races and reads before anything set it. The driver takes three times as long for a kernel that
-    /// has such memory.
+    /// The same in a workgroup's memory, and there also races and reads before anything set it. The driver takes three times as long
+    /// for a kernel that has such memory.
     BoundsAndRaces,
 }
 

@@ -143,12 +143,12 @@ pub(super) fn assignment(rest: &str) -> Option<(&str, &str)> {
     (!compares && operator.chars().all(|c| "+-*/%&|^<>".contains(c))).then_some((operator, value))
 }
 
-pub(super) fn is_member(code: &str, at: usize) -> bool {
+fn is_member(code: &str, at: usize) -> bool {
     code[..at].ends_with('.')
 }
 
 /// Place and text of every identifier, keyword and number.
-pub(super) fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
+fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut at = 0;
     code.split(move |c| !is_part(c)).filter_map(move |word| {
@@ -165,7 +165,7 @@ pub(super) struct Element {
 }
 
 impl Element {
-    pub(super) fn at(code: &str, at: usize) -> Option<Self> {
+    fn at(code: &str, at: usize) -> Option<Self> {
         let mut depth = 0;
         for (place, c) in code[at..].char_indices() {
             match c {
@@ -181,15 +181,24 @@ impl Element {
     }
 }
 
+/// The first access from there on to an element of what `is_meant` says by its name: where the name begins, the name, the element.
+pub(super) fn next_element(
+    code: &str,
+    from: usize,
+    is_meant: impl Fn(&str) -> bool,
+) -> Option<(usize, &str, Element)> {
+    words(&code[from..]).find_map(|(at, word)| {
+        let at = from + at;
+        let element = || Element::at(code, at + word.len());
+        (!is_member(code, at) && is_meant(word)).then(element)?.map(|element| (at, word, element))
+    })
+}
+
 fn rewritten(code: &str, arrays: &Arrays) -> String {
     let mut text = String::new();
     let mut done = 0;
-    for (at, word) in words(code) {
-        let Some((_, [from_wide, to_wide])) = arrays.get(word).filter(|_| at >= done && !is_member(code, at))
-        else {
-            continue;
-        };
-        let Some(element) = Element::at(code, at + word.len()) else { continue };
+    while let Some((at, word, element)) = next_element(code, done, |word| arrays.contains_key(word)) {
+        let (_, [from_wide, to_wide]) = arrays[word];
         text.push_str(&code[done..at]);
         done = element.end;
         let index = rewritten(&code[element.index], arrays);
