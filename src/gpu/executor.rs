@@ -137,6 +137,18 @@ impl Gpu {
 
     /// Starts copying a range back; it lands after everything submitted so far.
     pub fn start_read(&self, buffer: &SharedBuffer, range: Range<u64>) -> PendingRead {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let staging = self.copy_back(&mut encoder, buffer, range);
+        let submission = self.queue.submit([encoder.finish()]);
+        PendingRead::of(staging, submission)
+    }
+
+    fn copy_back(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        buffer: &SharedBuffer,
+        range: Range<u64>,
+    ) -> wgpu::Buffer {
         let size = range.end - range.start;
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("read-back"),
@@ -144,18 +156,11 @@ impl Gpu {
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&buffer.0, range.start, &staging, 0, size);
-        let submission = self.queue.submit([encoder.finish()]);
-        let (sender, ready) = mpsc::channel();
-        staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
-            // The receiver is gone only where nobody waits any more.
-            let _ = sender.send(outcome);
-        });
-        PendingRead { staging, submission, ready }
+        staging
     }
 
-    /// Waits for a copy that [`Gpu::start_read`] began.
+    /// Waits for a copy that [`Gpu::start_read`] or [`Gpu::run_and_read`] began.
     ///
     /// # Errors
     /// Where the device was lost.
@@ -390,13 +395,43 @@ impl Gpu {
 
     /// Replays an executable: a few submissions, no wait.
     pub fn run(&self, executable: &Executable) {
-        for chunk in executable.steps.chunks(DISPATCHES_PER_SUBMISSION) {
+        self.replay(executable, |_| ());
+    }
+
+    /// The same, and starts copying a range back that the executable writes.
+    pub fn run_and_read(
+        &self,
+        executable: &Executable,
+        buffer: &SharedBuffer,
+        range: Range<u64>,
+    ) -> PendingRead {
+        let (staging, submission) =
+            self.replay(executable, |encoder| self.copy_back(encoder, buffer, range.clone()));
+        PendingRead::of(staging, submission)
+    }
+
+    /// Replays an executable, and what `last` encodes after it.
+    fn replay<T>(
+        &self,
+        executable: &Executable,
+        last: impl FnOnce(&mut wgpu::CommandEncoder) -> T,
+    ) -> (T, wgpu::SubmissionIndex) {
+        // A submission to Mesa's software adapter waits for the one before to end, and both threads sleep and wake for it.
+        // There all goes at once, encoded while the step before still runs.
+        let most = if self.limits().software { usize::MAX } else { DISPATCHES_PER_SUBMISSION };
+        let mut chunks = executable.steps.chunks(most);
+        let tail = chunks.next_back().unwrap_or_default();
+        let encode = |steps: &[LoadedCommand]| {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            chunk.iter().for_each(|step| step.encode(&mut pass));
+            steps.iter().for_each(|step| step.encode(&mut pass));
             drop(pass);
-            self.queue.submit([encoder.finish()]);
-        }
+            encoder
+        };
+        chunks.for_each(|chunk| drop(self.queue.submit([encode(chunk).finish()])));
+        let mut encoder = encode(tail);
+        let outcome = last(&mut encoder);
+        (outcome, self.queue.submit([encoder.finish()]))
     }
 
     /// Replays an executable with a timestamp around every dispatch: milliseconds each, in order.
@@ -441,6 +476,18 @@ impl Gpu {
         let ticks: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
         let period_ms = f64::from(self.queue.get_timestamp_period()) * 1e-6;
         Ok(ticks.windows(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period_ms).collect())
+    }
+}
+
+impl PendingRead {
+    /// Of a buffer that the submission copies to.
+    fn of(staging: wgpu::Buffer, submission: wgpu::SubmissionIndex) -> Self {
+        let (sender, ready) = mpsc::channel();
+        staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
+            // The receiver is gone only where nobody waits any more.
+            let _ = sender.send(outcome);
+        });
+        Self { staging, submission, ready }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
-use super::shader::{ShaderSource, Variant, compose};
+use super::shader::{Composed, ShaderSource, Variant, compose};
 
 /// A parameter block: plain 4-byte scalars, in the order of the shader's `struct Params`.
 pub trait Params: bytemuck::Pod {
@@ -91,8 +91,8 @@ impl Kernel {
             return kernel.clone();
         }
         let (_, _, variant) = key.clone();
-        let text = compose(source, &variant);
-        let reflection = reflect(source.name, &text, entry);
+        let Composed { text, rolled, module } = compose(source, &variant);
+        let reflection = reflect(source.name, &rolled, &module, entry);
         let kernel = Self(Arc::new(Inner { source, entry, variant, text, reflection }));
         known.insert(key, kernel.clone());
         kernel
@@ -163,11 +163,10 @@ impl fmt::Display for Kernel {
     }
 }
 
-fn reflect(shader: &str, text: &str, entry: &str) -> Reflection {
-    let module = naga::front::wgsl::parse_str(text)
-        .unwrap_or_else(|e| panic!("shader {shader}: {}", e.emit_to_string(text)));
+/// What a module says of an entry point, `text` being what it was read from.
+fn reflect(shader: &str, text: &str, module: &naga::Module, entry: &str) -> Reflection {
     let info = Validator::new(ValidationFlags::all(), Capabilities::all())
-        .validate(&module)
+        .validate(module)
         .unwrap_or_else(|e| panic!("shader {shader}: {}", e.emit_to_string(text)));
     let index = module
         .entry_points
@@ -175,9 +174,9 @@ fn reflect(shader: &str, text: &str, entry: &str) -> Reflection {
         .position(|point| point.name == entry)
         .unwrap_or_else(|| panic!("shader {shader}: no entry point '{entry}'"));
     let [x, y, z] = module.entry_points[index].workgroup_size;
-    let bindings = used_bindings(&module, &info, index);
+    let bindings = used_bindings(module, &info, index);
     let takes_params = bindings.iter().any(|binding| binding.name == "params");
-    let params = if takes_params { params_fields(&module) } else { Vec::new() };
+    let params = if takes_params { params_fields(module) } else { Vec::new() };
     Reflection { workgroup_size: x * y * z, bindings, params }
 }
 

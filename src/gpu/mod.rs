@@ -18,5 +18,5 @@ pub use ceiling::{Ceilings, ceiling_kernels};
 pub use device::{AdapterSummary, Gpu, Limits, MatrixUnits, device_lost, is_device_gone, list_adapters};
 pub use executor::{Binding, Command, Executable, PendingRead, SharedBuffer};
 pub use kernel::{BindingInfo, BindingKind, Kernel, Params, Reflection};
-pub use shader::{ShaderSource, Variant, compose};
+pub use shader::{ShaderSource, Variant, with_imports};
 pub use watch::Watched;

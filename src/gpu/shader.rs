@@ -4,7 +4,9 @@
 
 use std::fmt;
 
-use super::unroll::unroll;
+use naga::Module;
+
+use super::unroll::{rolled, unroll};
 
 /// One WGSL file of `shaders/`, embedded in the binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,11 +87,36 @@ impl fmt::Display for Variant {
     }
 }
 
-/// The text that goes to the compiler.
+/// A shader in one variant.
+pub struct Composed {
+    /// The text that goes to the compiler.
+    pub text: String,
+    /// The same with every loop as it is: it declares and binds the same, with less to read.
+    pub rolled: String,
+    /// What naga reads from `rolled`; nothing has validated it.
+    pub module: Module,
+}
+
+/// Composes a shader.
 ///
 /// # Panics
-/// On an import or a constant that the shader does not declare, or a loop that cannot be unrolled: mistakes in this program.
-pub fn compose(source: ShaderSource, variant: &Variant) -> String {
+/// On an import or a constant that the shader does not declare, a loop that cannot be unrolled, or what is not WGSL: mistakes
+/// in this program.
+pub fn compose(source: ShaderSource, variant: &Variant) -> Composed {
+    let lines = lines(source, variant);
+    let rolled = rolled(&lines);
+    let module = naga::front::wgsl::parse_str(&rolled)
+        .unwrap_or_else(|e| panic!("shader {}: {}", source.name, e.emit_to_string(&rolled)));
+    let text = unroll(source.name, lines, &module);
+    Composed { text, rolled, module }
+}
+
+/// The text with its imports, before anything is set or unrolled.
+pub fn with_imports(source: ShaderSource) -> String {
+    lines(source, &Variant::new()).join("\n")
+}
+
+fn lines(source: ShaderSource, variant: &Variant) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     // A directive of the language, which has to come before everything else.
     if variant.iter().any(|(_, value)| value.contains("f16")) {
@@ -104,7 +131,7 @@ pub fn compose(source: ShaderSource, variant: &Variant) -> String {
     for (name, value) in variant.iter() {
         substitute(source.name, &mut lines, name, value);
     }
-    unroll(source.name, lines)
+    lines
 }
 
 fn shared(shader: &str, name: &str) -> &'static str {
@@ -142,16 +169,16 @@ mod tests {
 
     #[test]
     fn sets_exactly_the_named_constant_and_alias() {
-        let text = compose(SOURCE, &Variant::new().with("TILE", "8u").with("V", "f32"));
+        let text = compose(SOURCE, &Variant::new().with("TILE", "8u").with("V", "f32")).text;
         assert!(text.contains("const TILE: u32 = 8u;\nconst TILES = 2u;\nalias V = f32;"), "{text}");
         assert!(text.contains("fn linear_group"), "the import is pasted: {text}");
     }
 
     #[test]
     fn half_precision_is_enabled_where_a_type_needs_it() {
-        let text = compose(SOURCE, &Variant::new().with("V", "vec4<f16>"));
+        let text = compose(SOURCE, &Variant::new().with("V", "vec4<f16>")).text;
         assert!(text.starts_with("enable f16;\n"), "{text}");
-        assert!(!compose(SOURCE, &Variant::new()).contains("enable"), "and only there");
+        assert!(!compose(SOURCE, &Variant::new()).text.contains("enable"), "and only there");
     }
 
     #[test]

@@ -8,19 +8,24 @@
 use std::collections::HashMap;
 use std::iter::successors;
 
+use naga::{Expression, Literal, Module};
+
 const DIRECTIVE: &str = "#unroll";
 
-/// The text of these lines, every marked loop unrolled.
+/// The text of these lines with every loop as it is.
+pub(super) fn rolled(lines: &[String]) -> String {
+    lines.iter().filter(|line| !is_directive(line)).map(|line| format!("{line}\n")).collect()
+}
+
+/// The text of these lines, every marked loop unrolled. `module` is what [`rolled`] gives, parsed.
 ///
 /// # Panics
 /// Where what follows a directive is no such loop.
-pub(super) fn unroll(shader: &str, mut lines: Vec<String>) -> String {
-    let is_directive = |line: &String| line.trim() == DIRECTIVE;
-    if lines.iter().any(is_directive) {
-        let plain: Vec<&str> = lines.iter().filter(|line| !is_directive(line)).map(String::as_str).collect();
-        let constants = constants(shader, &plain.join("\n"));
+pub(super) fn unroll(shader: &str, mut lines: Vec<String>, module: &Module) -> String {
+    if lines.iter().any(|line| is_directive(line)) {
+        let constants = constants(module);
         // From the last one: what is within a loop is unrolled before the loop itself.
-        while let Some(at) = lines.iter().rposition(is_directive) {
+        while let Some(at) = lines.iter().rposition(|line| is_directive(line)) {
             let header = lines.get(at + 1).map_or("", |line| line.trim());
             let counter = Counter::of(header, &constants)
                 .unwrap_or_else(|| panic!("shader {shader}: no loop to unroll: '{header}'"));
@@ -39,13 +44,15 @@ pub(super) fn unroll(shader: &str, mut lines: Vec<String>) -> String {
     lines.join("\n") + "\n"
 }
 
+fn is_directive(line: &str) -> bool {
+    line.trim() == DIRECTIVE
+}
+
 /// Names and values of a module's constants of type u32.
-fn constants(shader: &str, text: &str) -> HashMap<String, u32> {
-    let module = naga::front::wgsl::parse_str(text)
-        .unwrap_or_else(|e| panic!("shader {shader}: {}", e.emit_to_string(text)));
+fn constants(module: &Module) -> HashMap<String, u32> {
     let values =
         module.constants.iter().filter_map(|(_, constant)| match module.global_expressions[constant.init] {
-            naga::Expression::Literal(naga::Literal::U32(value)) => Some((constant.name.clone()?, value)),
+            Expression::Literal(Literal::U32(value)) => Some((constant.name.clone()?, value)),
             _ => None,
         });
     values.collect()
@@ -104,7 +111,9 @@ mod tests {
     use super::*;
 
     fn unrolled(text: &str) -> String {
-        unroll("sample", text.lines().map(str::to_owned).collect())
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let module = naga::front::wgsl::parse_str(&rolled(&lines)).expect("WGSL");
+        unroll("sample", lines, &module)
     }
 
     #[test]
@@ -121,7 +130,7 @@ mod tests {
         let module = naga::front::wgsl::parse_str(&found).expect("still WGSL");
         let (_, function) = module.functions.iter().next().expect("one");
         let by_variable =
-            function.expressions.iter().any(|(_, e)| matches!(e, naga::Expression::Access { .. }));
+            function.expressions.iter().any(|(_, e)| matches!(e, Expression::Access { .. }));
         assert!(!by_variable, "constant indices are known to be: {found}");
     }
 

@@ -147,8 +147,8 @@ impl Engine {
             }
         }
         self.loaded.write(&self.gpu, self.x, &x);
-        self.gpu.run(&self.loaded.executable);
-        self.gpu.start_read(self.loaded.outputs(), self.loaded.program.stored_range(self.logits))
+        let logits = self.loaded.program.stored_range(self.logits);
+        self.gpu.run_and_read(&self.loaded.executable, self.loaded.outputs(), logits)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{direct, gradient_product, matrix, winograd, winograd_product};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::wide::CONVERSIONS;
-use crate::gpu::{Gpu, Kernel, SharedBuffer, Variant, compose};
+use crate::gpu::{Gpu, Kernel, SharedBuffer, with_imports};
 use crate::tape::{
     Element, Loaded, Mode, Normalisation, Phase, Program, Read, Shape, SlotPool, Store, Stores, Tape,
     TensorId,
@@ -67,7 +67,7 @@ pub fn shader_digest() -> String {
         .copied();
     for source in others.chain(of_winograd) {
         hash.update(source.name);
-        hash.update(compose(source, &Variant::new()));
+        hash.update(with_imports(source));
     }
     hash.update(matrix::shapes());
     hash.update(winograd::ranges());

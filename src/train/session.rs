@@ -255,8 +255,8 @@ impl Session {
         let values = step_values(&self.settings, 1.0, learning_rate, self.steps);
         stage_scalars(&mut update.staging, &update.loaded.program, &update.scalars, &values);
         self.gpu.write(update.loaded.inputs(), 0, &update.staging);
-        self.gpu.run(&update.loaded.executable);
-        Ok(self.gpu.start_read(update.loaded.outputs(), 0..update.loaded.outputs().size_bytes()))
+        let outputs = update.loaded.outputs();
+        Ok(self.gpu.run_and_read(&update.loaded.executable, outputs, 0..outputs.size_bytes()))
     }
 
     fn start_training(&mut self, given: Given<'_>, learning_rate: f64) -> Result<PendingStep> {
@@ -305,11 +305,10 @@ impl Session {
         let values = step_values(&self.settings, weight, learning_rate, self.steps);
         stage_scalars(&mut step.staging, &step.loaded.program, &step.recorded.scalars, &values);
         self.gpu.write(step.loaded.inputs(), 0, &step.staging);
-        self.gpu.run(&step.loaded.executable);
         let ids = &step.recorded;
         let last = if with_logits { ids.logits } else { ids.sums };
         let end = step.loaded.program.stored_range(last).end;
-        let read = self.gpu.start_read(step.loaded.outputs(), 0..end);
+        let read = self.gpu.run_and_read(&step.loaded.executable, step.loaded.outputs(), 0..end);
         Ok(PendingStep { read, update: None, key, with_logits })
     }
 
