@@ -1,9 +1,7 @@
 //! Checkpoints: everything that decides how a training goes on, in one file that is whole or absent and knows its own
-//! checksum. `last.safetensors` is the newest; `previous.safetensors` is one from which the epoch of the newest can be
-//! trained again.
+//! checksum.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,14 +15,6 @@ use crate::error::{Error, Result};
 use crate::interop::{TensorData, Values, read_safetensors_with, write_safetensors_with};
 use crate::report::{BestEpoch, RunRecord};
 
-/// The newest checkpoint.
-pub const LAST: &str = "last.safetensors";
-/// One before it (see [`Keeper::write`]).
-pub const PREVIOUS: &str = "previous.safetensors";
-/// The one that is being written.
-const NEXT: &str = "next.safetensors";
-/// The next checkpoint is due after so many times what the last one cost: they take at most 2 % of the time.
-const LEAST_TIMES_COST: u32 = 50;
 /// Changes with what a checkpoint holds.
 const FORMAT: u32 = 2;
 
@@ -103,19 +93,6 @@ pub fn settings_json(experiment: &Experiment) -> serde_json::Value {
     }
     all.remove("report");
     serde_json::Value::Object(all)
-}
-
-/// Whether a directory holds a training that has not come to its end.
-pub fn is_unfinished(dir: &Path) -> bool {
-    [LAST, PREVIOUS].iter().any(|name| dir.join(name).exists())
-}
-
-/// Removes the checkpoints of a directory, and what else belongs to a training that is to go on.
-pub fn give_up_unfinished(dir: &Path) {
-    for name in [LAST, PREVIOUS, NEXT] {
-        let _ = std::fs::remove_file(dir.join(name));
-    }
-    super::kept::forget(dir);
 }
 
 /// Finds what differs: the dotted name, and both values in words.
@@ -219,131 +196,24 @@ fn digest(header: &str, tensors: &[TensorData]) -> String {
     crate::files::hex(&hash.finalize())
 }
 
-/// The checkpoints of one output directory.
-#[derive(Debug)]
-pub struct Keeper {
-    dir: PathBuf,
-    identity: Identity,
-    /// Epoch and batch of the newest file, where it is whole and this training's.
-    newest: Option<(usize, usize)>,
-    every: Duration,
-    written: Instant,
-    cost: Duration,
-    /// What all checkpoints took so far.
-    pub spent: Duration,
+/// Writes the checkpoint of a training to a file, whole or not at all.
+///
+/// # Errors
+/// A user error where the disk takes no more.
+pub(super) fn write(path: &Path, identity: Identity, checkpoint: Checkpoint) -> Result<()> {
+    let header = Header { format: FORMAT, identity, state: checkpoint.state };
+    let header = serde_json::to_string(&header).expect("a state is numbers and text");
+    let tensor = |(name, values): (String, Vec<f32>)| TensorData::f32(name, &[values.len()], values);
+    let tensors: Vec<TensorData> = checkpoint.buffers.into_iter().map(tensor).collect();
+    let metadata = [("sha256", digest(&header, &tensors)), ("state", header)];
+    write_safetensors_with(path, &tensors, &metadata.map(|(k, v)| (k.to_string(), v)))
 }
 
-impl Keeper {
-    /// Keeps checkpoints in `dir`: after every epoch and every `every` within one, but never so often that they take
-    /// more than a fiftieth of the time. Where `every` is zero: after every step, whatever that costs.
-    pub fn new(dir: &Path, identity: Identity, every: Duration) -> Self {
-        let (written, cost, spent) = (Instant::now(), Duration::ZERO, Duration::ZERO);
-        Self { dir: dir.to_path_buf(), identity, newest: None, every, written, cost, spent }
-    }
-
-    /// The newest whole checkpoint of this training. Damaged ones are told of and passed over; one of another training
-    /// is told of by what differs, and given up.
-    pub fn find(&mut self) -> Option<Checkpoint> {
-        for name in [LAST, PREVIOUS] {
-            let Some((identity, checkpoint)) = self.read(name) else { continue };
-            let differences = identity.differences(&self.identity);
-            if !differences.is_empty() {
-                let list = differences.join(", ");
-                tracing::warn!(
-                    "the unfinished training in {} is another one and is given up: {list}",
-                    self.dir.display()
-                );
-                return None;
-            }
-            if name == LAST {
-                self.newest = Some((checkpoint.state.epoch, checkpoint.state.batch));
-            }
-            return Some(checkpoint);
-        }
-        None
-    }
-
-    /// The newest checkpoint at or before the start of an epoch.
-    ///
-    /// # Errors
-    /// A failure where there is none any more: somebody removed it.
-    pub fn before(&mut self, epoch: usize) -> Result<Checkpoint> {
-        let is_before = |state: &State| (state.epoch, state.batch) <= (epoch, 0);
-        let found =
-            [LAST, PREVIOUS].iter().filter_map(|name| self.read(name)).map(|(_, checkpoint)| checkpoint);
-        let found = found.into_iter().find(|checkpoint| is_before(&checkpoint.state)).ok_or_else(|| {
-            Error::failure(format!("{}: the checkpoints are gone: start again", self.dir.display()))
-        })?;
-        // What comes after the one that is gone back to has diverged: the next one takes its place, and keeps it nowhere.
-        self.newest = None;
-        Ok(found)
-    }
-
-    fn read(&self, name: &str) -> Option<(Identity, Checkpoint)> {
-        let path = self.dir.join(name);
-        if !path.exists() {
-            return None;
-        }
-        load(&path).inspect_err(|error| tracing::warn!("a checkpoint is passed over: {error}")).ok()
-    }
-
-    /// Within an epoch.
-    pub fn is_due(&self) -> bool {
-        is_due(self.written.elapsed(), self.cost, self.every, false)
-    }
-
-    /// At the end of an epoch.
-    pub fn is_due_after_epoch(&self) -> bool {
-        is_due(self.written.elapsed(), self.cost, self.every, true)
-    }
-
-    /// Writes a checkpoint; `started` is when its making began. The file that it replaces becomes the previous one,
-    /// unless it lies within the same epoch: the previous is always one from which that epoch can be trained anew.
-    ///
-    /// # Errors
-    /// A user error where the disk takes no more; the older ones are whole then.
-    pub fn write(&mut self, checkpoint: Checkpoint, started: Instant) -> Result<()> {
-        let Checkpoint { state, buffers } = checkpoint;
-        let (epoch, batch) = (state.epoch, state.batch);
-        let header = Header { format: FORMAT, identity: self.identity.clone(), state };
-        let header = serde_json::to_string(&header).expect("a state is numbers and text");
-        let tensors: Vec<TensorData> = buffers
-            .into_iter()
-            .map(|(name, values)| TensorData::f32(name, &[values.len()], values))
-            .collect();
-        let metadata = [("sha256", digest(&header, &tensors)), ("state", header)];
-        let (last, next) = (self.dir.join(LAST), self.dir.join(NEXT));
-        write_safetensors_with(&next, &tensors, &metadata.map(|(k, v)| (k.to_string(), v)))?;
-        let rename = |from: &Path, to: &Path| {
-            std::fs::rename(from, to).map_err(|e| Error::io(to, "a file to replace", &e))
-        };
-        if self.newest.is_some_and(|(old, done)| old != epoch || done == 0) {
-            rename(&last, &self.dir.join(PREVIOUS))?;
-        }
-        rename(&next, &last)?;
-        self.newest = Some((epoch, batch));
-        (self.written, self.cost) = (Instant::now(), started.elapsed());
-        self.spent += self.cost;
-        Ok(())
-    }
-
-    /// Removes the checkpoints: of a training that is over, or of another one.
-    pub fn clear(&mut self) {
-        for path in [LAST, PREVIOUS, NEXT].map(|name| self.dir.join(name)) {
-            let _ = std::fs::remove_file(path);
-        }
-        self.newest = None;
-    }
-}
-
-/// Whether a checkpoint is due so long after the last one, which cost so much. A crash loses what was trained since the
-/// last one: at most `every` or [`LEAST_TIMES_COST`] times the cost, whichever is more, and a step or a validation.
-fn is_due(since: Duration, cost: Duration, every: Duration, at_epochs_end: bool) -> bool {
-    let affordable = cost * LEAST_TIMES_COST;
-    every.is_zero() || since >= if at_epochs_end { affordable } else { every.max(affordable) }
-}
-
-fn load(path: &Path) -> Result<(Identity, Checkpoint)> {
+/// Reads what [`write`] wrote.
+///
+/// # Errors
+/// A user error where it is none, damaged, or of another version.
+pub(super) fn load(path: &Path) -> Result<(Identity, Checkpoint)> {
     let damaged = |found: &str| {
         let remedy = "remove it: the one before it takes its place";
         Error::user(path.display(), "a whole checkpoint of this version", found, remedy)
@@ -391,37 +261,6 @@ mod tests {
         change(&mut experiment);
         let data = ["a".to_string(), "b".to_string()];
         Identity { settings: settings_json(&experiment), data, initial: None, patches }
-    }
-
-    #[test]
-    fn what_diverged_is_not_kept_as_the_previous_checkpoint() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut keeper = Keeper::new(dir.path(), identity(None, |_| {}), Duration::ZERO);
-        let write = |keeper: &mut Keeper, epoch, batch| {
-            let mut state = State::new(Plateau::new(1e-3, 1e-6, 7), EarlyStopping::new(15));
-            (state.epoch, state.batch) = (epoch, batch);
-            let buffers = [("weights".to_string(), vec![epoch as f32])].into_iter().collect();
-            keeper.write(Checkpoint { state, buffers }, Instant::now()).expect("a checkpoint");
-        };
-        write(&mut keeper, 1, 0);
-        write(&mut keeper, 3, 5);
-        assert_eq!(keeper.before(3).expect("the first").state.epoch, 1);
-        write(&mut keeper, 1, 0);
-        let (_, previous) = keeper.read(PREVIOUS).expect("a file");
-        assert_eq!((previous.state.epoch, previous.state.batch), (1, 0), "epoch 3 diverged");
-    }
-
-    /// What README says of a crash.
-    #[test]
-    fn checkpoints_come_with_every_epoch_unless_they_cost_a_fiftieth_of_the_time() {
-        let due = |since: u64, cost: u64, at_epochs_end| {
-            let (every, seconds) = (Duration::from_secs(300), Duration::from_secs);
-            is_due(seconds(since), seconds(cost), every, at_epochs_end)
-        };
-        assert!(due(100, 2, true) && !due(99, 2, true), "an epoch's end, 50 times 2 s after the last");
-        assert!(due(300, 2, false) && !due(299, 2, false), "within an epoch, every five minutes");
-        assert!(due(500, 10, false) && !due(499, 10, false), "a slow disk");
-        assert!(is_due(Duration::ZERO, Duration::from_secs(9), Duration::ZERO, false), "after every step");
     }
 
     #[test]

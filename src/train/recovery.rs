@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::checkpoint::{Checkpoint, Keeper, State};
+use super::checkpoint::{Checkpoint, State};
+use super::keeper::Keeper;
 use super::kept;
 use super::run::TrainRun;
 use super::stop;
@@ -34,8 +35,9 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// Writes a checkpoint.
+    /// Begins to write a checkpoint, once the one before is on the disk.
     pub(super) fn save(&mut self) -> Result<()> {
+        self.settle_checkpoint()?;
         let started = Instant::now();
         (self.state.steps, self.state.batches) = (self.session.steps(), self.session.batches());
         let buffers = self.session.buffers()?;
@@ -43,16 +45,23 @@ impl Training<'_> {
             // The next loss will tell, and the epoch starts again from the checkpoint that is there.
             return Ok(());
         }
-        self.keeper.write(Checkpoint { state: self.state.clone(), buffers }, started)?;
-        let step = self.accumulation.steps_done(self.state.batch);
-        self.progress.event(&Event::Checkpoint { epoch: self.state.epoch, step });
+        self.keeper.write(Checkpoint { state: self.state.clone(), buffers }, started);
         Ok(())
     }
 
-    pub(super) fn leave_if_told(&self) -> Result<()> {
+    /// Waits for a checkpoint that is being written, and tells of it.
+    pub(super) fn settle_checkpoint(&mut self) -> Result<()> {
+        if let Some((epoch, batch)) = self.keeper.settle()? {
+            self.progress.event(&Event::Checkpoint { epoch, step: self.accumulation.steps_done(batch) });
+        }
+        Ok(())
+    }
+
+    pub(super) fn leave_if_told(&mut self) -> Result<()> {
         if !stop::is_requested() {
             return Ok(());
         }
+        self.settle_checkpoint()?;
         Err(Error::Stopped(format!(
             "stopped by a signal in epoch {} and saved: the same command goes on from there",
             self.state.epoch
@@ -72,6 +81,7 @@ impl Training<'_> {
         let said =
             format!("the training diverged: {what}; epoch {epoch} starts again at half the learning rate");
         tracing::warn!("{said}");
+        self.settle_checkpoint()?;
         let checkpoint = self.keeper.before(epoch)?;
         self.restore(checkpoint)?;
         self.shown.rewind(self.state.epoch)?;

@@ -5,10 +5,11 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use super::accumulation::{Accumulation, PendingBatch};
-use super::checkpoint::{Keeper, State};
+use super::checkpoint::State;
 use super::diary::{log_costs, log_epoch, log_start};
 use super::epoch::{Fault, diagnose, patch_plan, validate};
 use super::fit::Fit;
+use super::keeper::Keeper;
 use super::kept;
 use super::loaded::Loaded;
 use super::recovery::going_on;
@@ -175,6 +176,7 @@ impl<'a> Training<'a> {
         self.record.weights_sha256 = Some(files::hex(&Sha256::digest(weights)));
         self.shown.refresh(&self.record, self.metrics.rows(), true)?;
         self.record.write(&self.run.output_dir.join("config.json"))?;
+        self.settle_checkpoint()?;
         self.keeper.clear();
         tuning::forget(&self.run.output_dir);
         // Gone where nothing was ever trained better; else it is the weights' second name.
@@ -220,6 +222,9 @@ impl<'a> Training<'a> {
             next += 1;
             if let Some(what) = self.settle(before.replace((started, batch.samples)), &mut clock)? {
                 return Ok(Ended::Diverged(what));
+            }
+            if self.keeper.is_done() {
+                self.settle_checkpoint()?;
             }
             if stop::is_requested() || self.keeper.is_due() {
                 if let Some(what) = self.settle(before.take(), &mut clock)? {

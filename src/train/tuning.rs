@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::checkpoint::is_unfinished;
+use super::keeper::is_unfinished;
 use super::probe::{probe, risky};
 use super::step::{StepSettings, record_evaluation, record_training};
 use super::stop;
