@@ -185,7 +185,7 @@ fn project() {
 fn check_transposed(gpu: &Gpu, case: &Case, form: Form) {
     let (x, w, b) = (case.get("x"), case.get("w"), case.get("b"));
     let (in_channels, out_channels) = (w.shape[0], w.shape[1]);
-    let places = conv_transpose2d::places(in_channels, out_channels);
+    let places: Vec<usize> = conv_transpose2d::places(in_channels, out_channels).collect();
     let shape = conv_transpose2d::packing(in_channels, out_channels).shape();
     let op = ConvTranspose2d { out_channels, form: Some(form) };
     let bench = case.bench(gpu, op, &[x.activation(), pack(w, shape, &places), b.weight()]);

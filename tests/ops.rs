@@ -48,7 +48,7 @@ fn every_kernel_lowers_to_every_language() {
     let halves = kernels.iter().filter(|kernel| kernel.text().starts_with("enable f16")).count();
     assert!(halves > 20 && kernels.len() - halves > 20, "the cases record kernels of both precisions");
     for kernel in kernels {
-        let module = naga::front::wgsl::parse_str(kernel.text()).expect("parsed once already");
+        let module = naga::front::wgsl::parse_str(kernel.text()).unwrap_or_else(|e| panic!("{kernel}: {e}"));
         // Only Vulkan and Metal have matrix units, and Metal those of 8 x 8 alone.
         let [any, eight] =
             ["enable wgpu_cooperative_matrix", "coop_mat8x8"].map(|word| kernel.text().contains(word));
@@ -58,6 +58,17 @@ fn every_kernel_lowers_to_every_language() {
         let info = Validator::new(ValidationFlags::all(), capabilities)
             .validate(&module)
             .unwrap_or_else(|e| panic!("{kernel} needs more than WebGPU with subgroups and f16: {e:?}"));
+        // It was read before its loops were unrolled.
+        let uses = info.get_entry_point(entry_of(&module, &kernel));
+        let mut bound: Vec<u32> = module
+            .global_variables
+            .iter()
+            .filter(|(at, _)| !uses[*at].is_empty())
+            .filter_map(|(_, global)| Some(global.binding.as_ref()?.binding))
+            .collect();
+        bound.sort_unstable();
+        let read: Vec<u32> = kernel.reflection().bindings.iter().map(|binding| binding.index).collect();
+        assert_eq!(bound, read, "{kernel}");
         spv::write_vec(&module, &info, &spv::Options::default(), None)
             .unwrap_or_else(|e| panic!("{kernel}: SPIR-V: {e}"));
         if metal {
@@ -359,10 +370,9 @@ fn no_kernel_is_recorded_whose_workgroup_memory_exceeds_the_limit() {
 }
 
 fn workgroup_bytes(kernel: &Kernel) -> u32 {
-    let module = naga::front::wgsl::parse_str(kernel.text()).expect("parsed once already");
+    let module = naga::front::wgsl::parse_str(kernel.text()).expect("every_kernel_lowers_to_every_language");
     let info = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module).expect("valid");
-    let point = module.entry_points.iter().position(|point| point.name == kernel.entry()).expect("its entry");
-    let uses = info.get_entry_point(point);
+    let uses = info.get_entry_point(entry_of(&module, kernel));
     let mut layouts = naga::proc::Layouter::default();
     layouts.update(module.to_ctx()).expect("sizes are known");
     let shared = module
@@ -370,6 +380,10 @@ fn workgroup_bytes(kernel: &Kernel) -> u32 {
         .iter()
         .filter(|(at, global)| global.space == naga::AddressSpace::WorkGroup && !uses[*at].is_empty());
     shared.map(|(_, global)| layouts[global.ty].size).sum()
+}
+
+fn entry_of(module: &naga::Module, kernel: &Kernel) -> usize {
+    module.entry_points.iter().position(|point| point.name == kernel.entry()).expect("its entry")
 }
 
 /// A form that does not fit a case gives way to another one, which would then be checked in its place.

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rosette::interop::read_safetensors_with;
 use workshop::Workshop;
 
 /// Four epochs of six steps, with augmentation, a schedule that acts and a checkpoint after every step.
@@ -199,6 +200,25 @@ fn interrupted(workshop: &Workshop, out: &str, more: &[&str], checkpoints: usize
     wait_for_checkpoints(&mut child, &workshop.path(out).join("last.safetensors"), checkpoints);
     child.kill().expect("a child");
     child.wait().expect("a child");
+}
+
+/// Both are written beside the training, one after the other.
+#[test]
+fn a_checkpoint_speaks_of_weights_that_are_on_the_disk() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    for checkpoints in [8, 9] {
+        interrupted(&workshop, "out", &CHECKPOINTS, checkpoints);
+        let (_, texts) = read_safetensors_with(&workshop.path("out/last.safetensors")).expect("a checkpoint");
+        let header: serde_json::Value = serde_json::from_str(&texts["state"]).expect("JSON");
+        let state = &header["state"];
+        assert!(state["epoch"].as_u64() > Some(1) && state["best"].is_object(), "{state}");
+        let sha256 = state["best_sha256"].as_str().expect("known");
+        let written = std::fs::read_to_string(workshop.path("out/.best_model.sha256")).expect("a list");
+        assert!(written.lines().any(|line| line == sha256), "{sha256}: {written}");
+    }
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn a_training_shows_itself_and_is_not_changed_by_it() {
         .collect();
     let of = |kind: &str| lines.iter().filter(|line| line["event"] == kind).collect::<Vec<&Value>>();
     assert!(lines.iter().all(|line| line["experiment"] == "tiny" && line["time"].is_string()));
-    assert_eq!((lines[0]["event"].as_str(), lines[0]["version"].as_u64()), (Some("started"), Some(2)));
+    assert_eq!((lines[0]["event"].as_str(), lines[0]["version"].as_u64()), (Some("started"), Some(3)));
     assert_eq!((&lines[0]["train_samples"], &lines[0]["num_epochs"]), (&Value::from(2), &Value::from(4)));
     let rows = read_metrics(&workshop.path("out/metrics.csv")).unwrap();
     assert_eq!(of("epoch").len(), 4);
@@ -227,7 +227,15 @@ fn a_training_shows_itself_and_is_not_changed_by_it() {
         assert!(event["is_best"].is_boolean());
     }
     assert!(of("step").len() >= 4 && of("step")[0]["steps"] == 1, "{lines:?}");
-    assert!(!of("checkpoint").is_empty());
+    let first = |kind: &str| lines.iter().position(|line| line["event"] == kind).expect(kind);
+    assert!(first("checkpoint") < first("weights"), "who finds weights finds a checkpoint: {lines:?}");
+    let best: Vec<&Value> = of("epoch").into_iter().filter(|line| line["is_best"] == true).collect();
+    let written = of("weights");
+    let epochs = |events: &[&Value]| events.iter().map(|event| event["epoch"].clone()).collect::<Vec<_>>();
+    assert_eq!(epochs(&best), epochs(&written));
+    let record: Value =
+        serde_json::from_slice(&std::fs::read(workshop.path("out/config.json")).unwrap()).unwrap();
+    assert_eq!(written.last().unwrap()["sha256"], record["weights_sha256"]);
     let last = lines.last().unwrap();
     assert_eq!((last["event"].as_str(), last["epochs_trained"].as_u64()), (Some("finished"), Some(4)));
     assert!(last["best"]["val_f1"].is_number());

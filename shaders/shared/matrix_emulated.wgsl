@@ -1,5 +1,6 @@
-// What matrix16 does, without matrix units: each of eight lanes computes two rows of every product, and keeps them. Slow;
-// it lets any device with f16 and subgroups of eight lanes check the shaders that use matrix units.
+// What matrix16 does, without matrix units: each of eight lanes computes two rows of every product, and keeps them; more lanes
+// than eight compute the same again. Slow; it lets any device with f16 and subgroups of eight lanes or more check the shaders that
+// use matrix units.
 enable f16;
 
 const SIDE: u32 = 16u;
@@ -23,9 +24,11 @@ struct MatrixC {
 var<workgroup> a_cells: array<vec4<f16>, A_CELLS>;
 var<workgroup> b_cells: array<vec4<f16>, B_CELLS>;
 var<private> first_row: u32;
+var<private> keeps: bool;
 
 fn start(lane: u32) {
     first_row = lane % 8u * 2u;
+    keeps = lane < 8u;
 }
 
 fn put_a(at: u32, low: vec4<f16>, high: vec4<f16>) {
@@ -87,6 +90,9 @@ fn multiply_add(a: MatrixA, b: MatrixB, c: MatrixC) -> MatrixC {
 }
 
 fn store_c(c: MatrixC, at: u32, stride: u32) {
+    if (!keeps) {
+        return;
+    }
     for (var q = 0u; q < 4u; q++) {
         for (var k = 0u; k < 4u; k++) {
             scratch[at + first_row * stride + q * 4u + k] = c.rows[q][k];

@@ -13,7 +13,7 @@ use super::watch::{Watch, watched};
 use super::wide::widen;
 use crate::error::{Error, Result};
 
-/// Dispatches encoded into one submission: few enough that the device starts while the rest is still encoded.
+/// Dispatches encoded into one submission to a GPU: few enough that it starts while the rest is still encoded.
 const DISPATCHES_PER_SUBMISSION: usize = 48;
 /// Offsets of uniform bindings are multiples of this on every device.
 const PARAMS_ALIGNMENT: usize = 256;
@@ -168,14 +168,22 @@ impl Gpu {
     /// # Panics
     /// Where kernels are watched ([`Gpu::open_watched`]) and one did what it must not.
     pub fn finish_read(&self, pending: PendingRead) -> Result<Vec<u8>> {
+        self.finish_read_as(pending)
+    }
+
+    /// The same as values, of which the range holds whole ones.
+    ///
+    /// # Errors
+    /// As [`Gpu::finish_read`].
+    pub fn finish_read_as<T: bytemuck::Pod>(&self, pending: PendingRead) -> Result<Vec<T>> {
         if let Some((watch, counts)) = self.watch.as_ref().and_then(|watch| Some((watch, watch.counts()?))) {
             let counts = self.start_read(&SharedBuffer(counts.0), 0..counts.1);
-            watch.check(&self.finish_copy(counts)?);
+            watch.check(&self.finish_copy::<u8>(counts)?);
         }
         self.finish_copy(pending)
     }
 
-    fn finish_copy(&self, pending: PendingRead) -> Result<Vec<u8>> {
+    fn finish_copy<T: bytemuck::Pod>(&self, pending: PendingRead) -> Result<Vec<T>> {
         self.wait_for(pending.submission.clone())?;
         match pending.ready.recv() {
             Ok(Ok(())) => {}
@@ -188,7 +196,7 @@ impl Gpu {
             .slice(..)
             .get_mapped_range()
             .map_err(|e| Error::failure(format!("reading back from the device failed: {e}")))?;
-        Ok(view.to_vec())
+        Ok(bytemuck::pod_collect_to_vec(&view))
     }
 
     /// Copies a range of a buffer to the host.
@@ -393,7 +401,7 @@ impl Gpu {
         })
     }
 
-    /// Replays an executable: a few submissions, no wait.
+    /// Replays an executable: one submission or a few, no wait.
     pub fn run(&self, executable: &Executable) {
         self.replay(executable, |_| ());
     }

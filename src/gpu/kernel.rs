@@ -81,7 +81,7 @@ impl Kernel {
     /// The kernel of `entry` in `source`, with the variant's constants. Parsed once for each distinct kernel.
     ///
     /// # Panics
-    /// Where the shader does not parse or validate, or lacks the entry point.
+    /// Where the shader does not parse or validate with its loops as they are, or lacks the entry point.
     pub fn new(source: ShaderSource, entry: &'static str, variant: Variant) -> Self {
         let key = (source.name, entry, variant);
         let mut known = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +118,7 @@ impl Kernel {
         &self.0.text
     }
 
-    /// What naga read from the text.
+    /// What naga read from the text, before its loops were unrolled.
     pub fn reflection(&self) -> &Reflection {
         &self.0.reflection
     }

@@ -129,8 +129,7 @@ mod tests {
         }
         let module = naga::front::wgsl::parse_str(&found).expect("still WGSL");
         let (_, function) = module.functions.iter().next().expect("one");
-        let by_variable =
-            function.expressions.iter().any(|(_, e)| matches!(e, Expression::Access { .. }));
+        let by_variable = function.expressions.iter().any(|(_, e)| matches!(e, Expression::Access { .. }));
         assert!(!by_variable, "constant indices are known to be: {found}");
     }
 

@@ -102,21 +102,21 @@ impl Kind {
         }
     }
 
-    /// Place on the device of each of PyTorch's elements, in order.
-    pub fn places(&self) -> Vec<usize> {
+    /// Visits the place on the device of each of PyTorch's elements, in order: loops, since a large network has 31 million.
+    fn each_place(&self, mut visit: impl FnMut(usize)) {
         match *self {
             Self::Conv { out_channels, in_channels, physical_in, kernel } => {
-                let packed: Vec<usize> =
-                    Packing { out_channels, in_channels: physical_in, kernel }.places().collect();
-                let (row, taps) = (physical_in * kernel * kernel, kernel * kernel);
-                (0..out_channels)
-                    .flat_map(|o| packed[o * row..o * row + in_channels * taps].iter().copied())
-                    .collect()
+                let packing = Packing { out_channels, in_channels: physical_in, kernel };
+                for o in 0..out_channels {
+                    for c in 0..in_channels {
+                        (0..kernel * kernel).for_each(|tap| visit(packing.place(o, c, tap)));
+                    }
+                }
             }
             Self::ConvTranspose { in_channels, out_channels } => {
-                conv_transpose2d::places(in_channels, out_channels)
+                conv_transpose2d::places(in_channels, out_channels).for_each(visit);
             }
-            Self::Project { in_channels: len } | Self::Vector { len } => (0..len).collect(),
+            Self::Project { in_channels: len } | Self::Vector { len } => (0..len).for_each(visit),
         }
     }
 }
@@ -145,13 +145,14 @@ impl Parameter {
 
     /// Writes PyTorch's values into the packed range; what is rounded up stays zero.
     pub fn pack(&self, values: &[f32], packed: &mut [f32]) {
-        for (value, place) in values.iter().zip(self.kind.places()) {
-            packed[place] = *value;
-        }
+        let mut values = values.iter();
+        self.kind.each_place(|place| packed[place] = *values.next().expect("as many as PyTorch has"));
     }
 
     /// Reads PyTorch's values from the packed range.
     pub fn unpack(&self, packed: &[f32]) -> Vec<f32> {
-        self.kind.places().into_iter().map(|place| packed[place]).collect()
+        let mut values = Vec::with_capacity(self.len());
+        self.kind.each_place(|place| values.push(packed[place]));
+        values
     }
 }

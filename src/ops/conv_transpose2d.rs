@@ -26,14 +26,12 @@ pub fn packing(in_channels: usize, out_channels: usize) -> Packing {
 }
 
 /// Place in the packed weight of each element of PyTorch's [CI, CO, 2, 2], in that order.
-pub fn places(in_channels: usize, out_channels: usize) -> Vec<usize> {
-    let by_output: Vec<usize> = packing(in_channels, out_channels).places().collect();
-    (0..in_channels * out_channels * 4)
-        .map(|index| {
-            let (pixel, o, c) = (index % 4, index / 4 % out_channels, index / 4 / out_channels);
-            by_output[(pixel * out_channels + o) * in_channels + c]
-        })
-        .collect()
+pub fn places(in_channels: usize, out_channels: usize) -> impl Iterator<Item = usize> {
+    let packing = packing(in_channels, out_channels);
+    (0..in_channels * out_channels * 4).map(move |index| {
+        let (pixel, o, c) = (index % 4, index / 4 % out_channels, index / 4 / out_channels);
+        packing.place(pixel * out_channels + o, c, 0)
+    })
 }
 
 impl ConvTranspose2d {
@@ -111,7 +109,7 @@ impl Op for ConvTranspose2d {
     fn reference(&self, inputs: &[Array]) -> Vec<Array> {
         let [x, weight, bias] = inputs else { unreachable!("three inputs") };
         let [n, h, w, channels] = x.shape.as_nhwc();
-        let places = places(channels, self.out_channels);
+        let places: Vec<usize> = places(channels, self.out_channels).collect();
         let mut y = Array::zeros(Shape::nhwc(n, 2 * h, 2 * w, self.out_channels));
         for (b, i, j, o) in indices(n, 2 * h, 2 * w, self.out_channels) {
             let weight_at =

@@ -81,13 +81,18 @@ impl Packing {
         Shape::new([self.out_channels.div_ceil(8), self.in_channels.div_ceil(4), taps, 4, 8])
     }
 
+    /// Place in the packed weight of an output channel, an input channel and a tap.
+    pub fn place(&self, o: usize, c: usize, tap: usize) -> usize {
+        let (groups, taps) = (self.in_channels.div_ceil(4), self.kernel * self.kernel);
+        (((o / 8 * groups + c / 4) * taps + tap) * 4 + c % 4) * 8 + o % 8
+    }
+
     /// Place in the packed weight of each element of PyTorch's [CO, CI, K, K], in that order.
     pub fn places(&self) -> impl Iterator<Item = usize> + use<> {
-        let Self { out_channels, in_channels, kernel } = *self;
-        let (groups, taps) = (in_channels.div_ceil(4), kernel * kernel);
-        (0..out_channels * in_channels * taps).map(move |index| {
-            let (tap, c, o) = (index % taps, (index / taps) % in_channels, index / (taps * in_channels));
-            (((o / 8 * groups + c / 4) * taps + tap) * 4 + c % 4) * 8 + o % 8
+        let (packing, taps) = (*self, self.kernel * self.kernel);
+        (0..self.out_channels * self.in_channels * taps).map(move |index| {
+            let (tap, channels) = (index % taps, index / taps);
+            packing.place(channels / packing.in_channels, channels % packing.in_channels, tap)
         })
     }
 }

@@ -54,8 +54,8 @@ fn null_is_infinite<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
 }
 
-/// A hash over the text of every shader that competes, imports included, and the shapes of their tiles: answers measured with
-/// others are not used.
+/// A hash over the text of every shader that competes, imports included, before its loops are unrolled, and the shapes of their
+/// tiles: answers measured with others are not used.
 pub fn shader_digest() -> String {
     let mut hash = Sha256::new();
     let of_winograd = winograd::sources().chain(winograd_product::SOURCES.iter().copied());

@@ -10,7 +10,7 @@ use crate::report::config_json::BestEpoch;
 use crate::report::metrics::EpochRow;
 
 /// Of the events' form.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Something that happened. Numbers that are not finite are `null`.
 #[derive(Debug, Clone, Serialize)]
@@ -87,15 +87,22 @@ pub enum Event<'a> {
     },
     /// An epoch has been validated.
     Epoch {
-        /// Whether its weights are kept.
+        /// Whether its weights will be kept: [`Event::Weights`] tells when.
         is_best: bool,
         /// The columns of metrics.csv.
         #[serde(flatten)]
         row: &'a EpochRow,
     },
+    /// `best_model.pth` has been written.
+    Weights {
+        /// Whose they are.
+        epoch: usize,
+        /// Of the file.
+        sha256: &'a str,
+    },
     /// A checkpoint has been written.
     Checkpoint {
-        /// In progress.
+        /// In progress when it was made.
         epoch: usize,
         /// Optimiser steps of it that are done.
         step: usize,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::session::Session;
 use crate::error::{Error, Result};
-use crate::gpu::SharedBuffer;
-use crate::model::NamedTensor;
+use crate::gpu::{PendingRead, SharedBuffer};
+use crate::model::{AttentionUNet, NamedTensor};
 use crate::tape::Store;
 
 /// The contents of the flat buffers that outlive a step, by name.
@@ -23,6 +23,20 @@ const AVERAGES: [(&str, Store); 2] =
     [("averaged weights", Store::Average), ("averaged statistics", Store::AverageState)];
 /// Kept besides between the micro-batches of a step.
 const GRADIENTS: (&str, Store) = ("gradients", Store::Gradients);
+
+/// A network's weights and running statistics as they lie on the device.
+pub(super) struct Packed {
+    net: AttentionUNet,
+    weights: Vec<f32>,
+    state: Vec<f32>,
+}
+
+impl Packed {
+    /// The same in the network's order.
+    pub fn into_tensors(self) -> Vec<NamedTensor> {
+        self.net.unpack(&self.weights, &self.state)
+    }
+}
 
 impl Session {
     /// Uploads weights and running statistics, given in the network's order.
@@ -50,8 +64,17 @@ impl Session {
     /// # Errors
     /// Where the device was lost.
     pub fn evaluated_tensors(&self) -> Result<Vec<NamedTensor>> {
+        Ok(self.evaluated()?.into_tensors())
+    }
+
+    /// The same as it lies on the device: to put it in order takes a while.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub(super) fn evaluated(&self) -> Result<Packed> {
         let [weights, state] = self.evaluated_stores();
-        Ok(self.net.unpack(&self.read_store(weights)?, &self.read_store(state)?))
+        let (weights, state) = (self.read_store(weights)?, self.read_store(state)?);
+        Ok(Packed { net: self.net.clone(), weights, state })
     }
 
     pub(super) fn evaluated_stores(&self) -> [Store; 2] {
@@ -80,7 +103,11 @@ impl Session {
     /// Where the device was lost.
     pub fn buffers(&self) -> Result<Buffers> {
         let kept = self.kept(self.is_open);
-        kept.map(|(name, store)| Ok((name.to_string(), self.read_store(*store)?))).collect()
+        let pending: Vec<_> = kept.map(|(name, store)| (name, self.start_reading(*store))).collect();
+        pending
+            .into_iter()
+            .map(|(name, read)| Ok((name.to_string(), self.gpu.finish_read_as(read)?)))
+            .collect()
     }
 
     /// What decides how training goes on, in the middle of a step or between two.
@@ -115,8 +142,11 @@ impl Session {
     }
 
     fn read_store(&self, store: Store) -> Result<Vec<f32>> {
+        self.gpu.finish_read_as(self.start_reading(store))
+    }
+
+    fn start_reading(&self, store: Store) -> PendingRead {
         let buffer = self.store(store);
-        let bytes = self.gpu.read(buffer, 0..buffer.size_bytes())?;
-        Ok(bytemuck::pod_collect_to_vec(&bytes))
+        self.gpu.start_read(buffer, 0..buffer.size_bytes())
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::exact;
 use super::metrics::{Metrics, Tally};
-use super::session::{Session, StepResult};
+use super::session::{PendingStep, Session, StepResult};
 use super::stop;
 use crate::config::Experiment;
 use crate::data::loader::{Dataset, PatchPlan, ValBatches};
@@ -104,10 +104,18 @@ pub fn patch_plan(experiment: &Experiment, epoch: usize) -> PatchPlan {
 pub fn validate(session: &mut Session, dataset: &Arc<Dataset>, batch_size: usize) -> Result<Option<Metrics>> {
     let mut tally = Tally::new(dataset.samples().len());
     let at_once = batch_size.min(session.most_patches());
-    for batch in ValBatches::start(dataset.clone(), session.settings().patch_px, at_once) {
-        let pending = session.start_evaluation(&batch.x, &batch.y, false)?;
-        let result = session.finish(pending)?;
-        batch.samples.iter().zip(&result.sums).for_each(|(sample, sums)| tally.add(*sample, sums));
+    let mut before: Option<(PendingStep, Vec<usize>)> = None;
+    let batches = ValBatches::start(dataset.clone(), session.settings().patch_px, at_once);
+    // The next batch goes to the device while that works on the one before.
+    for batch in batches.map(Some).chain([None]) {
+        let next = match batch {
+            Some(batch) => Some((session.start_evaluation(&batch.x, &batch.y, false)?, batch.samples)),
+            None => None,
+        };
+        if let Some((pending, samples)) = std::mem::replace(&mut before, next) {
+            let result = session.finish(pending)?;
+            samples.iter().zip(&result.sums).for_each(|(sample, sums)| tally.add(*sample, sums));
+        }
         if stop::is_requested() {
             return Ok(None);
         }

@@ -2,9 +2,9 @@
 //! of the newest can be trained again. They are written beside the training, which goes on meanwhile.
 
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::beside::Beside;
 use super::checkpoint::{self, Checkpoint, Identity, State, load};
 use crate::error::{Error, Result};
 
@@ -38,19 +38,21 @@ pub struct Keeper {
     /// Epoch and batch of the newest file, where it is whole and this training's.
     newest: Option<(usize, usize)>,
     every: Duration,
-    writing: Option<Writing>,
+    writing: Beside<Written>,
     written: Instant,
     cost: Duration,
-    /// For so long checkpoints have held the training up so far.
+    /// For so long checkpoints have held the training up so far: the device was read, or one that was due waited for what was
+    /// being written.
     pub spent: Duration,
 }
 
-/// A checkpoint on its way to the disk, on a thread of its own.
+/// A checkpoint that is on the disk.
 #[derive(Debug)]
-struct Writing {
-    thread: JoinHandle<Result<Instant>>,
-    started: Instant,
+struct Written {
+    /// Epoch and batch.
     place: (usize, usize),
+    at: Instant,
+    cost: Duration,
 }
 
 impl Keeper {
@@ -58,7 +60,16 @@ impl Keeper {
     /// more than a fiftieth of the time. Where `every` is zero: after every step, whatever that costs.
     pub fn new(dir: &Path, identity: Identity, every: Duration) -> Self {
         let (written, cost, spent) = (Instant::now(), Duration::ZERO, Duration::ZERO);
-        Self { dir: dir.to_path_buf(), identity, newest: None, every, writing: None, written, cost, spent }
+        Self {
+            dir: dir.to_path_buf(),
+            identity,
+            newest: None,
+            every,
+            writing: Beside::default(),
+            written,
+            cost,
+            spent,
+        }
     }
 
     /// The newest whole checkpoint of this training. Damaged ones are told of and passed over; one of another training
@@ -91,7 +102,7 @@ impl Keeper {
     /// # Panics
     /// While one is being written.
     pub fn before(&mut self, epoch: usize) -> Result<Checkpoint> {
-        assert!(self.writing.is_none(), "settled before");
+        assert!(!self.writing.is_unsettled(), "settled before");
         let is_before = |state: &State| (state.epoch, state.batch) <= (epoch, 0);
         let found =
             [LAST, PREVIOUS].iter().filter_map(|name| self.read(name)).map(|(_, checkpoint)| checkpoint);
@@ -123,7 +134,7 @@ impl Keeper {
 
     /// Where one is wanted after every step, they wait for one another.
     fn is_free(&self) -> bool {
-        self.every.is_zero() || self.writing.is_none()
+        self.every.is_zero() || !self.writing.is_unsettled()
     }
 
     /// Begins to write a checkpoint, beside the training, which learns what came of it by [`Keeper::settle`]; `started` is
@@ -133,27 +144,24 @@ impl Keeper {
     /// # Panics
     /// While another is being written.
     pub fn write(&mut self, checkpoint: Checkpoint, started: Instant) {
-        assert!(self.writing.is_none(), "settled before");
         let place = (checkpoint.state.epoch, checkpoint.state.batch);
         let keeps_last = self.newest.is_some_and(|(old, done)| old != place.0 || done == 0);
         let [last, previous, next] = [LAST, PREVIOUS, NEXT].map(|name| self.dir.join(name));
         let identity = self.identity.clone();
-        let work = move || {
+        self.writing.start(move || {
             checkpoint::write(&next, identity, checkpoint)?;
             if keeps_last {
                 rename(&last, &previous)?;
             }
             rename(&next, &last)?;
-            Ok(Instant::now())
-        };
-        let thread = std::thread::spawn(work);
+            Ok(Written { place, at: Instant::now(), cost: started.elapsed() })
+        });
         self.spent += started.elapsed();
-        self.writing = Some(Writing { thread, started, place });
     }
 
     /// The checkpoint that was being written is on the disk, or will never be: [`Keeper::settle`] need not wait.
     pub fn is_done(&self) -> bool {
-        self.writing.as_ref().is_some_and(|writing| writing.thread.is_finished())
+        self.writing.is_done()
     }
 
     /// Waits for the checkpoint that is being written, if one is; its epoch and its batch.
@@ -161,20 +169,20 @@ impl Keeper {
     /// # Errors
     /// A user error where the disk takes no more; the older ones are whole then.
     pub fn settle(&mut self) -> Result<Option<(usize, usize)>> {
-        let Some(Writing { thread, started, place }) = self.writing.take() else { return Ok(None) };
         let waiting = Instant::now();
-        let outcome = thread.join().expect("writing does not panic");
+        let settled = self.writing.settle();
         self.spent += waiting.elapsed();
-        self.written = outcome?;
-        self.cost = self.written - started;
-        self.newest = Some(place);
+        let Some(Written { place, at, cost }) = settled? else { return Ok(None) };
+        (self.newest, self.written, self.cost) = (Some(place), at, cost);
         Ok(Some(place))
     }
 
     /// Removes the checkpoints: of a training that is over, or of another one.
+    ///
+    /// # Panics
+    /// While one is being written.
     pub fn clear(&mut self) {
-        // One that could not be written is as good as removed.
-        let _ = self.settle();
+        assert!(!self.writing.is_unsettled(), "settled before");
         for path in [LAST, PREVIOUS, NEXT].map(|name| self.dir.join(name)) {
             let _ = std::fs::remove_file(path);
         }
@@ -182,19 +190,13 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
-    /// Whoever gets the directory next finds nobody writing there.
-    fn drop(&mut self) {
-        let _ = self.settle();
-    }
-}
-
 fn rename(from: &Path, to: &Path) -> Result<()> {
     std::fs::rename(from, to).map_err(|e| Error::io(to, "a file to replace", &e))
 }
 
-/// Whether a checkpoint is due so long after the last one, which cost so much. A crash loses what was trained since the
-/// last one: at most `every` or [`LEAST_TIMES_COST`] times the cost, whichever is more, and a step or a validation.
+/// Whether a checkpoint is due so long after the last one was on the disk, which took so much from its making on. A crash loses
+/// what was trained since the last one was made: at most `every` or [`LEAST_TIMES_COST`] times the cost, whichever is more, what
+/// two of them take to be written, and a step or a validation.
 fn is_due(since: Duration, cost: Duration, every: Duration, at_epochs_end: bool) -> bool {
     let affordable = cost * LEAST_TIMES_COST;
     every.is_zero() || since >= if at_epochs_end { affordable } else { every.max(affordable) }

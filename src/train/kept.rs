@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::beside::Beside;
 use super::checkpoint::State;
+use super::contents::Packed;
 use super::run::WEIGHTS;
+use super::weights::save_weights;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -16,11 +19,47 @@ pub(super) const WEIGHTS_IN_PROGRESS: &str = ".best_model.pth";
 /// it wrote weights and before the checkpoint that speaks of them.
 const HASHES: &str = ".best_model.sha256";
 
+/// The best weights of a training in progress, which are written beside it.
+#[derive(Debug)]
+pub(super) struct BestWeights {
+    dir: PathBuf,
+    writing: Beside<(usize, String)>,
+}
+
+impl BestWeights {
+    /// Nothing so far.
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_path_buf(), writing: Beside::default() }
+    }
+
+    /// Begins to write the weights of an epoch, whose statistics have seen so many batches.
+    ///
+    /// # Panics
+    /// Before those of the one before are settled.
+    pub fn write(&mut self, epoch: usize, weights: Packed, batches_tracked: u64) {
+        let dir = self.dir.clone();
+        self.writing.start(move || {
+            save_weights(&dir.join(WEIGHTS), &weights.into_tensors(), batches_tracked)?;
+            Ok((epoch, keep(&dir)?))
+        });
+    }
+
+    /// Some are on the disk, or will never be: [`BestWeights::settle`] will not wait.
+    pub fn is_done(&self) -> bool {
+        self.writing.is_done()
+    }
+
+    /// Waits for weights that are being written, if some are: their epoch and their SHA-256.
+    ///
+    /// # Errors
+    /// A user error where the disk takes no more.
+    pub fn settle(&mut self) -> Result<Option<(usize, String)>> {
+        self.writing.settle()
+    }
+}
+
 /// Keeps the weights that were just written under their second name; their SHA-256.
-///
-/// # Errors
-/// A user error where the disk takes no more.
-pub(super) fn keep(dir: &Path) -> Result<String> {
+fn keep(dir: &Path) -> Result<String> {
     let weights = dir.join(WEIGHTS);
     let hash =
         hash_of(&weights).ok_or_else(|| Error::failure(format!("{}: unreadable", weights.display())))?;
@@ -71,10 +110,15 @@ fn hash_of(path: &Path) -> Option<String> {
     files::read_bytes(path).ok().map(|bytes| files::hex(&Sha256::digest(bytes)))
 }
 
-/// Gives a file a second name, or copies it where the file system has no such thing.
+/// Gives a file a second name, or copies it where the file system has no such thing. Whoever had that name keeps it until then.
 fn link(from: &Path, to: &Path) -> Result<()> {
-    let _ = std::fs::remove_file(to);
-    std::fs::hard_link(from, to)
-        .or_else(|_| std::fs::copy(from, to).map(|_| ()))
-        .map_err(|e| Error::io(to, "a file to write", &e))
+    let next = to.with_extension("next");
+    let _ = std::fs::remove_file(&next);
+    let linked = std::fs::hard_link(from, &next)
+        .or_else(|_| std::fs::copy(from, &next).map(|_| ()))
+        .and_then(|()| std::fs::rename(&next, to))
+        .map_err(|e| Error::io(to, "a file to write", &e));
+    // Where both names were the same file's already, it has three now.
+    let _ = std::fs::remove_file(&next);
+    linked
 }

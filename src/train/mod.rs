@@ -2,6 +2,7 @@
 
 mod accumulation;
 mod bench;
+mod beside;
 mod checkpoint;
 mod contents;
 mod demo;

@@ -45,7 +45,20 @@ impl Training<'_> {
             // The next loss will tell, and the epoch starts again from the checkpoint that is there.
             return Ok(());
         }
+        // It speaks of them.
+        self.settle_weights()?;
         self.keeper.write(Checkpoint { state: self.state.clone(), buffers }, started);
+        Ok(())
+    }
+
+    /// Tells of what has been written meanwhile, or could not be.
+    pub(super) fn settle_done(&mut self) -> Result<()> {
+        if self.best_weights.is_done() {
+            self.settle_weights()?;
+        }
+        if self.keeper.is_done() {
+            self.settle_checkpoint()?;
+        }
         Ok(())
     }
 
@@ -53,6 +66,15 @@ impl Training<'_> {
     pub(super) fn settle_checkpoint(&mut self) -> Result<()> {
         if let Some((epoch, batch)) = self.keeper.settle()? {
             self.progress.event(&Event::Checkpoint { epoch, step: self.accumulation.steps_done(batch) });
+        }
+        Ok(())
+    }
+
+    /// Waits for the best weights that are being written, and tells of them.
+    pub(super) fn settle_weights(&mut self) -> Result<()> {
+        if let Some((epoch, sha256)) = self.best_weights.settle()? {
+            self.progress.event(&Event::Weights { epoch, sha256: &sha256 });
+            self.state.best_sha256 = Some(sha256);
         }
         Ok(())
     }
@@ -82,6 +104,7 @@ impl Training<'_> {
             format!("the training diverged: {what}; epoch {epoch} starts again at half the learning rate");
         tracing::warn!("{said}");
         self.settle_checkpoint()?;
+        self.settle_weights()?;
         let checkpoint = self.keeper.before(epoch)?;
         self.restore(checkpoint)?;
         self.shown.rewind(self.state.epoch)?;

@@ -101,9 +101,17 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
         return Err(Error::user("folds and seeds", "one training", found, remedy));
     }
     let manifest = Manifest::read(&run.split_manifest)?;
-    let (train, val) = (load(run, &manifest.train_sample_list)?, load(run, &manifest.val_sample_list)?);
+    // A driver takes a tenth of a second or more to open, while nothing needs it yet.
+    let (samples, gpu) = std::thread::scope(|scope| {
+        let gpu = scope.spawn(|| Gpu::open(run.adapter.as_deref()));
+        let load = |names| load(run, names);
+        let samples =
+            load(&manifest.train_sample_list).and_then(|train| Ok((train, load(&manifest.val_sample_list)?)));
+        (samples, gpu.join())
+    });
+    let (train, val) = samples?;
     let (initial, tracked) = initial_tensors(run, &network(&run.experiment))?;
-    let gpu = Gpu::open(run.adapter.as_deref())?;
+    let gpu = gpu.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let tuning = match run.experiment.training.deterministic {
         true => TuningCache::load(gpu.summary()).by_limits(),
         false => {

@@ -10,7 +10,7 @@ use super::diary::{log_costs, log_epoch, log_start};
 use super::epoch::{Fault, diagnose, patch_plan, validate};
 use super::fit::Fit;
 use super::keeper::Keeper;
-use super::kept;
+use super::kept::{self, BestWeights};
 use super::loaded::Loaded;
 use super::recovery::going_on;
 use super::run::{Outcome, Sets, TrainRun, WEIGHTS};
@@ -20,7 +20,7 @@ use super::shown::Shown;
 use super::start::{given_weights, identity, keep_older_weights};
 use super::stop;
 use super::tuning;
-use super::weights::{load_weights, save_weights};
+use super::weights::load_weights;
 use crate::data::loader::{Dataset, TrainBatches};
 use crate::error::{Error, Result};
 use crate::files;
@@ -35,6 +35,7 @@ pub(super) struct Training<'a> {
     tracked: u64,
     pub(super) state: State,
     pub(super) keeper: Keeper,
+    pub(super) best_weights: BestWeights,
     record: RunRecord,
     pub(super) progress: Progress,
     pub(super) metrics: MetricsLog,
@@ -118,6 +119,7 @@ impl<'a> Training<'a> {
             tracked,
             state,
             keeper,
+            best_weights: BestWeights::new(&run.output_dir),
             record,
             progress,
             metrics,
@@ -164,6 +166,7 @@ impl<'a> Training<'a> {
                 self.shown.refresh(&self.record, self.metrics.rows(), false)?;
             }
         }
+        self.settle_weights()?;
         let best = self.state.best.clone();
         let best = best.ok_or_else(|| Error::failure("the validation loss was never a number"))?;
         let (tensors, _) = load_weights(&self.run.output_dir.join(WEIGHTS), self.session.net())?;
@@ -176,7 +179,9 @@ impl<'a> Training<'a> {
         self.record.weights_sha256 = Some(files::hex(&Sha256::digest(weights)));
         self.shown.refresh(&self.record, self.metrics.rows(), true)?;
         self.record.write(&self.run.output_dir.join("config.json"))?;
-        self.settle_checkpoint()?;
+        if let Err(error) = self.settle_checkpoint() {
+            tracing::warn!("a checkpoint was not written, which nobody needs any more: {error}");
+        }
         self.keeper.clear();
         tuning::forget(&self.run.output_dir);
         // Gone where nothing was ever trained better; else it is the weights' second name.
@@ -223,9 +228,7 @@ impl<'a> Training<'a> {
             if let Some(what) = self.settle(before.replace((started, batch.samples)), &mut clock)? {
                 return Ok(Ended::Diverged(what));
             }
-            if self.keeper.is_done() {
-                self.settle_checkpoint()?;
-            }
+            self.settle_done()?;
             if stop::is_requested() || self.keeper.is_due() {
                 if let Some(what) = self.settle(before.take(), &mut clock)? {
                     return Ok(Ended::Diverged(what));
@@ -305,8 +308,11 @@ impl<'a> Training<'a> {
         state.plateau.step(row.val_loss);
         if is_best {
             let tracked = self.tracked + self.session.batches();
-            save_weights(&self.run.output_dir.join(WEIGHTS), &self.session.evaluated_tensors()?, tracked)?;
-            self.state.best_sha256 = Some(kept::keep(&self.run.output_dir)?);
+            self.settle_weights()?;
+            // Weights without a checkpoint would be taken for those of another training, by whoever finds them. And two at once
+            // take twice the memory.
+            self.settle_checkpoint()?;
+            self.best_weights.write(row.epoch, self.session.evaluated()?, tracked);
             self.state.best = Some(BestEpoch::from(&row));
         }
         self.progress.epoch_finished(&row, is_best);
@@ -321,6 +327,7 @@ impl<'a> Training<'a> {
             history: self.metrics.text(),
             ..self.state.clone()
         };
+        self.settle_done()?;
         if !self.is_over() && (self.keeper.is_due_after_epoch() || stop::is_requested()) {
             self.save()?;
             self.leave_if_told()?;
