@@ -271,6 +271,32 @@ fn label_images_of_both_kinds_predict_alike() {
     assert!(difference(&probabilities(&a), &expected) < 1e-6);
 }
 
+/// The next is read while one is worked on, and several are written beside.
+#[test]
+fn images_before_one_that_cannot_be_read_are_written_and_in_the_table() {
+    if common::device().is_none() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let whole = png_of(&brick_labels(50, 61), 50, 61);
+    for name in ["a.png", "b.png", "c.png", "e.png", "f.png"] {
+        workshop.write(name, &whole);
+    }
+    workshop.write("d.png", &whole[..whole.len() / 2]);
+    let weights = golden("net_weights.safetensors");
+    let model = ["--model", weights.to_str().unwrap(), "--skip", "full", "--window", "48"];
+    let inputs = ["--output-dir", "out", "--input", "a.png", "b.png", "c.png", "d.png", "e.png", "f.png"];
+    let said = rosette(&workshop, &[&["predict"], &model[..], &inputs].concat());
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("d.png"), "{}", said.err);
+    let table = std::fs::read_to_string(workshop.path("out/inference_metrics.csv")).expect("a table");
+    let names: Vec<&str> = table.lines().map(|line| line.split(',').next().unwrap()).collect();
+    assert_eq!(names, ["sample", "a", "b", "c"]);
+    let all = |name: &str| probabilities(&workshop.path(&format!("out/predictions_{name}.h5")));
+    assert!(all("a") == all("b") && all("a") == all("c"));
+    assert!(!workshop.path("out/predictions_e.h5").exists());
+}
+
 #[test]
 fn mistakes_are_told() {
     if common::device().is_none() {

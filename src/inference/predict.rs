@@ -1,6 +1,9 @@
 //! Prediction of many images: files, pictures and a table of scores.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -222,7 +225,8 @@ pub struct PredictionRow {
 }
 
 /// Predicts every image into `output_dir`: `predictions_<sample>.h5`, a picture where `pictures` are wanted, and
-/// `inference_metrics.csv`.
+/// `inference_metrics.csv`. The next image is read, and those before are written, while the device works on one: compressing and
+/// drawing take a processor longer than the windows take a GPU.
 ///
 /// # Errors
 /// A user error where an image is not there or two have one name, before the first is predicted; where an image or a model
@@ -234,42 +238,103 @@ pub fn predict_all(
     pictures: bool,
 ) -> Result<Vec<PredictionRow>> {
     inputs.check()?;
-    let ensemble = predictor.open()?;
+    let ensemble = &predictor.open()?;
     let mut work = Work::new(predictor.mode, inputs.len(), "windows");
-    let mut rows: Vec<PredictionRow> = Vec::with_capacity(inputs.len());
-    for index in 0..inputs.len() {
-        let image = inputs.load(index, ensemble.uses_intensity())?;
-        let name = image.planes.name.clone();
-        let windows = ensemble.windows(&image);
-        work.started(&name, windows);
-        let started = Instant::now();
-        let probability = ensemble.predict(&image, |count| work.advance(count))?;
-        let row = row(&image, &probability, &ensemble, windows, started.elapsed().as_secs_f64());
-        write_hdf5(&output_dir.join(format!("predictions_{name}.h5")), &image, &probability, &ensemble)?;
-        if pictures {
-            let sheet = Sheet {
-                name: &name,
-                height: image.planes.height,
-                width: image.planes.width,
-                boundary: &image.planes.boundary,
-                cells: &image.planes.cells,
-                intensity: image.planes.intensity.as_deref(),
-                target: image.has_target.then_some(&image.planes.target[..]),
-                probability: &probability,
-                threshold: ensemble.threshold,
-            };
-            write_sheet(&output_dir.join(format!("predictions_{name}.png")), &sheet)?;
-        }
+    let mut table = Table { path: output_dir.join("inference_metrics.csv"), rows: Vec::new() };
+    std::thread::scope(|scope| {
+        let (sender, images) = sync_channel(0);
+        scope.spawn(move || {
+            let load = |index| inputs.load(index, ensemble.uses_intensity());
+            // Nobody listens any more where one of them was wrong.
+            let _ = (0..inputs.len()).try_for_each(|index| sender.send(load(index)));
+        });
+        let mut writing: VecDeque<Writing<'_>> = VecDeque::new();
+        let predicted = images.into_iter().try_for_each(|image: Result<Image>| {
+            let image = image?;
+            let windows = ensemble.windows(&image);
+            work.started(&image.planes.name, windows);
+            let started = Instant::now();
+            let probability = ensemble.predict(&image, |count| work.advance(count))?;
+            work.worked();
+            let seconds = started.elapsed().as_secs_f64();
+            let pixels = probability.len();
+            while !has_room(&writing, pixels) {
+                let first = writing.pop_front().expect("there is room where nothing is written");
+                table.add(first.thread, &mut work)?;
+            }
+            let thread = scope.spawn(move || {
+                let row = row(&image, &probability, ensemble, windows, seconds);
+                write(output_dir, pictures, &image, &probability, ensemble).map(|()| row)
+            });
+            writing.push_back(Writing { thread, pixels });
+            Ok(())
+        });
+        let written = writing.into_iter().map(|writing| table.add(writing.thread, &mut work));
+        written.fold(predicted, Result::and)
+    })?;
+    Ok(table.rows)
+}
+
+/// An image whose outputs are being written.
+struct Writing<'scope> {
+    thread: ScopedJoinHandle<'scope, Result<PredictionRow>>,
+    pixels: usize,
+}
+
+/// Whether one more image may be written beside these: every one has a processor and takes some ten bytes a pixel.
+fn has_room(writing: &VecDeque<Writing<'_>>, pixels: usize) -> bool {
+    const MOST_PIXELS: usize = 100 << 20;
+    let most = std::thread::available_parallelism().map_or(1, usize::from);
+    let all: usize = writing.iter().map(|writing| writing.pixels).sum();
+    writing.is_empty() || writing.len() < most && all + pixels <= MOST_PIXELS
+}
+
+/// `inference_metrics.csv` with the images that are done.
+struct Table {
+    path: PathBuf,
+    rows: Vec<PredictionRow>,
+}
+
+impl Table {
+    /// Waits for an image's outputs, and adds its row.
+    fn add(&mut self, image: ScopedJoinHandle<'_, Result<PredictionRow>>, work: &mut Work) -> Result<()> {
+        let row = image.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let score = row.f1.map_or(String::new(), |f1| format!(", F1 {f1:.4}"));
         let speed = (row.height * row.width) as f64 / row.seconds / 1e6;
-        work.finished(&format!("{name}: {windows} windows, {:.1} s, {speed:.2} Mpx/s{score}", row.seconds));
-        rows.push(row);
+        let PredictionRow { sample, windows, seconds, .. } = &row;
+        work.told(&format!("{sample}: {windows} windows, {seconds:.1} s, {speed:.2} Mpx/s{score}"));
+        self.rows.push(row);
         let mut writer = csv::Writer::from_writer(Vec::new());
-        rows.iter().for_each(|row| writer.serialize(row).expect("numbers and text into memory"));
-        let table = writer.into_inner().expect("into memory");
-        files::write_atomic(&output_dir.join("inference_metrics.csv"), &table)?;
+        self.rows.iter().for_each(|row| writer.serialize(row).expect("numbers and text into memory"));
+        files::write_atomic(&self.path, &writer.into_inner().expect("into memory"))
     }
-    Ok(rows)
+}
+
+/// Writes what there is of one image.
+fn write(
+    output_dir: &Path,
+    pictures: bool,
+    image: &Image,
+    probability: &[f32],
+    ensemble: &Ensemble,
+) -> Result<()> {
+    let name = &image.planes.name;
+    write_hdf5(&output_dir.join(format!("predictions_{name}.h5")), image, probability, ensemble)?;
+    if !pictures {
+        return Ok(());
+    }
+    let sheet = Sheet {
+        name,
+        height: image.planes.height,
+        width: image.planes.width,
+        boundary: &image.planes.boundary,
+        cells: &image.planes.cells,
+        intensity: image.planes.intensity.as_deref(),
+        target: image.has_target.then_some(&image.planes.target[..]),
+        probability,
+        threshold: ensemble.threshold,
+    };
+    write_sheet(&output_dir.join(format!("predictions_{name}.png")), &sheet)
 }
 
 fn row(

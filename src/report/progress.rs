@@ -230,20 +230,22 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// The progress of work in several pieces, such as images, one after the other.
+/// The progress of work in several pieces, such as images, one after the other: what came of one may be told while the next is
+/// worked on.
 #[derive(Debug)]
 pub struct Work {
     mode: Mode,
     pieces: usize,
     unit: &'static str,
-    done: usize,
+    begun: usize,
+    told: usize,
     bar: Option<ProgressBar>,
 }
 
 impl Work {
     /// Work on so many pieces, each of which takes some of the `unit`, such as "windows".
     pub fn new(mode: Mode, pieces: usize, unit: &'static str) -> Self {
-        Self { mode, pieces, unit, done: 0, bar: None }
+        Self { mode, pieces, unit, begun: 0, told: 0, bar: None }
     }
 
     /// Something to be told beforehand.
@@ -255,12 +257,13 @@ impl Work {
 
     /// A piece starts; it takes so many units.
     pub fn started(&mut self, name: &str, units: usize) {
+        self.begun += 1;
         if self.mode == Mode::Bar {
             let style = "{prefix} {wide_bar} {pos}/{len} {msg}, {eta} left";
             let style = ProgressStyle::with_template(style).expect("the template is well-formed");
             let bar = BARS.add(ProgressBar::new(units as u64).with_style(style));
             bar.set_message(self.unit);
-            bar.set_prefix(format!("{}/{} {name}", self.done + 1, self.pieces));
+            bar.set_prefix(format!("{}/{} {name}", self.begun, self.pieces));
             self.bar = Some(bar);
         }
     }
@@ -272,15 +275,25 @@ impl Work {
         }
     }
 
-    /// The piece is done; `line` says what came of it.
-    pub fn finished(&mut self, line: &str) {
-        self.done += 1;
+    /// The piece has had its units.
+    pub fn worked(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
             BARS.remove(&bar);
         }
+    }
+
+    /// What came of the next piece of which nothing was told so far.
+    pub fn told(&mut self, line: &str) {
+        self.told += 1;
         if self.mode.is_for_people() {
-            print_line(&format!("[{}/{}] {line}", self.done, self.pieces));
+            print_line(&format!("[{}/{}] {line}", self.told, self.pieces));
         }
+    }
+
+    /// The piece is done; `line` says what came of it.
+    pub fn finished(&mut self, line: &str) {
+        self.worked();
+        self.told(line);
     }
 }
