@@ -436,7 +436,9 @@ impl Gpu {
             drop(pass);
             encoder
         };
-        chunks.for_each(|chunk| drop(self.queue.submit([encode(chunk).finish()])));
+        for chunk in chunks {
+            self.queue.submit([encode(chunk).finish()]);
+        }
         let mut encoder = encode(tail);
         let outcome = last(&mut encoder);
         (outcome, self.queue.submit([encoder.finish()]))

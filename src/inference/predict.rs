@@ -245,8 +245,8 @@ pub fn predict_all(
         let (sender, images) = sync_channel(0);
         scope.spawn(move || {
             let load = |index| inputs.load(index, ensemble.uses_intensity());
-            // Nobody listens any more where one of them was wrong.
-            let _ = (0..inputs.len()).try_for_each(|index| sender.send(load(index)));
+            // Until one of them was wrong, and nobody listens any more.
+            (0..inputs.len()).map(load).all(|image| sender.send(image).is_ok());
         });
         let mut writing: VecDeque<Writing<'_>> = VecDeque::new();
         let predicted = images.into_iter().try_for_each(|image: Result<Image>| {
