@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, mpsc};
 
 use super::device::{Gpu, device_lost};
 use super::kernel::Kernel;
+use super::read_back::PendingRead;
 use super::watch::{Watch, watched};
 use super::wide::widen;
 use crate::error::{Error, Result};
@@ -46,7 +47,7 @@ pub struct Command {
 
 /// A device buffer, shared by the programs that use it.
 #[derive(Debug, Clone)]
-pub struct SharedBuffer(wgpu::Buffer);
+pub struct SharedBuffer(pub(super) wgpu::Buffer);
 
 impl SharedBuffer {
     /// Its size.
@@ -65,13 +66,6 @@ struct LoadedCommand {
     bind_group: wgpu::BindGroup,
     watch: Option<wgpu::BindGroup>,
     grid: [u32; 2],
-}
-
-/// A copy from the device that is under way.
-pub struct PendingRead {
-    staging: wgpu::Buffer,
-    submission: wgpu::SubmissionIndex,
-    ready: mpsc::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
 }
 
 impl Gpu {
@@ -133,86 +127,6 @@ impl Gpu {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.clear_buffer(&buffer.0, range.start, Some(range.end - range.start));
         self.queue.submit([encoder.finish()]);
-    }
-
-    /// Starts copying a range back; it lands after everything submitted so far.
-    pub fn start_read(&self, buffer: &SharedBuffer, range: Range<u64>) -> PendingRead {
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        let staging = self.copy_back(&mut encoder, buffer, range);
-        let submission = self.queue.submit([encoder.finish()]);
-        PendingRead::of(staging, submission)
-    }
-
-    fn copy_back(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-        buffer: &SharedBuffer,
-        range: Range<u64>,
-    ) -> wgpu::Buffer {
-        let size = range.end - range.start;
-        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("read-back"),
-            size,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        encoder.copy_buffer_to_buffer(&buffer.0, range.start, &staging, 0, size);
-        staging
-    }
-
-    /// Waits for a copy that [`Gpu::start_read`] or [`Gpu::run_and_read`] began.
-    ///
-    /// # Errors
-    /// Where the device was lost.
-    ///
-    /// # Panics
-    /// Where kernels are watched ([`Gpu::open_watched`]) and one did what it must not.
-    pub fn finish_read(&self, pending: PendingRead) -> Result<Vec<u8>> {
-        self.finish_read_as(pending)
-    }
-
-    /// The same as values, of which the range holds whole ones.
-    ///
-    /// # Errors
-    /// As [`Gpu::finish_read`].
-    pub fn finish_read_as<T: bytemuck::Pod>(&self, pending: PendingRead) -> Result<Vec<T>> {
-        if let Some((watch, counts)) = self.watch.as_ref().and_then(|watch| Some((watch, watch.counts()?))) {
-            let counts = self.start_read(&SharedBuffer(counts.0), 0..counts.1);
-            watch.check(&self.finish_copy::<u8>(counts)?);
-        }
-        self.finish_copy(pending)
-    }
-
-    fn finish_copy<T: bytemuck::Pod>(&self, pending: PendingRead) -> Result<Vec<T>> {
-        self.wait_for(pending.submission.clone())?;
-        match pending.ready.recv() {
-            Ok(Ok(())) => {}
-            outcome => {
-                return Err(Error::failure(format!("reading back from the device failed: {outcome:?}")));
-            }
-        }
-        let view = pending
-            .staging
-            .slice(..)
-            .get_mapped_range()
-            .map_err(|e| Error::failure(format!("reading back from the device failed: {e}")))?;
-        Ok(bytemuck::pod_collect_to_vec(&view))
-    }
-
-    /// Copies a range of a buffer to the host.
-    ///
-    /// # Errors
-    /// Where the device was lost.
-    pub fn read(&self, buffer: &SharedBuffer, range: Range<u64>) -> Result<Vec<u8>> {
-        let pending = self.start_read(buffer, range);
-        self.finish_read(pending)
-    }
-
-    fn wait_for(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
-        self.device
-            .poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None })
-            .map(|_| ())
-            .map_err(device_lost)
     }
 
     /// Makes the pipelines and bind groups of a recording, on several threads where it helps.
@@ -486,18 +400,6 @@ impl Gpu {
         let ticks: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
         let period_ms = f64::from(self.queue.get_timestamp_period()) * 1e-6;
         Ok(ticks.windows(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period_ms).collect())
-    }
-}
-
-impl PendingRead {
-    /// Of a buffer that the submission copies to.
-    fn of(staging: wgpu::Buffer, submission: wgpu::SubmissionIndex) -> Self {
-        let (sender, ready) = mpsc::channel();
-        staging.slice(..).map_async(wgpu::MapMode::Read, move |outcome| {
-            // The receiver is gone only where nobody waits any more.
-            let _ = sender.send(outcome);
-        });
-        Self { staging, submission, ready }
     }
 }
 

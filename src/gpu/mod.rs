@@ -7,6 +7,7 @@ mod executor;
 mod kernel;
 mod pipeline_cache;
 mod races;
+mod read_back;
 mod shader;
 mod unroll;
 #[cfg(not(target_vendor = "apple"))]
@@ -16,7 +17,8 @@ pub(crate) mod wide;
 
 pub use ceiling::{Ceilings, ceiling_kernels};
 pub use device::{AdapterSummary, Gpu, Limits, MatrixUnits, device_lost, is_device_gone, list_adapters};
-pub use executor::{Binding, Command, Executable, PendingRead, SharedBuffer};
+pub use executor::{Binding, Command, Executable, SharedBuffer};
 pub use kernel::{BindingInfo, BindingKind, Kernel, Params, Reflection};
+pub use read_back::PendingRead;
 pub use shader::{ShaderSource, Variant, with_imports};
 pub use watch::Watched;

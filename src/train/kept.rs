@@ -18,6 +18,8 @@ pub(super) const WEIGHTS_IN_PROGRESS: &str = ".best_model.pth";
 /// SHA-256 of every best weights that the training in progress has written, one a line: a process may be killed after
 /// it wrote weights and before the checkpoint that speaks of them.
 const HASHES: &str = ".best_model.sha256";
+/// A name that one of the two is about to get.
+const NEXT: &str = ".best_model.next";
 
 /// The best weights of a training in progress, which are written beside it.
 #[derive(Debug)]
@@ -101,7 +103,7 @@ fn take([weights, in_progress]: &[PathBuf; 2], at: Option<usize>) -> Result<bool
 
 /// Removes the second name, and what is known of earlier weights.
 pub(super) fn forget(dir: &Path) {
-    for name in [WEIGHTS_IN_PROGRESS, HASHES] {
+    for name in [WEIGHTS_IN_PROGRESS, HASHES, NEXT] {
         let _ = std::fs::remove_file(dir.join(name));
     }
 }
@@ -112,7 +114,7 @@ fn hash_of(path: &Path) -> Option<String> {
 
 /// Gives a file a second name, or copies it where the file system has no such thing. Whoever had that name keeps it until then.
 fn link(from: &Path, to: &Path) -> Result<()> {
-    let next = to.with_extension("next");
+    let next = to.with_file_name(NEXT);
     let _ = std::fs::remove_file(&next);
     let linked = std::fs::hard_link(from, &next)
         .or_else(|_| std::fs::copy(from, &next).map(|_| ()))
