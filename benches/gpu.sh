@@ -40,8 +40,8 @@ measure() {
     "$rosette" tune --config "$out/config.yaml" --experiment-name gpu --override precision="$1" \
         --override batch_size="$2" 2>/dev/null | tee "$out/tune_$1_$2.txt"
     say "step by kernel, $1, batch $2"
-    "$rosette" bench --step --base "$base" --patch "$patch" --batch "$2" --precision "$1" --repeats 20 \
-        | tee "$out/step_$1_$2.txt"
+    "$rosette" bench --step --base "$base" --patch "$patch" --batch "$2" --precision "$1" --repeats 20 --markdown \
+        | tee "$out/step_$1_$2.md"
 }
 
 # compare NAME BATCH TORCH_ARGS ROSETTE_ARGS: both in turn.

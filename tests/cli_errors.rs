@@ -323,6 +323,35 @@ fn synth_bench_and_demo_check_their_arguments() {
     }
 }
 
+/// Before anything is measured, which takes minutes on a software adapter.
+#[test]
+fn bench_tells_what_is_wrong_with_the_file_to_compare_with() {
+    let workshop = Workshop::new();
+    let other = r#"{"rosette": "0.1.0", "device": "other", "driver": "", "system": "", "processors": 1,
+        "base": 64, "patch": 512, "batch": 8, "precision": "f16", "step_ms_median": 1, "step_ms_best": 1,
+        "first_step_ms": 1, "submit_ms_median": 1, "gflop": 1, "planned_bytes": 1, "bound_bytes": 1, "least_bytes": 1,
+        "ceilings": null, "kernels": [], "phases": []}"#;
+    workshop.write("other.json", other);
+    workshop.write("cut.json", &other[..200]);
+    for (file, phrases) in [
+        ("none.json", vec!["none.json", "a file that can be read"]),
+        ("cut.json", vec!["cut.json", "bench --step --json", "EOF", "write it anew"]),
+        (
+            "other.json",
+            vec![
+                "other.json",
+                "base 16, 128 px, batch 4",
+                "base 64, 512 px, batch 8",
+                "--base 64 --patch 512 --batch 8",
+            ],
+        ),
+    ] {
+        let mut bench = rosette();
+        bench.current_dir(workshop.path("")).args(["bench", "--step", "--against", file]);
+        refused(&workshop, bench, file, &phrases);
+    }
+}
+
 /// An empty table would look like a device that takes no time.
 #[test]
 fn a_filter_that_no_kernel_matches_is_refused_with_those_there_are() {

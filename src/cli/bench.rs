@@ -1,6 +1,8 @@
 //! `rosette bench`: how fast this machine trains.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
@@ -9,7 +11,10 @@ use crate::config::{Recompute, Skip};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::tape::Element;
-use crate::train::{KernelTime, StepBench, StepTimes, bench_step};
+use crate::train::{KernelTime, Spent, StepBench, StepTimes, bench_step};
+
+/// What takes less than this share of the step has no line of its own in a table, unless all are asked for.
+const WORTH_A_LINE: f64 = 0.005;
 
 /// Measure what this device can do, and how near to it every kernel of a training step comes.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,6 +58,15 @@ pub struct BenchArgs {
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
     pub adapter: Option<String>,
+    /// Print what takes less than 0.5 % of the step too.
+    #[arg(long)]
+    pub all: bool,
+    /// Beside another device, or another version: what `--json` printed there, at the same sizes.
+    #[arg(long, value_name = "FILE", requires = "step")]
+    pub against: Option<PathBuf>,
+    /// Print Markdown, to be posted.
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -79,17 +93,49 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         ema: args.ema,
         element: if args.precision == "f16" { Element::F16 } else { Element::F32 },
     };
+    // Before minutes are spent on measuring.
+    let mut there = args.against.as_deref().map(|path| read_times(path, &bench)).transpose()?;
     let mut times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;
     if let Some(text) = &args.filter {
         check_filter(text, &times)?;
-        times.kernels.retain(|kernel| kernel.kernel.contains(text.as_str()));
-        times.shapes.retain(|kernel| kernel.kernel.contains(text.as_str()));
+        for times in std::iter::once(&mut times).chain(&mut there) {
+            times.kernels.retain(|time| is_meant(time, text));
+        }
     }
-    match (args.json, args.step) {
-        (true, _) => say(serde_json::to_string(&times).expect("numbers and text")),
-        (false, true) => print_step(&times),
-        (false, false) => print_shapes(&times),
+    if args.json {
+        return say(serde_json::to_string(&times).expect("numbers and text"));
     }
+    let printed = Printed { times: &times, there: there.as_ref(), all: args.all, markdown: args.markdown };
+    printed.head()?;
+    if args.step { printed.step() } else { printed.shapes() }
+}
+
+/// What another run printed, which has to be of the same step.
+fn read_times(path: &Path, bench: &StepBench) -> Result<StepTimes> {
+    let place = path.display();
+    let text = fs::read_to_string(path).map_err(|error| {
+        Error::user(
+            &place,
+            "a file that can be read",
+            error,
+            "give what `rosette bench --step --json` printed",
+        )
+    })?;
+    let times: StepTimes = serde_json::from_str(&text).map_err(|error| {
+        let remedy = "write it anew there, with this version: rosette bench --step --json > FILE";
+        Error::user(&place, "what `rosette bench --step --json` printed", error, remedy)
+    })?;
+    let (found, expected) =
+        ((times.base, times.patch, times.batch), (bench.base_channels, bench.patch_px, bench.batch_size));
+    if found == expected {
+        return Ok(times);
+    }
+    let words = |(base, patch, batch)| format!("base {base}, {patch} px, batch {batch}");
+    let remedy = format!(
+        "measure the same here: --base {} --patch {} --batch {}",
+        times.base, times.patch, times.batch
+    );
+    Err(Error::user(place, format!("a step of {}", words(expected)), words(found), remedy))
 }
 
 /// A multiple of `step` from `step` to `most`, or what the nearest one is.
@@ -105,91 +151,208 @@ fn check(flag: &str, value: usize, step: usize, most: usize) -> Result<()> {
     Err(Error::user(flag, expected, value, format!("try {nearest}")))
 }
 
-/// Where the device times kernels, one of them must have this in its name.
+fn is_meant(time: &KernelTime, text: &str) -> bool {
+    time.operation.contains(text) || time.kernel.contains(text)
+}
+
+/// Where the device times kernels, one of them must have this in its name, or in its operation's.
 fn check_filter(text: &str, times: &StepTimes) -> Result<()> {
-    if times.kernels.is_empty() || times.kernels.iter().any(|kernel| kernel.kernel.contains(text)) {
+    if times.kernels.is_empty() || times.kernels.iter().any(|time| is_meant(time, text)) {
         return Ok(());
     }
-    let shader = |kernel: &KernelTime| kernel.kernel.split('/').next().unwrap_or_default().to_owned();
-    let shaders: BTreeSet<String> = times.kernels.iter().map(shader).collect();
-    let remedy = format!("choose one of: {}", shaders.into_iter().collect::<Vec<_>>().join(", "));
-    Err(Error::user("--filter", "a part of the name of a kernel of this step", text, remedy))
+    let shader = |time: &KernelTime| time.kernel.split('/').next().unwrap_or_default().to_owned();
+    let names: BTreeSet<String> =
+        times.kernels.iter().flat_map(|time| [time.operation.clone(), shader(time)]).collect();
+    let remedy = format!("choose one of: {}", Vec::from_iter(names).join(", "));
+    Err(Error::user("--filter", "a part of the name of an operation or a kernel of this step", text, remedy))
 }
 
-fn print_head(times: &StepTimes) -> Result<()> {
-    let Some(ceilings) = times.ceilings else {
-        return say(format!("{}: no timestamps, so nothing by kernel", times.device));
+/// A line of a table: what was timed in the first columns.
+struct Line {
+    what: Vec<String>,
+    phase: String,
+    spent: Spent,
+}
+
+/// Times summed up by what `name` makes of them and the part of the step, longest first.
+fn sum_by(times: &[KernelTime], name: impl Fn(&KernelTime) -> Vec<String>) -> Vec<Line> {
+    let mut sums: BTreeMap<(Vec<String>, &str), Vec<Spent>> = BTreeMap::new();
+    times.iter().for_each(|time| sums.entry((name(time), &time.phase)).or_default().push(time.spent));
+    let line = |((what, phase), spent): ((Vec<String>, &str), Vec<Spent>)| Line {
+        what,
+        phase: phase.to_owned(),
+        spent: spent.into_iter().sum(),
     };
-    let rate = |gflops: Option<f64>, what: &str| {
-        gflops.map_or_else(String::new, |gflops| format!(", {what} {gflops:.0}"))
-    };
-    say(format!(
-        "{}\nceilings: multiply-add {:.0} GFLOP/s{}{}; copy {:.1} GB/s",
-        times.device,
-        ceilings.gflops,
-        rate(ceilings.gflops_f16, "in f16"),
-        rate(ceilings.gflops_matrix, "on matrix units"),
-        ceilings.gigabytes_per_s,
-    ))?;
-    let (base, patch, batch) = (times.base, times.patch, times.batch);
-    say(format!("training step at base {base}, {patch} px, batch {batch}, {}:", times.precision))
+    let mut lines: Vec<Line> = sums.into_iter().map(line).collect();
+    lines.sort_by(|a, b| b.spent.ms.total_cmp(&a.spent.ms));
+    lines
 }
 
-fn print_step(times: &StepTimes) -> Result<()> {
-    print_head(times)?;
-    say(format!(
-        "{:.1} ms (best {:.1}), {:.1} GFLOP/s, {:.2} patches/s; first step {:.1} s; host {:.1} ms; {:.1} MiB planned",
-        times.step_ms_median,
-        times.step_ms_best,
-        times.gflop / times.step_ms_median * 1e3,
-        times.batch as f64 / times.step_ms_median * 1e3,
-        times.first_step_ms / 1e3,
-        times.submit_ms_median,
-        times.planned_bytes as f64 / f64::from(1 << 20)
-    ))?;
-    let phases: Vec<String> = times.phases.iter().map(|(phase, ms)| format!("{phase} {ms:.1}")).collect();
-    let (bound, least) = (times.bound_bytes as f64 / 1e9, times.least_bytes as f64 / 1e9);
-    say(format!("ms by part: {}", phases.join(", ")))?;
-    say(format!(
-        "{bound:.2} GB bound a step; with every tensor written and read once it would be {least:.2} GB"
-    ))?;
-    say(table(times, &times.kernels, |kernel| vec![kernel.kernel.clone()], &["kernel"]))
+/// Times on their way to the terminal.
+struct Printed<'a> {
+    times: &'a StepTimes,
+    /// The same step elsewhere.
+    there: Option<&'a StepTimes>,
+    /// Short ones too.
+    all: bool,
+    markdown: bool,
 }
 
-fn print_shapes(times: &StepTimes) -> Result<()> {
-    print_head(times)?;
-    let cells = |kernel: &KernelTime| {
-        vec![kernel.kernel.clone(), kernel.variant.replace(',', " "), kernel.tensors.replace(", ", "x")]
-    };
-    say(table(times, &times.shapes, cells, &["kernel", "variant", "tensors"]))
-}
-
-/// Times with what they are of in the first columns.
-fn table(
-    times: &StepTimes,
-    kernels: &[KernelTime],
-    cells: impl Fn(&KernelTime) -> Vec<String>,
-    head: &[&str],
-) -> Table {
-    let total: f64 = times.kernels.iter().map(|k| k.ms).sum();
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header([head, &["dispatches", "ms", "%", "GFLOP/s", "GB/s", "of bound"]].concat());
-    for column in table.column_iter_mut().skip(head.len()) {
-        column.set_cell_alignment(CellAlignment::Right);
+impl Printed<'_> {
+    /// A line of its own.
+    fn line(&self, text: impl std::fmt::Display) -> Result<()> {
+        // Markdown would join lines to a paragraph.
+        if self.markdown { say(format!("- {text}")) } else { say(text) }
     }
-    for kernel in kernels {
-        let rate = kernel.gflop / kernel.ms * 1e3;
-        let share = times.ceilings.map(|ceilings| format!("{:.0} %", 100.0 * kernel.share(&ceilings)));
-        let numbers = [
-            kernel.dispatches.to_string(),
-            format!("{:.2}", kernel.ms),
-            format!("{:.1}", 100.0 * kernel.ms / total),
-            if kernel.gflop > 0.0 { format!("{rate:.1}") } else { String::new() },
-            format!("{:.1}", kernel.gigabytes / kernel.ms * 1e3),
-            share.unwrap_or_default(),
-        ];
-        table.add_row([cells(kernel), numbers.to_vec()].concat());
+
+    /// What was measured, on what.
+    fn head(&self) -> Result<()> {
+        let StepTimes { rosette, device, driver, system, processors, base, patch, batch, precision, .. } =
+            self.times;
+        self.line(format!("{device}, driver {driver}"))?;
+        let processors =
+            if *processors == 1 { "1 processor".into() } else { format!("{processors} processors") };
+        self.line(format!("rosette {rosette}, {system}, {processors}"))?;
+        self.line(format!("training step at base {base}, {patch} px, batch {batch}, {precision}"))?;
+        let Some(ceilings) = self.times.ceilings else {
+            return self.line("no timestamps on this device, so nothing by kernel");
+        };
+        let rate = |gflops: Option<f64>, what: &str| {
+            gflops.map_or_else(String::new, |gflops| format!(", {what} {gflops:.0}"))
+        };
+        self.line(format!(
+            "ceilings: multiply-add {:.0} GFLOP/s{}{}; copy {:.1} GB/s",
+            ceilings.gflops,
+            rate(ceilings.gflops_f16, "in f16"),
+            rate(ceilings.gflops_matrix, "on matrix units"),
+            ceilings.gigabytes_per_s,
+        ))
     }
-    table
+
+    /// The step as a whole, by operation and by kernel.
+    fn step(&self) -> Result<()> {
+        let times = self.times;
+        self.line(format!(
+            "{:.1} ms a step (best {:.1}): {:.2} patches/s, {:.1} GFLOP/s; {:.1} MiB planned; host {:.1} ms; first step {:.1} s",
+            times.step_ms_median,
+            times.step_ms_best,
+            times.batch as f64 / times.step_ms_median * 1e3,
+            times.gflop / times.step_ms_median * 1e3,
+            times.planned_bytes as f64 / f64::from(1 << 20),
+            times.submit_ms_median,
+            times.first_step_ms / 1e3,
+        ))?;
+        let phases: Vec<String> = times.phases.iter().map(|(phase, ms)| format!("{phase} {ms:.1}")).collect();
+        self.line(format!("ms by part: {}", phases.join(", ")))?;
+        let (bound, least) = (times.bound_bytes as f64 / 1e9, times.least_bytes as f64 / 1e9);
+        self.line(format!(
+            "{bound:.2} GB bound a step; with every tensor written and read once it would be {least:.2} GB"
+        ))?;
+        if let Some(there) = self.there {
+            self.line(format!(
+                "there: {}, driver {}, rosette {}, {}: {:.1} ms a step (best {:.1}); here {:.2} times as fast",
+                there.device,
+                there.driver,
+                there.rosette,
+                there.precision,
+                there.step_ms_median,
+                there.step_ms_best,
+                there.step_ms_median / times.step_ms_median,
+            ))?;
+        }
+        if times.ceilings.is_none() {
+            return Ok(());
+        }
+        self.table(&["operation"], |time| vec![time.operation.clone()])?;
+        self.table(&["kernel"], |time| vec![time.kernel.clone()])?;
+        self.legend()
+    }
+
+    /// Every kernel for each of its variants and shapes.
+    fn shapes(&self) -> Result<()> {
+        if self.times.ceilings.is_none() {
+            return Ok(());
+        }
+        self.table(&["operation", "kernel", "variant", "tensors"], |time| {
+            let tensors = time.tensors.replace(", ", "x");
+            vec![time.operation.clone(), time.kernel.clone(), short_variant(&time.variant), tensors]
+        })?;
+        self.legend()
+    }
+
+    fn legend(&self) -> Result<()> {
+        say("")?;
+        self.line(
+            "of bound: the time that operations or bytes, whichever takes longer, would need at the ceiling; above 100 %, a cache had the bytes",
+        )?;
+        self.line("GFLOP/s of a Winograd convolution are those of the direct one that it stands for")
+    }
+
+    /// Times by what `name` makes of them; short ones together, then all.
+    fn table(&self, head: &[&str], name: impl Fn(&KernelTime) -> Vec<String>) -> Result<()> {
+        let total_ms = self.times.on_device_ms();
+        let lines = sum_by(&self.times.kernels, &name);
+        let there = self.there.map(|there| sum_by(&there.kernels, &name));
+        let mut table = Table::new();
+        if self.markdown {
+            table.load_preset(presets::ASCII_MARKDOWN);
+        } else {
+            table
+                .load_preset(presets::UTF8_FULL_CONDENSED)
+                .set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        let beside: &[&str] = if there.is_some() { &["ms there", "times"] } else { &[] };
+        let numbers = ["part", "dispatches", "ms", "%", "GFLOP/s", "GB/s", "of bound"];
+        table.set_header([head, &numbers, beside].concat());
+        for column in table.column_iter_mut().skip(head.len() + 1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let mut row = |what: &[String], phase: &str, spent: Spent, ms_there: Option<f64>| {
+            let rate = |amount: f64| format!("{:.1}", amount / spent.ms * 1e3);
+            let numbers = [
+                phase.to_owned(),
+                spent.dispatches.to_string(),
+                format!("{:.2}", spent.ms),
+                format!("{:.1}", 100.0 * spent.ms / total_ms),
+                if spent.gflop > 0.0 { rate(spent.gflop) } else { String::new() },
+                rate(spent.gigabytes),
+                format!("{:.0} %", 100.0 * spent.bound_ms / spent.ms),
+            ];
+            let beside = ms_there.map(|ms| [format!("{ms:.2}"), format!("{:.2}", ms / spent.ms)]);
+            table.add_row(what.iter().cloned().chain(numbers).chain(beside.into_iter().flatten()));
+        };
+        let (long, short): (Vec<&Line>, Vec<&Line>) =
+            lines.iter().partition(|line| self.all || line.spent.ms >= WORTH_A_LINE * total_ms);
+        for Line { what, phase, spent } in long {
+            let same = |other: &&Line| (&other.what, &other.phase) == (what, phase);
+            let there = there.as_ref().and_then(|there| there.iter().find(same));
+            row(what, phase, *spent, there.map(|line| line.spent.ms));
+        }
+        let summed = |what: String| {
+            (0..head.len()).map(move |column| if column == 0 { what.clone() } else { String::new() })
+        };
+        let total = |lines: &[Line]| lines.iter().map(|line| line.spent).sum::<Spent>();
+        if !short.is_empty() {
+            let what: Vec<String> = summed(format!("{} shorter ones", short.len())).collect();
+            row(&what, "", short.iter().map(|line| line.spent).sum(), None);
+        }
+        let what: Vec<String> = summed("all".into()).collect();
+        row(&what, "", total(&lines), there.as_deref().map(|there| total(there).ms));
+        say("")?;
+        say(table)
+    }
+}
+
+/// A variant's constants without what WGSL needs and what is off.
+fn short_variant(variant: &str) -> String {
+    let constant = |constant: &str| match constant.split_once('=') {
+        Some((_, "false")) => None,
+        Some((name, "true")) => Some(name.to_lowercase()),
+        Some((name, value)) => {
+            let digits = value.strip_suffix('u').filter(|number| number.parse::<u32>().is_ok());
+            Some(format!("{} {}", name.to_lowercase(), digits.unwrap_or(value)))
+        }
+        None => Some(constant.to_owned()),
+    };
+    variant.split(',').filter_map(constant).collect::<Vec<_>>().join(", ")
 }

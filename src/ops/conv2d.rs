@@ -65,6 +65,10 @@ impl Op for Conv2d {
         "conv2d"
     }
 
+    fn label(&self) -> String {
+        format!("conv2d {0}x{0}", self.kernel)
+    }
+
     fn infer(&self, inputs: &[&Shape]) -> Result<Vec<Shape>, String> {
         let [sources @ .., weight, bias] = inputs else { return Err("takes sources, weight, bias".into()) };
         let [n, h, w, _] = sources.first().ok_or("takes one or two sources")?.as_nhwc();

@@ -3,6 +3,7 @@
 use super::choice::Form;
 use super::common::u;
 use crate::gpu::{Kernel, ShaderSource, Variant};
+use crate::tape::Flops;
 
 /// A shader by outputs of a tile, two or four a side, and by channels of an invocation, two, four or eight.
 pub(super) type Family = [[ShaderSource; 3]; 2];
@@ -61,6 +62,12 @@ impl Filtering {
     /// Products a tile.
     pub(super) fn products(self) -> usize {
         (self.tile() + 2).pow(2)
+    }
+
+    /// Operations of the products of so many tiles by channels, counted as those of the convolution that they stand for.
+    pub(super) fn flops(self, tiles: usize, in_channels: usize, out_channels: usize) -> Flops {
+        let flops = |factors: usize| (2 * tiles * factors * in_channels * out_channels) as u64;
+        Flops { counted: flops(9 * self.tile().pow(2)), executed: flops(self.products()) }
     }
 
     /// Bytes of a block of 8 outputs among the transformed weights, or their gradient's partial sums.

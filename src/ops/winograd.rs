@@ -10,7 +10,7 @@ use super::gradient_product::{Product, ProductParams};
 use super::winograd_product::{self, Size};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Element, Moments, Prepared, Read, Shape, Tape, TensorId};
+use crate::tape::{Element, Flops, Moments, Prepared, Read, Shape, Tape, TensorId};
 
 /// Transformed inputs and products of a range of tiles, at most, on a processor: beyond its nearest cache, since a range
 /// is three dispatches more, and they cost more than that cache saves.
@@ -217,8 +217,7 @@ fn convolve_blocks(
                 &images,
             );
         }
-        // Counted as the convolution that it stands for, so that forms compare.
-        let flops = 2 * count * filtering.tile().pow(2) * 9 * groups * 4 * last.out_count as usize * channels;
+        let flops = filtering.flops(count, groups * 4, last.out_count as usize * channels);
         multiply(tape, (v, u, m), Size { tiles: count, ..size }, flops);
         if let Some(moments) = moments {
             let before = slice * moments.splits + first * filtering.tile().pow(2) / moments.split_pixels;
@@ -296,7 +295,7 @@ fn transform_input(
     }
 }
 
-fn multiply(tape: &mut Tape, (v, weights, m): (TensorId, Prepared, TensorId), size: Size, flops: usize) {
+fn multiply(tape: &mut Tape, (v, weights, m): (TensorId, Prepared, TensorId), size: Size, flops: Flops) {
     if !tape.limits().software {
         return winograd_product::multiply(tape, (v, weights, m), &size, flops);
     }
@@ -428,8 +427,7 @@ fn weight_gradient_blocks(
             .tensor(m)
             .params(&params)
             .invocations(count * params.m_groups as usize);
-        let flops =
-            2 * count * filtering.tile().pow(2) * 9 * groups * 4 * (blocks * 8).min(co - outputs.start * 8);
+        let flops = filtering.flops(count, groups * 4, (blocks * 8).min(co - outputs.start * 8));
         if let Some(product) = &product {
             factors.tiles = params.tiles;
             let kernel = product.kernel(Variant::new().with("ADD_TO", adds));

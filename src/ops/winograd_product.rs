@@ -3,7 +3,7 @@
 use super::common::u;
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
-use crate::tape::{Prepared, Tape, TensorId};
+use crate::tape::{Flops, Prepared, Tape, TensorId};
 
 const SHADER: ShaderSource = ShaderSource {
     name: "conv2d_winograd_product",
@@ -64,7 +64,7 @@ pub(super) fn multiply(
     tape: &mut Tape,
     (v, u, m): (TensorId, Prepared, TensorId),
     size: &Size,
-    flops: usize,
+    flops: Flops,
 ) {
     let kernel = Kernel::new(SHADER, "multiply", size.variant(tape));
     let dispatch = tape.dispatch(kernel).tensor(v).prepared(u).tensor(m);
@@ -83,7 +83,7 @@ pub(super) fn multiply_gradient(
     [v, m, part]: [TensorId; 3],
     size: &Size,
     adds: bool,
-    flops: usize,
+    flops: Flops,
 ) {
     let splits = tape.shape(part).dims()[0];
     let rows = size.groups * 4;

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::dispatch::DispatchBuilder;
-use super::program::{Arg, Dispatch, Phase};
+use super::program::{Arg, Dispatch, Flops, Phase};
 use super::record::Tape;
 use super::tensor::{Element, Home, Layout, Shape, Store, TensorId};
 use crate::gpu::{Kernel, Params};
@@ -109,8 +109,9 @@ impl Tape {
             params: Vec::new(),
             groups: 0,
             node: self.node_name.clone(),
+            operation: self.operation.clone(),
             phase: self.phase,
-            flops: 0,
+            flops: Flops::default(),
             unread_bytes: 0,
         };
         self.ahead.push(Ahead {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::program::{Arg, Dispatch};
+use super::program::{Arg, Dispatch, Flops};
 use super::reading::Read;
 use super::record::Tape;
 use super::tensor::TensorId;
@@ -14,12 +14,12 @@ pub struct DispatchBuilder<'a> {
     kernel: Kernel,
     args: Vec<Arg>,
     params: Vec<u8>,
-    flops: u64,
+    flops: Flops,
 }
 
 impl<'a> DispatchBuilder<'a> {
     pub(super) fn new(tape: &'a mut Tape, kernel: Kernel) -> Self {
-        Self { tape, kernel, args: Vec::new(), params: Vec::new(), flops: 0 }
+        Self { tape, kernel, args: Vec::new(), params: Vec::new(), flops: Flops::default() }
     }
 }
 
@@ -78,8 +78,8 @@ impl DispatchBuilder<'_> {
     }
 
     /// Says how many floating-point operations the dispatch does.
-    pub fn flops(mut self, flops: usize) -> Self {
-        self.flops = flops as u64;
+    pub fn flops(mut self, flops: impl Into<Flops>) -> Self {
+        self.flops = flops.into();
         self
     }
 
@@ -104,6 +104,7 @@ impl DispatchBuilder<'_> {
             params: self.params,
             groups: u32::try_from(groups).expect("a grid of at most 2^32 workgroups"),
             node: self.tape.node_name.clone(),
+            operation: self.tape.operation.clone(),
             phase: self.tape.phase,
             flops: self.flops,
             unread_bytes: 0,

@@ -21,7 +21,7 @@ pub use dispatch::DispatchBuilder;
 pub use load::{Loaded, SlotPool, Stores};
 pub use op::{Case, CaseInput, Fill, Node, Op, OpEntry};
 pub use plan::{Lifetime, MemoryPlan};
-pub use program::{Arg, Dispatch, Phase, Program};
+pub use program::{Arg, Dispatch, Flops, Phase, Program};
 pub use reading::{Moments, Normalisation, Read};
 pub use record::{Mode, Tape};
 pub use tensor::{Element, Home, Layout, LayoutEntry, Shape, Store, TensorId, TensorInfo};

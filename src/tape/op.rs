@@ -12,6 +12,11 @@ pub trait Op: Debug + Send + Sync {
     /// Its name: also its file, its shader and its label.
     fn name(&self) -> &'static str;
 
+    /// Its name with what decides what it costs, for tables of times.
+    fn label(&self) -> String {
+        self.name().to_owned()
+    }
+
     /// Shapes of the outputs for given inputs, or why these inputs do not fit.
     fn infer(&self, inputs: &[&Shape]) -> Result<Vec<Shape>, String>;
 

@@ -19,6 +19,22 @@ pub enum Phase {
     Optimiser,
 }
 
+/// Floating-point operations, multiply and add counted apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flops {
+    /// Of the operation as it is defined, so that ways of computing it compare.
+    pub counted: u64,
+    /// Of the kernel: fewer where it saves some.
+    pub executed: u64,
+}
+
+impl From<usize> for Flops {
+    /// Of a kernel that saves none.
+    fn from(flops: usize) -> Self {
+        Self { counted: flops as u64, executed: flops as u64 }
+    }
+}
+
 /// A range of a tensor that a dispatch binds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arg {
@@ -43,10 +59,12 @@ pub struct Dispatch {
     pub groups: u32,
     /// The node that asked for it, such as `enc1.0`.
     pub node: String,
+    /// The operation of that node ([`super::Op::label`]); empty outside of any.
+    pub operation: String,
     /// Part of the step.
     pub phase: Phase,
-    /// Floating-point operations, multiply and add counted apart.
-    pub flops: u64,
+    /// What it computes.
+    pub flops: Flops,
     /// Of what it binds, what lies between the ranges that it reads.
     pub unread_bytes: u64,
 }
@@ -114,9 +132,9 @@ impl Program {
         self.dispatches.into_iter().map(|dispatch| dispatch.kernel)
     }
 
-    /// Floating-point operations of the whole program.
+    /// Floating-point operations of the whole program, as its operations are defined.
     pub fn flops(&self) -> u64 {
-        self.dispatches.iter().map(|d| d.flops).sum()
+        self.dispatches.iter().map(|d| d.flops.counted).sum()
     }
 
     /// First and last dispatch that touch a tensor, by tensor; `None` for one that nothing touches.

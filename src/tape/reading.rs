@@ -125,7 +125,9 @@ impl Tape {
             false => self.value(*input).into(),
         };
         let inputs: Vec<Read> = node.inputs.iter().enumerate().map(again).collect();
+        let reader = std::mem::replace(&mut self.operation, node.op.label());
         let outputs = node.op.recompute(self, &node, &inputs);
+        self.operation = reader;
         self.again.insert(id, outputs[output]);
         outputs[output]
     }
@@ -138,8 +140,9 @@ impl Tape {
         let (node, _) = self.producers[&id];
         let node = self.nodes[node].clone();
         let reader = std::mem::replace(&mut self.node_name, node.name.clone());
+        let operation = std::mem::replace(&mut self.operation, node.op.label());
         node.op.write_deferred(self, &node);
-        self.node_name = reader;
+        (self.node_name, self.operation) = (reader, operation);
         if let Some(deferred) = self.deferred.get_mut(&id) {
             deferred.written = true;
         }

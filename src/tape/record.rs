@@ -53,6 +53,7 @@ pub struct Tape {
     outputs: Layout,
     pub(super) phase: Phase,
     pub(super) node_name: String,
+    pub(super) operation: String,
 }
 
 impl Tape {
@@ -81,6 +82,7 @@ impl Tape {
             outputs: Layout::default(),
             phase: Phase::Forward,
             node_name: String::new(),
+            operation: String::new(),
         }
     }
 
@@ -274,6 +276,7 @@ impl Tape {
         for (_, id) in inputs.iter().enumerate().filter(|(place, _)| !op.normalises(*place)) {
             self.materialise(*id);
         }
+        self.operation = op.label();
         let saved = op.forward(self, inputs, &outputs);
         let differentiable = inputs.iter().any(|id| self.info(*id).differentiable);
         for id in &outputs {
@@ -282,6 +285,7 @@ impl Tape {
         for (place, id) in outputs.iter().enumerate() {
             self.producers.insert(*id, (self.nodes.len(), place));
         }
+        self.operation.clear();
         let name = std::mem::take(&mut self.node_name);
         self.nodes.push(Arc::new(Node { name, op, inputs: inputs.to_vec(), outputs, saved }));
     }
@@ -317,6 +321,7 @@ impl Tape {
             }
             let needs: Vec<bool> = node.inputs.iter().map(|id| self.info(*id).differentiable).collect();
             self.node_name.clone_from(&node.name);
+            self.operation = node.op.label();
             self.again.clear();
             let gradients = node.op.backward(self, node, &dy, &needs);
             for (input, gradient) in node.inputs.iter().zip(gradients) {
@@ -331,6 +336,7 @@ impl Tape {
             }
         }
         self.node_name.clear();
+        self.operation.clear();
     }
 
     /// The gradient that [`Tape::backward`] gave an activation.

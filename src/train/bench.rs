@@ -1,10 +1,9 @@
 //! The time of a training step: whole steps by the clock, then one split by kernel with device timestamps.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::plan::persistent_bytes;
 use super::session::Session;
@@ -49,11 +48,19 @@ pub struct StepBench {
     pub tuned: bool,
 }
 
-/// Times of a training step.
-#[derive(Debug, Clone, Serialize)]
+/// Times of a training step. What `rosette bench --json` prints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StepTimes {
+    /// Version of rosette.
+    pub rosette: String,
     /// The adapter.
     pub device: String,
+    /// Its driver and the driver's version.
+    pub driver: String,
+    /// Operating system and processor architecture, as Rust names them.
+    pub system: String,
+    /// Processors that the process may use: a software adapter's speed, and the host's.
+    pub processors: usize,
     /// Width of the first block.
     pub base: usize,
     /// Side of a patch.
@@ -61,7 +68,7 @@ pub struct StepTimes {
     /// Patches a step.
     pub batch: usize,
     /// How activations are stored, `f32` or `f16`.
-    pub precision: &'static str,
+    pub precision: String,
     /// Median of the steps.
     pub step_ms_median: f64,
     /// Fastest step.
@@ -70,7 +77,7 @@ pub struct StepTimes {
     pub first_step_ms: f64,
     /// Host time to submit a step, median.
     pub submit_ms_median: f64,
-    /// Floating-point operations a step.
+    /// Floating-point operations a step, in 10^9: of its operations as they are defined, whatever the kernels save.
     pub gflop: f64,
     /// Peak memory of the plan: everything persistent and every slot.
     pub planned_bytes: u64,
@@ -80,41 +87,62 @@ pub struct StepTimes {
     pub least_bytes: u64,
     /// What the device can do at best; none without timestamps.
     pub ceilings: Option<Ceilings>,
-    /// Device time by kernel, longest first; empty without timestamps.
+    /// Device time of every kernel for each of its variants and shapes, longest first; empty without timestamps.
     pub kernels: Vec<KernelTime>,
-    /// The same apart for each variant and each set of shapes.
-    pub shapes: Vec<KernelTime>,
     /// Device time by part of the step, then transfers and idle time by the clock.
     pub phases: Vec<(String, f64)>,
 }
 
-/// Device time of all dispatches of a kernel in one step.
-#[derive(Debug, Clone, Serialize)]
+/// Device time in one step of all dispatches of a kernel that have the rest in common too.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KernelTime {
-    /// `shader/entry` and the part of the step.
+    /// `shader/entry`.
     pub kernel: String,
-    /// The shader's constants, of the first dispatch.
+    /// The operation that asked for it, such as `conv2d 3x3`.
+    pub operation: String,
+    /// The part of the step: `data`, `forward`, `backward` or `optimiser`.
+    pub phase: String,
+    /// The shader's constants.
     pub variant: String,
-    /// Shapes of the tensors that it binds, of the first dispatch.
+    /// Shapes of the tensors that a dispatch binds.
     pub tensors: String,
-    /// It computes on matrix units.
-    pub matrix_units: bool,
+    /// What they cost.
+    #[serde(flatten)]
+    pub spent: Spent,
+}
+
+/// What some dispatches cost.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Spent {
     /// Dispatches.
     pub dispatches: usize,
     /// Time.
     pub ms: f64,
-    /// Floating-point operations; a Winograd kernel counts those of the convolution that it stands for.
+    /// Floating-point operations, in 10^9; a Winograd kernel counts those of the convolution that it stands for.
     pub gflop: f64,
-    /// Bytes bound.
+    /// Bytes bound, in 10^9.
     pub gigabytes: f64,
+    /// The time that this would have taken at the device's ceilings: of each dispatch, arithmetic or memory, whichever takes longer.
+    pub bound_ms: f64,
 }
 
-impl KernelTime {
-    /// The share of the ceiling that bounds the kernel: arithmetic or memory, whichever takes longer.
-    pub fn share(&self, ceilings: &Ceilings) -> f64 {
-        let arithmetic_s = self.gflop / ceilings.gflops_of(self.matrix_units);
-        let memory_s = self.gigabytes / ceilings.gigabytes_per_s;
-        arithmetic_s.max(memory_s) / (self.ms * 1e-3)
+impl std::iter::Sum for Spent {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, other| Self {
+            dispatches: sum.dispatches + other.dispatches,
+            ms: sum.ms + other.ms,
+            gflop: sum.gflop + other.gflop,
+            gigabytes: sum.gigabytes + other.gigabytes,
+            bound_ms: sum.bound_ms + other.bound_ms,
+        })
+    }
+}
+
+impl StepTimes {
+    /// Time of all dispatches of a step; 0 without timestamps.
+    pub fn on_device_ms(&self) -> f64 {
+        let parts = [Phase::Data, Phase::Forward, Phase::Backward, Phase::Optimiser].map(name_of);
+        self.phases.iter().filter(|(phase, _)| parts.contains(phase)).map(|(_, ms)| ms).sum()
     }
 }
 
@@ -139,7 +167,7 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
     };
     // Before the weights of a large network are drawn, which takes half a minute.
     settings.check_fits(&net, bench.batch_size, gpu.limits())?;
-    let device = gpu.summary().to_string();
+    let (device, driver) = (gpu.summary().to_string(), gpu.summary().driver.clone());
     let started = Instant::now();
     let persistent = persistent_bytes(&net, bench.ema);
     let mut session = Session::new(gpu, net, settings)?;
@@ -169,17 +197,24 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         steps_ms.push(started.elapsed().as_secs_f64() * 1e3);
     }
     let ceilings = if session.gpu().summary().timestamps { Some(session.gpu().ceilings()?) } else { None };
-    let timed = time_dispatches(&mut session, bench)?;
+    let timed = match &ceilings {
+        Some(ceilings) => time_dispatches(&mut session, bench, ceilings)?,
+        None => Vec::new(),
+    };
     let transfer_ms = time_transfer(&session, bench)?;
     let step_ms_median = median(&steps_ms);
     let loaded = session.prepare(true, bench.batch_size)?;
     let transfer = loaded.program.input_bytes + loaded.program.output_bytes;
     Ok(StepTimes {
+        rosette: env!("CARGO_PKG_VERSION").into(),
         device,
+        driver,
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
         base: bench.base_channels,
         patch: bench.patch_px,
         batch: bench.batch_size,
-        precision: if bench.element == Element::F16 { "f16" } else { "f32" },
+        precision: if bench.element == Element::F16 { "f16" } else { "f32" }.into(),
         step_ms_best: steps_ms.iter().copied().fold(f64::INFINITY, f64::min),
         step_ms_median,
         first_step_ms,
@@ -189,8 +224,7 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         least_bytes: least_bytes(&loaded.program),
         bound_bytes: loaded.program.dispatches.iter().map(Dispatch::bound_bytes).sum(),
         ceilings,
-        kernels: sum_by(&timed, |time| time.kernel.clone()),
-        shapes: sum_by(&timed, |time| (time.kernel.clone(), time.variant.clone(), time.tensors.clone())),
+        kernels: by_kernel(&timed),
         phases: split_by_phase(&timed, transfer_ms, step_ms_median),
     })
 }
@@ -249,15 +283,12 @@ fn least_bytes(program: &Program) -> u64 {
 
 /// One dispatch of a step, timed.
 struct Timed {
-    time: KernelTime,
     phase: Phase,
+    time: KernelTime,
 }
 
 /// Every dispatch of a training step with its device time, the fastest of some steps each.
-fn time_dispatches(session: &mut Session, bench: &StepBench) -> Result<Vec<Timed>> {
-    if !session.gpu().summary().timestamps {
-        return Ok(Vec::new());
-    }
+fn time_dispatches(session: &mut Session, bench: &StepBench, ceilings: &Ceilings) -> Result<Vec<Timed>> {
     session.prepare(true, bench.batch_size)?;
     let loaded = session.loaded(true, bench.batch_size).expect("just prepared");
     let mut fastest = session.gpu().run_profiled(&loaded.executable)?;
@@ -267,49 +298,58 @@ fn time_dispatches(session: &mut Session, bench: &StepBench) -> Result<Vec<Timed
     }
     let program = &loaded.program;
     let shape = |arg: &Arg| program.tensor(arg.tensor).shape.to_string();
-    let timed = |(dispatch, ms): (&Dispatch, f64)| Timed {
-        phase: dispatch.phase,
-        time: KernelTime {
-            kernel: format!("{} {:?}", dispatch.kernel.name(), dispatch.phase).to_lowercase(),
+    let timed = |(dispatch, ms): (&Dispatch, f64)| {
+        let name = dispatch.kernel.name();
+        let outside = || name.split('/').next().unwrap_or_default().to_owned();
+        let arithmetic_s =
+            dispatch.flops.executed as f64 / 1e9 / ceilings.gflops_of(name.contains("_matrix"));
+        let memory_s = dispatch.bound_bytes() as f64 / 1e9 / ceilings.gigabytes_per_s;
+        let time = KernelTime {
+            kernel: name.to_owned(),
+            operation: if dispatch.operation.is_empty() { outside() } else { dispatch.operation.clone() },
+            phase: name_of(dispatch.phase),
             variant: dispatch.kernel.variant().to_string(),
             tensors: dispatch.args.iter().map(shape).collect::<Vec<_>>().join(" "),
-            matrix_units: dispatch.kernel.name().contains("_matrix"),
-            dispatches: 1,
-            ms,
-            gflop: dispatch.flops as f64 / 1e9,
-            gigabytes: dispatch.bound_bytes() as f64 / 1e9,
-        },
+            spent: Spent {
+                dispatches: 1,
+                ms,
+                gflop: dispatch.flops.counted as f64 / 1e9,
+                gigabytes: dispatch.bound_bytes() as f64 / 1e9,
+                bound_ms: 1e3 * arithmetic_s.max(memory_s),
+            },
+        };
+        Timed { phase: dispatch.phase, time }
     };
     Ok(program.dispatches.iter().zip(fastest).map(timed).collect())
 }
 
-/// The sums of times that have a key in common, longest first.
-fn sum_by<K: Ord>(timed: &[Timed], key: impl Fn(&KernelTime) -> K) -> Vec<KernelTime> {
-    let mut sums: BTreeMap<K, KernelTime> = BTreeMap::new();
-    for Timed { time, .. } in timed {
-        match sums.entry(key(time)) {
-            Entry::Vacant(entry) => drop(entry.insert(time.clone())),
-            Entry::Occupied(mut entry) => {
-                let sum = entry.get_mut();
-                sum.dispatches += 1;
-                sum.ms += time.ms;
-                sum.gflop += time.gflop;
-                sum.gigabytes += time.gigabytes;
-            }
-        }
+fn name_of(phase: Phase) -> String {
+    format!("{phase:?}").to_lowercase()
+}
+
+/// Dispatches of a kernel that have the rest in common too, summed up. Longest first.
+fn by_kernel(timed: &[Timed]) -> Vec<KernelTime> {
+    let mut sums: BTreeMap<_, Vec<&KernelTime>> = BTreeMap::new();
+    for Timed { phase, time } in timed {
+        let key = (phase, &time.operation, &time.kernel, &time.variant, &time.tensors);
+        sums.entry(key).or_default().push(time);
     }
-    let mut kernels: Vec<KernelTime> = sums.into_values().collect();
-    kernels.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    let sum = |times: Vec<&KernelTime>| {
+        let spent = times.iter().map(|time| time.spent).sum();
+        KernelTime { spent, ..times[0].clone() }
+    };
+    let mut kernels: Vec<KernelTime> = sums.into_values().map(sum).collect();
+    kernels.sort_by(|a, b| b.spent.ms.total_cmp(&a.spent.ms));
     kernels
 }
 
 /// Device time by part of the step; then what the clock says of moving inputs and outputs, and what is left of the step.
 fn split_by_phase(timed: &[Timed], transfer_ms: f64, step_ms: f64) -> Vec<(String, f64)> {
     let mut by_phase: BTreeMap<Phase, f64> = BTreeMap::new();
-    timed.iter().for_each(|timed| *by_phase.entry(timed.phase).or_default() += timed.time.ms);
+    timed.iter().for_each(|timed| *by_phase.entry(timed.phase).or_default() += timed.time.spent.ms);
     let busy_ms = by_phase.values().sum::<f64>() + transfer_ms;
     let mut phases: Vec<(String, f64)> =
-        by_phase.into_iter().map(|(phase, ms)| (format!("{phase:?}").to_lowercase(), ms)).collect();
+        by_phase.into_iter().map(|(phase, ms)| (name_of(phase), ms)).collect();
     phases.push(("upload and read-back".into(), transfer_ms));
     phases.push(("idle".into(), (step_ms - busy_ms).max(0.0)));
     phases

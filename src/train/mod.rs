@@ -33,7 +33,7 @@ mod tuning;
 mod weights;
 
 pub use accumulation::Accumulation;
-pub use bench::{KernelTime, StepBench, StepTimes, bench_step};
+pub use bench::{KernelTime, Spent, StepBench, StepTimes, bench_step};
 pub use checkpoint::{setting_differences, split_difference};
 pub use contents::Buffers;
 pub use demo::{DemoPlan, demo};
