@@ -31,7 +31,7 @@ fn copy(gpu: &Gpu, source: ShaderSource, shift: u32) -> Vec<f32> {
     gpu.write(&buffers[0], 0, bytemuck::cast_slice(&values));
     // What is beyond the end is memory all the same.
     let bindings = [0, 1].map(|buffer| Binding { buffer, offset_bytes: 0, size_bytes: 4 * LEN }).to_vec();
-    let command = Command { kernel, bindings, params: Vec::new(), groups: 2 };
+    let command = Command { kernel, bindings, params: Vec::new(), groups: 2, operations: 0 };
     let loaded = gpu.load(&[command], &buffers).expect("a kernel it takes");
     gpu.run(&loaded);
     let bytes = gpu.read(&buffers[1], 0..4 * LEN).expect("the device works");
@@ -117,7 +117,7 @@ fn run(source: ShaderSource, variant: Variant) -> Option<std::result::Result<Vec
     let kernel = Kernel::new(source, "pass_on", variant);
     let buffer = gpu.buffer("y", 512).expect("memory enough");
     let bindings = vec![Binding { buffer: 0, offset_bytes: 0, size_bytes: 512 }];
-    let command = Command { kernel, bindings, params: Vec::new(), groups: 2 };
+    let command = Command { kernel, bindings, params: Vec::new(), groups: 2, operations: 0 };
     let loaded = gpu.load(&[command], std::slice::from_ref(&buffer)).expect("a kernel it takes");
     gpu.run(&loaded);
     let read = catch_unwind(AssertUnwindSafe(|| gpu.read(&buffer, 0..512).expect("the device works")));

@@ -102,7 +102,7 @@ impl Gpu {
         let bind = |buffer| Binding { buffer, offset_bytes: 0, size_bytes: bytes };
         let groups = invocations.div_ceil(kernel.reflection().workgroup_size);
         let params = bytemuck::bytes_of(&params).to_vec();
-        let command = Command { kernel, bindings: vec![bind(0), bind(1)], params, groups };
+        let command = Command { kernel, bindings: vec![bind(0), bind(1)], params, groups, operations: 0 };
         let executable = self.load(&[command], &buffers)?;
         let started = Instant::now();
         let (mut best_ms, mut runs) = (f64::INFINITY, 0);

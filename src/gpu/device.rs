@@ -71,6 +71,9 @@ pub struct Limits {
     pub matrix: MatrixUnits,
     /// Memory that the invocations of a workgroup share.
     pub workgroup_bytes: u32,
+    /// Operations that are submitted together at most ([`super::Command::operations`]). While they run, a GPU that draws the desktop too may draw
+    /// nothing, and a driver takes one that is busy for seconds for one that hangs.
+    pub submission_operations: u64,
 }
 
 /// The matrices that a device's matrix units multiply: as many rows as columns.
@@ -98,6 +101,7 @@ impl Limits {
         f16: false,
         matrix: MatrixUnits::None,
         workgroup_bytes: 16 << 10,
+        submission_operations: INTEGRATED_OPERATIONS,
     };
 }
 
@@ -178,8 +182,19 @@ fn limits_of(adapter: &wgpu::Adapter) -> Limits {
         f16: adapter.features().contains(wgpu::Features::SHADER_F16),
         matrix: if software { MatrixUnits::None } else { matrix_units(adapter) },
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        submission_operations: match info.device_type {
+            wgpu::DeviceType::Cpu => u64::MAX,
+            wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu => DISCRETE_OPERATIONS,
+            wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Other => INTEGRATED_OPERATIONS,
+        },
     }
 }
+
+/// A fifth of a second on the slowest integrated GPUs, which do some 0.25 * 10^12 operations a second in our kernels; a fast one takes
+/// a hundredth, and does not notice.
+const INTEGRATED_OPERATIONS: u64 = 50_000_000_000;
+/// A second on the slowest of those that are cards; on the fastest a step is a few submissions all the same.
+const DISCRETE_OPERATIONS: u64 = 1_000_000_000_000;
 
 /// What [`super::wide`] needs, where it is of use: on a Vulkan driver that runs on the processor.
 fn wide_storage(adapter: &wgpu::Adapter) -> wgpu::Features {

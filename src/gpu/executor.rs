@@ -10,12 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::device::{Gpu, device_lost};
 use super::kernel::Kernel;
 use super::read_back::PendingRead;
+use super::submissions::cut;
 use super::watch::{Watch, watched};
 use super::wide::widen;
 use crate::error::{Error, Result};
 
-/// Dispatches encoded into one submission to a GPU: few enough that it starts while the rest is still encoded.
-const DISPATCHES_PER_SUBMISSION: usize = 48;
 /// Offsets of uniform bindings are multiples of this on every device.
 const PARAMS_ALIGNMENT: usize = 256;
 /// Most workgroups along one dimension; longer grids are folded (see `shared/grid.wgsl`).
@@ -43,6 +42,8 @@ pub struct Command {
     pub params: Vec<u8>,
     /// Workgroups.
     pub groups: u32,
+    /// About how many floating-point operations its time is worth.
+    pub operations: u64,
 }
 
 /// A device buffer, shared by the programs that use it.
@@ -59,6 +60,8 @@ impl SharedBuffer {
 /// A recording with its pipelines, bind groups and parameters on the device: ready to be replayed.
 pub struct Executable {
     steps: Vec<LoadedCommand>,
+    /// What of it is submitted together.
+    submissions: Vec<Range<usize>>,
 }
 
 struct LoadedCommand {
@@ -149,7 +152,8 @@ impl Gpu {
             let watch = watch.map(|watch| watch.bind_group(&self.device, &command.kernel, &pipeline));
             steps.push(LoadedCommand { pipeline, bind_group, watch, grid: fold(command.groups) });
         }
-        Ok(Executable { steps })
+        let operations: Vec<u64> = commands.iter().map(|command| command.operations).collect();
+        Ok(Executable { steps, submissions: cut(&operations, self.limits()) })
     }
 
     fn pipelines(&self, commands: &[Command]) -> Result<HashMap<Kernel, wgpu::ComputePipeline>> {
@@ -338,20 +342,19 @@ impl Gpu {
         executable: &Executable,
         last: impl FnOnce(&mut wgpu::CommandEncoder) -> T,
     ) -> (T, wgpu::SubmissionIndex) {
-        // A submission to Mesa's software adapter waits for the one before to end, and both threads sleep and wake for it.
-        // There all goes at once, encoded while the step before still runs.
-        let most = if self.limits().software { usize::MAX } else { DISPATCHES_PER_SUBMISSION };
-        let mut chunks = executable.steps.chunks(most);
-        let tail = chunks.next_back().unwrap_or_default();
-        let encode = |steps: &[LoadedCommand]| {
+        let encode = |range: Range<usize>| {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            steps.iter().for_each(|step| step.encode(&mut pass));
+            executable.steps[range].iter().for_each(|step| step.encode(&mut pass));
             drop(pass);
             encoder
         };
-        for chunk in chunks {
-            self.queue.submit([encode(chunk).finish()]);
+        let (tail, before) = executable
+            .submissions
+            .split_last()
+            .map_or((0..0, &[][..]), |(tail, before)| (tail.clone(), before));
+        for range in before {
+            self.queue.submit([encode(range.clone()).finish()]);
         }
         let mut encoder = encode(tail);
         let outcome = last(&mut encoder);
@@ -367,14 +370,15 @@ impl Gpu {
             return Err(Error::failure(format!("{} has no timestamps inside a pass", self.summary())));
         }
         let mut times_ms = Vec::with_capacity(executable.steps.len());
-        for chunk in executable.steps.chunks(DISPATCHES_PER_SUBMISSION) {
-            times_ms.extend(self.profile_chunk(chunk)?);
+        let submissions = executable.submissions.iter().map(|range| &executable.steps[range.clone()]);
+        for steps in submissions.flat_map(|steps| steps.chunks(wgpu::QUERY_SET_MAX_QUERIES as usize - 1)) {
+            times_ms.extend(self.profile(steps)?);
         }
         Ok(times_ms)
     }
 
-    fn profile_chunk(&self, chunk: &[LoadedCommand]) -> Result<Vec<f64>> {
-        let count = chunk.len() as u32 + 1;
+    fn profile(&self, steps: &[LoadedCommand]) -> Result<Vec<f64>> {
+        let count = steps.len() as u32 + 1;
         let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
             label: None,
             ty: wgpu::QueryType::Timestamp,
@@ -388,7 +392,7 @@ impl Gpu {
         });
         let mut encoder = self.device.create_command_encoder(&Default::default());
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        for (place, step) in chunk.iter().enumerate() {
+        for (place, step) in steps.iter().enumerate() {
             pass.write_timestamp(&queries, place as u32);
             step.encode(&mut pass);
         }

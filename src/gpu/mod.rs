@@ -9,6 +9,7 @@ mod pipeline_cache;
 mod races;
 mod read_back;
 mod shader;
+mod submissions;
 mod unroll;
 #[cfg(not(target_vendor = "apple"))]
 mod vulkan;
