@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu, Limits};
 use crate::ops::choice::Form;
 use crate::report::progress;
+use crate::tape::Element;
 use crate::train::{
     Examined, Fit, PROBING, StepBench, TuningCache, bench_step, estimate_memory, examine, stored_element,
 };
@@ -59,6 +60,11 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     let broken = cache.probe(&gpu, true)?;
     let examined = examine(&gpu, &broken, told)?;
     cache.ban(banned(&examined, &broken));
+    let elements = [Element::F32, Element::F16];
+    for element in elements.into_iter().filter(|element| *element == Element::F32 || gpu.limits().f16) {
+        let of_it = examined.iter().filter(|entry| entry.precision == element.word());
+        cache.take_note(element, &of_it.cloned().collect::<Vec<_>>());
+    }
     cache.save()?;
     let failed: usize = examined.iter().map(|entry| entry.failures.len()).sum();
     let estimate =

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::ops::choice::Question;
 use crate::ops::tune::Timing;
-use crate::report::progress;
-use crate::train::{PROBING, TuningCache, choose_form, experiment_questions};
+use crate::report::{Mode, progress};
+use crate::train::{PROBING, TuningCache, choose_form, experiment_questions, stored_element};
 
 /// Measure which kernels are fastest on this device for an experiment; trainings use what was found.
 #[derive(Debug, Clone, clap::Args)]
@@ -60,6 +60,11 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     }
     for (form, why) in cache.probe(&gpu, args.force)? {
         say_line(&format!("passed over: {}: {why}", form.name()));
+    }
+    // Forms are compared with the usual one, which has to be right itself.
+    if !gpu.limits().software {
+        let mode = if args.json { Mode::Quiet } else { Mode::Plain };
+        cache.ensure_sound(&gpu, stored_element(&experiment, gpu.limits()), mode)?;
     }
     let started = Instant::now();
     let mut found: Vec<(Question, Vec<Timing>)> = Vec::new();

@@ -9,7 +9,10 @@ use crate::data::synth::{Layout, SynthPlan, make_sample};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::inference::{Engine, EngineSettings, Image, Model, load_image};
+use crate::report::Mode;
 use crate::report::prediction_sheet::{Sheet, cover_png};
+use crate::tape::Element;
+use crate::train::ensure_sound;
 
 /// Side of the image.
 const SIDE_PX: usize = 256;
@@ -43,7 +46,9 @@ impl Trial {
             precision: Precision::F32,
         };
         assert_eq!(height, width, "one window covers a square");
-        let engine = Engine::new(Gpu::open(adapter)?, &model.net, &model.tensors, settings)?;
+        let gpu = Gpu::open(adapter)?;
+        ensure_sound(&gpu, Element::F32, Mode::Plain)?;
+        let engine = Engine::new(gpu, &model.net, &model.tensors, settings)?;
         let probability = engine.predict(&image, |_| ())?;
         Ok(Self { image, probability })
     }

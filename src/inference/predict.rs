@@ -20,6 +20,7 @@ use crate::gpu::Gpu;
 use crate::report::Mode;
 use crate::report::prediction_sheet::{Sheet, write_sheet};
 use crate::report::progress::Work;
+use crate::train::{element_of, ensure_sound};
 
 /// Where images come from.
 #[derive(Debug, Clone)]
@@ -161,7 +162,9 @@ impl Predictor {
             precision: self.precision,
         };
         let engine = |model: &Model| {
-            Engine::new(Gpu::open(self.adapter.as_deref())?, &model.net, &model.tensors, settings)
+            let gpu = Gpu::open(self.adapter.as_deref())?;
+            ensure_sound(&gpu, element_of(self.precision, gpu.limits()), self.mode)?;
+            Engine::new(gpu, &model.net, &model.tensors, settings)
         };
         let engines = models.iter().map(engine).collect::<Result<_>>()?;
         let threshold = self.threshold.unwrap_or(first.threshold);

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Kernel, Limits};
 use crate::ops::choice::Form;
 use crate::ops::{OPS, check};
 use crate::tape::{Case, Element, OpEntry, Program};
@@ -59,7 +59,6 @@ pub fn examine(gpu: &Gpu, broken: &[(Form, String)], mut told: impl FnMut(&str))
         }
         for op in OPS {
             told(op.name);
-            compile(gpu, op, element, is_whole)?;
             all.extend(examine_operation(gpu, op, element, is_whole)?);
         }
     }
@@ -74,38 +73,84 @@ pub fn examine_form(gpu: &Gpu, element: Element, form: Form) -> Result<Vec<Exami
     let has_it = |op: &&OpEntry| (op.cases)().iter().any(|case| form_of(case) == Some(form));
     let mut all = Vec::new();
     for op in OPS.iter().filter(has_it) {
-        compile(gpu, op, element, |other| other == form)?;
         all.extend(examine_operation(gpu, op, element, |other| other == form)?);
     }
     Ok(all)
 }
 
-/// Makes the pipelines of an operation's cases ahead, several at once.
-fn compile(gpu: &Gpu, op: &OpEntry, element: Element, wanted: impl Fn(Form) -> bool) -> Result<()> {
-    let cases = (op.cases)().into_iter().filter(|case| form_of(case).is_none_or(&wanted));
-    let programs = cases.map(|case| check::record(case, gpu.limits(), element).0.program);
-    gpu.compile_ahead(programs.flat_map(Program::into_kernels))
+/// The same of a case or two of each operation, and of each form of the convolutions that is not `unusable`: small ones, of what is read as it
+/// lies there and of what is normalised as it is read.
+///
+/// # Errors
+/// As [`examine`].
+pub fn examine_briefly(gpu: &Gpu, element: Element, unusable: &[String]) -> Result<Vec<Examined>> {
+    let wanted = |form: Form| unusable.iter().all(|name| name != form.name());
+    let mut chosen: Vec<(&OpEntry, Vec<usize>)> =
+        OPS.iter().map(|op| (op, representatives(op, &places(gpu.limits(), op, element, wanted)))).collect();
+    let kernels = chosen.iter().flat_map(|(op, places)| kernels(gpu, op, element, places));
+    gpu.compile_ahead(kernels.collect::<Vec<_>>())?;
+    let mut all = Vec::new();
+    for (op, places) in chosen.drain(..) {
+        all.extend(examine_cases(gpu, op, element, places)?);
+    }
+    Ok(all)
+}
+
+/// Of these cases of an operation those that say most for their time: of each form, normalising as it reads or not, the largest of the
+/// small ones.
+fn representatives(op: &OpEntry, places: &[usize]) -> Vec<usize> {
+    /// Elements of all inputs together: the reference takes milliseconds.
+    const SMALL: usize = 1 << 13;
+    let cases = (op.cases)();
+    let size = |place: &usize| cases[*place].inputs.iter().map(|input| input.shape.len()).sum::<usize>();
+    let kind = |place: &usize| {
+        let case = &cases[*place];
+        (form_of(case), case.inputs.iter().any(|input| input.deferred.is_some()))
+    };
+    let mut small: Vec<usize> = places.iter().copied().filter(|place| size(place) <= SMALL).collect();
+    small.sort_by_key(|place| (kind(place), std::cmp::Reverse(size(place))));
+    small.dedup_by_key(|place| kind(place));
+    small
+}
+
+/// The cases of an operation that a device can run, of convolutions only forms that are `wanted`.
+fn places(limits: Limits, op: &OpEntry, element: Element, wanted: impl Fn(Form) -> bool) -> Vec<usize> {
+    let runs = |form: Form| wanted(form) && form.runs_on(element == Element::F16, limits);
+    let cases = (op.cases)();
+    (0..cases.len()).filter(|place| form_of(&cases[*place]).is_none_or(runs)).collect()
+}
+
+/// What these cases of an operation run.
+fn kernels(gpu: &Gpu, op: &OpEntry, element: Element, places: &[usize]) -> Vec<Kernel> {
+    let cases = (op.cases)().into_iter().enumerate().filter(|(place, _)| places.contains(place));
+    let programs = cases.map(|(_, case)| check::record(case, gpu.limits(), element).0.program);
+    programs.flat_map(Program::into_kernels).collect()
 }
 
 /// [`examine`] for one operation whose activations are stored as `element`, and of convolutions only forms that are `wanted`.
 ///
 /// # Errors
-/// Where the device lacks memory, or was lost. A kernel that its driver refuses is a failure of the case.
+/// As [`examine`].
 pub fn examine_operation(
     gpu: &Gpu,
     op: &OpEntry,
     element: Element,
     wanted: impl Fn(Form) -> bool,
 ) -> Result<Vec<Examined>> {
-    let precision = if element == Element::F16 { "f16" } else { "f32" };
+    let places = places(gpu.limits(), op, element, wanted);
+    // Several pipelines at once.
+    gpu.compile_ahead(kernels(gpu, op, element, &places))?;
+    examine_cases(gpu, op, element, places)
+}
+
+/// Runs these cases of an operation.
+fn examine_cases(gpu: &Gpu, op: &OpEntry, element: Element, places: Vec<usize>) -> Result<Vec<Examined>> {
+    let precision = element.word();
     let mut found: Vec<Examined> = Vec::new();
-    for place in 0..(op.cases)().len() {
+    for place in places {
         let make = || -> Case { (op.cases)().swap_remove(place) };
         let case = make();
         let form = form_of(&case);
-        if !form.is_none_or(|form| wanted(form) && form.runs_on(element == Element::F16, gpu.limits())) {
-            continue;
-        }
         let rounding = if element == Element::F16 { check::F16_ROUNDING } else { 0.0 };
         let tolerance = case.tolerance + rounding;
         let name = form.map(|form| form.name().to_owned());
@@ -141,4 +186,31 @@ pub fn examine_operation(
 fn form_of(case: &Case) -> Option<Form> {
     let word = case.label.split(' ').next()?;
     Form::ALL.into_iter().find(|form| format!("{form:?}") == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_brief_examination_has_every_operation_and_both_ways_to_read() {
+        let limits = Limits { f16: true, subgroup_lanes: 32, ..Limits::WEBGPU };
+        for (op, element) in OPS.iter().flat_map(|op| [(op, Element::F32), (op, Element::F16)]) {
+            let all = places(limits, op, element, |_| true);
+            let brief = representatives(op, &all);
+            let cases = (op.cases)();
+            let normalises = |places: &[usize]| {
+                places.iter().any(|at| cases[*at].inputs.iter().any(|input| input.deferred.is_some()))
+            };
+            assert!(!brief.is_empty(), "{}: no small case", op.name);
+            assert_eq!(normalises(&brief), normalises(&all), "{}", op.name);
+            let forms = |places: &[usize]| -> BTreeSet<Option<Form>> {
+                places.iter().map(|at| form_of(&cases[*at])).collect()
+            };
+            assert_eq!(forms(&brief), forms(&all), "{}", op.name);
+            assert!(brief.len() <= 2 * forms(&all).len(), "{}: {brief:?}", op.name);
+        }
+    }
 }

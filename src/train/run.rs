@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use super::loaded;
 use super::lock::DirLock;
-use super::plan::{experiment_questions, network, settings};
+use super::plan::{experiment_questions, network, settings, stored_element};
 use super::start::initial_tensors;
 use super::step::StepSettings;
 use super::stop;
 use super::training::Training;
+use super::trust::ensure_sound;
 use super::tuning::{self, TuningCache};
 use crate::config::{Experiment, Origins};
 use crate::data::loader::Dataset;
@@ -112,6 +113,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let (train, val) = samples?;
     let (initial, tracked) = initial_tensors(run, &network(&run.experiment))?;
     let gpu = gpu.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    ensure_sound(&gpu, stored_element(&run.experiment, gpu.limits()), run.mode)?;
     let tuning = match run.experiment.training.deterministic {
         true => TuningCache::load(gpu.summary()).by_limits(),
         false => {

@@ -51,22 +51,32 @@ pub struct TuningCache {
     /// Forms that a process of their own has run (see [`Self::probe`]), and what went wrong, if anything.
     #[serde(default)]
     pub probed: BTreeMap<String, Option<String>>,
+    /// By how activations are stored, where the device was examined: what it computes wrongly that no other form can take the place of (see
+    /// [`Self::ensure_sound`]).
+    #[serde(default)]
+    pub examined: BTreeMap<String, Vec<String>>,
     #[serde(skip)]
     path: Option<PathBuf>,
 }
 
 impl TuningCache {
-    /// The cache of a device; an empty one where there is none.
-    pub fn load(adapter: &AdapterSummary) -> Self {
-        let empty = Self {
+    /// What is known of a device of which nothing was measured. It is kept nowhere.
+    pub fn empty(adapter: &AdapterSummary) -> Self {
+        Self {
             adapter: adapter.to_string(),
             driver: adapter.driver.clone(),
             shaders: shader_digest(),
             timings: BTreeMap::new(),
             banned: Vec::new(),
             probed: BTreeMap::new(),
+            examined: BTreeMap::new(),
             path: None,
-        };
+        }
+    }
+
+    /// The cache of a device; an empty one where there is none.
+    pub fn load(adapter: &AdapterSummary) -> Self {
+        let empty = Self::empty(adapter);
         let path = files::cache_dir().map(|dir| dir.join(empty.file_name()));
         let found = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
         let found = found.and_then(|text| serde_json::from_str::<Self>(&text).ok());
@@ -162,7 +172,7 @@ impl TuningCache {
     }
 
     /// [`Self::probe`] of a training, which says so.
-    fn probe_shown(&mut self, gpu: &Gpu, mode: progress::Mode) -> Result<()> {
+    pub(super) fn probe_shown(&mut self, gpu: &Gpu, mode: progress::Mode) -> Result<()> {
         if self.unprobed(gpu, false).is_empty() {
             return Ok(());
         }
@@ -174,7 +184,7 @@ impl TuningCache {
         Ok(())
     }
 
-    fn save_or_warn(&self) {
+    pub(super) fn save_or_warn(&self) {
         if let Err(error) = self.save() {
             tracing::warn!("what was measured of the device is not kept: {error}");
         }
@@ -320,6 +330,7 @@ mod tests {
             timings: BTreeMap::from([(question.to_owned(), timings)]),
             banned: Vec::new(),
             probed: BTreeMap::new(),
+            examined: BTreeMap::new(),
             path: None,
         };
         assert_eq!(cache.tuning(Limits::WEBGPU).answer(question), Some("direct"));

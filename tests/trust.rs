@@ -1,0 +1,78 @@
+//! A device is examined before it trains or predicts for the first time.
+
+mod common;
+
+use rosette::gpu::{Gpu, Limits, MatrixUnits};
+use rosette::report::Mode;
+use rosette::tape::Element;
+use rosette::train::{Examined, TuningCache};
+
+/// The software adapter as a GPU would be taken, with matrix units that are emulated.
+fn as_a_gpu() -> Option<Gpu> {
+    let gpu = common::device()?;
+    let limits = Limits { software: false, matrix: MatrixUnits::Emulated, ..gpu.limits() };
+    Some(gpu.with_limits(limits))
+}
+
+fn examined(what: &str, form: Option<&str>, failures: &[&str]) -> Examined {
+    Examined {
+        what: what.into(),
+        form: form.map(str::to_owned),
+        precision: "f32",
+        passed: 1,
+        failures: failures.iter().map(|text| (*text).to_owned()).collect(),
+        forward: 0.0,
+        backward: 0.0,
+    }
+}
+
+#[test]
+fn a_sound_device_is_examined_once_for_each_precision() {
+    let Some(gpu) = as_a_gpu() else { return };
+    let mut cache = TuningCache::empty(gpu.summary());
+    let known = |cache: &TuningCache| cache.examined.keys().cloned().collect::<Vec<_>>();
+    cache.ensure_sound(&gpu, Element::F32, Mode::Quiet).expect("it computes right");
+    assert_eq!(known(&cache), ["f32"]);
+    let compiled = gpu.compiled().len();
+    assert!(compiled > 50, "{compiled} kernels were examined");
+    cache.ensure_sound(&gpu, Element::F32, Mode::Quiet).expect("it is known");
+    assert_eq!(gpu.compiled().len(), compiled, "what is known is not examined again");
+    if gpu.limits().f16 {
+        cache.ensure_sound(&gpu, Element::F16, Mode::Quiet).expect("it computes right in f16");
+        assert_eq!(known(&cache), ["f16", "f32"]);
+        assert!(
+            gpu.compiled().iter().any(|kernel| kernel.name().contains("matrix_emulated")),
+            "matrix units"
+        );
+    }
+    assert_eq!((cache.banned.len(), cache.examined.values().flatten().count()), (0, 0));
+}
+
+/// On a driver whose kernels wrote nothing a training ended with a loss of 0 and an F1 of 1.
+#[test]
+fn a_device_that_computes_wrongly_is_refused_with_what_it_does_wrong() {
+    let Some(gpu) = as_a_gpu() else { return };
+    let mut cache = TuningCache::empty(gpu.summary());
+    let found = [
+        examined("adamw", None, &[]),
+        examined("conv2d matrix", Some("matrix"), &["far off"]),
+        examined("conv2d tiled", Some("tiled"), &["[1, 2, 3, 4]: forward inf", "another"]),
+        examined("relu", None, &["[1, 1, 1, 1]: forward inf"]),
+    ];
+    cache.take_note(Element::F32, &found);
+    let error = cache.ensure_sound(&gpu, Element::F32, Mode::Quiet).expect_err("it is refused").to_string();
+    for phrase in [
+        &*gpu.summary().to_string(),
+        &*gpu.summary().driver,
+        "conv2d tiled: [1, 2, 3, 4]: forward inf; another",
+        "relu: [1, 1, 1, 1]: forward inf",
+        "rosette devices",
+        "rosette doctor",
+    ] {
+        assert!(error.contains(phrase), "no {phrase:?} in {error}");
+    }
+    assert!(!error.contains("matrix"), "another form takes its place: {error}");
+    assert!(gpu.compiled().is_empty(), "it is known, and not examined again");
+    cache.take_note(Element::F32, &found[..2]);
+    cache.ensure_sound(&gpu, Element::F32, Mode::Quiet).expect("the doctor has found it sound since");
+}
