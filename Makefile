@@ -13,7 +13,7 @@ XDG_RUNTIME_DIR := $(CURDIR)/target/runtime
 endif
 export XDG_RUNTIME_DIR
 
-.PHONY: demo test races bench lint compare build ensure
+.PHONY: demo test races bench lint portable compare build ensure
 
 build: ensure
 	$(CARGO) build --release --locked
@@ -43,6 +43,11 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps
+
+# Whether it compiles for Windows and macOS; needs rustup, which brings the two standard libraries.
+portable:
+	rustup target add x86_64-pc-windows-gnu aarch64-apple-darwin
+	$(CARGO) check --locked --target x86_64-pc-windows-gnu --target aarch64-apple-darwin
 
 # The training step against PyTorch on this machine; needs a Python with torch.
 compare: build

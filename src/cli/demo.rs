@@ -39,19 +39,26 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         true => demo(&plan, |_| ()),
         false => demo(&plan, progress::print_line),
     }?;
-    let (dir, best) = (outcome.output_dir.display(), &outcome.best);
+    let best = &outcome.best;
     say(format!(
         "best of {} epochs: {}, validation F1 {:.3}, IoU {:.3}",
         outcome.epochs, best.epoch, best.val_f1, best.val_iou
     ))?;
-    say(format!("predictions beside the truth: {dir}/predictions.png"))?;
-    say(format!("curves:                       {dir}/training_plots.png"))?;
-    say(format!("all of it on one page:        {dir}/report.html"))?;
-    say(format!("weights, PyTorch loads them:  {dir}/best_model.pth"))?;
-    let root = args.output_dir.display();
-    say(format!("\nto train again after a change of {root}/config.yaml:"))?;
+    for (what, file) in [
+        ("predictions beside the truth:", "predictions.png"),
+        ("curves:", "training_plots.png"),
+        ("all of it on one page:", "report.html"),
+        ("weights, PyTorch loads them:", "best_model.pth"),
+    ] {
+        say(format!("{what:<29} {}", outcome.output_dir.join(file).display()))?;
+    }
+    let [config, data, manifest, again] = ["config.yaml", "data", "split_manifest_demo.json", "again"]
+        .map(|name| args.output_dir.join(name).display().to_string());
+    // As shells want a command that goes on in the next line.
+    let and = if cfg!(windows) { " " } else { " \\\n    " };
+    say(format!("\nto train again after a change of {config}:"))?;
     say(format!(
-        "  rosette train --config {root}/config.yaml --experiment-name demo --data-dir {root}/data \\\n    \
-         --split-manifest {root}/split_manifest_demo.json --output-dir {root}/again --no-timestamp"
+        "  rosette train --config {config} --experiment-name demo --data-dir {data}{and}--split-manifest {manifest} \
+         --output-dir {again} --no-timestamp"
     ))
 }

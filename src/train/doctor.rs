@@ -84,7 +84,8 @@ pub fn examine_form(gpu: &Gpu, element: Element, form: Form) -> Result<Vec<Exami
 /// # Errors
 /// As [`examine`].
 pub fn examine_briefly(gpu: &Gpu, element: Element, unusable: &[String]) -> Result<Vec<Examined>> {
-    let wanted = |form: Form| unusable.iter().all(|name| name != form.name());
+    // What takes the place of all others, by whatever it was found wrong.
+    let wanted = |form: Form| form == Form::Tiled || unusable.iter().all(|name| name != form.name());
     let mut chosen: Vec<(&OpEntry, Vec<usize>)> =
         OPS.iter().map(|op| (op, representatives(op, &places(gpu.limits(), op, element, wanted)))).collect();
     let kernels = chosen.iter().flat_map(|(op, places)| kernels(gpu, op, element, places));
