@@ -22,7 +22,7 @@ const PIXELS: u32 = 8u;
 @group(0) @binding(2) var<storage, read_write> part: array<V>;
 @group(0) @binding(3) var<storage, read> stats: array<V>;
 @group(0) @binding(6) var<storage, read> sums: array<V>;
-@group(0) @binding(7) var<storage, read_write> dx: array<Group>;
+@group(0) @binding(7) var<storage, read_write> x_gradient: array<Group>;
 @group(0) @binding(8) var<storage, read_write> dgamma: array<V>;
 @group(0) @binding(9) var<storage, read_write> dbeta: array<V>;
 @group(0) @binding(10) var<storage, read_write> sums_out: array<V>;
@@ -116,7 +116,7 @@ fn input_gradient(id: Invocation) {
                 let dz = passed - (mean_dz[i] + centred * c[i].inv_std * mean_dz_xhat[i]);
                 written[i] = Stored(dz * c[i].scale);
             }
-            dx[index] = whole_of(written);
+            x_gradient[index] = whole_of(written);
         }
     }
 }

@@ -33,6 +33,7 @@ struct Params {
     out_tiles: u32,
     // Pixels.
     per_split: u32,
+    splits: u32,
     split_first: u32,
 }
 
@@ -165,7 +166,7 @@ fn multiply(id: Invocation, within: Within) {
                 for (var n = 0u; n < WRITTEN; n++) {
                     store_c(sum[m * TILES_N + n0 + n], scratch_of(share) + n * SIDE, SCRATCH_STRIDE);
                 }
-                write_sums(within, share, to + m * SIDE, (out_tile * OUTS + column0 + n0 * SIDE) / 4u);
+                write_sums(within, split < params.splits, share, to + m * SIDE, (out_tile * OUTS + column0 + n0 * SIDE) / 4u);
             }
         }
     }

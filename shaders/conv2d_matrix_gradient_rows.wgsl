@@ -36,6 +36,7 @@ struct Params {
     out_tiles: u32,
     // Runs.
     per_split: u32,
+    splits: u32,
     split_first: u32,
 }
 
@@ -170,7 +171,7 @@ fn multiply(id: Invocation, within: Within) {
                 for (var n = 0u; n < WRITTEN; n++) {
                     store_c(sum[i * TILES_N + n0 + n], scratch_of(share) + n * SIDE, SCRATCH_STRIDE);
                 }
-                write_sums(within, share, channel, (out_tile * OUTS + column0 + n0 * SIDE) / 4u);
+                write_sums(within, split < params.splits, share, channel, (out_tile * OUTS + column0 + n0 * SIDE) / 4u);
             }
         }
     }

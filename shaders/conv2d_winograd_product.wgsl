@@ -26,6 +26,7 @@ struct Params {
     row_tiles: u32,
     out_tiles: u32,
     tiles_per_split: u32,
+    splits: u32,
 }
 
 @group(0) @binding(0) var<storage, read> v: array<vec4<f32>>;
@@ -207,7 +208,8 @@ fn multiply_gradient(id: Invocation) {
         #unroll
         for (var p = 0u; p < 8u; p++) {
             let channel = mine.row0 + first_row(id.lane) + p;
-            if (channel < params.groups * 4u && out < params.blocks * 2u) {
+            // A workgroup beyond the last has a split that there is not.
+            if (channel < params.groups * 4u && out < params.blocks * 2u && mine.split < params.splits) {
                 let to = (row + channel) * 2u + out % 2u;
                 var sum = sums[p * 2u + half];
                 if (ADD_TO) {

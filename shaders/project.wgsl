@@ -26,7 +26,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dx: array<Stored>;
+@group(0) @binding(5) var<storage, read_write> x_gradient: array<Stored>;
 @group(0) @binding(6) var<storage, read_write> part: array<vec4<f32>>;
 @group(0) @binding(7) var<uniform> params: Params;
 @group(0) @binding(8) var<storage, read> coefficients: array<vec4<f32>>;
@@ -51,7 +51,7 @@ fn forward(id: Invocation) {
 fn input_gradient(id: Invocation) {
     let index = invocation_index(id);
     if (index < params.pixels * params.groups) {
-        dx[index] = Stored(dy[index / params.groups] * weight[index % params.groups]);
+        x_gradient[index] = Stored(dy[index / params.groups] * weight[index % params.groups]);
     }
 }
 

@@ -79,7 +79,12 @@ impl Error {
     /// A path that was not `wanted` ("a file to read", "a directory to make"), with the operating system's reason.
     pub fn io(path: &Path, wanted: &str, source: &std::io::Error) -> Self {
         use std::io::ErrorKind;
-        let remedy = match source.kind() {
+        let kind = match source.kind() {
+            // What Windows says of a directory that is read or written as a file.
+            ErrorKind::PermissionDenied if cfg!(windows) && path.is_dir() => ErrorKind::IsADirectory,
+            kind => kind,
+        };
+        let remedy = match kind {
             ErrorKind::NotFound => "check the path",
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                 "check the owner and the mode of the path"
@@ -92,7 +97,7 @@ impl Error {
             ErrorKind::InvalidData => "give a text file in UTF-8",
             _ => "check the path and the disk",
         };
-        Self::user(path.display(), wanted, reason(source), remedy)
+        Self::user(path.display(), wanted, reason(kind, source), remedy)
     }
 
     /// 2 for a mistake by the user, 1 for a failure of the machine, 130 for a training that was told to stop.
@@ -107,10 +112,12 @@ impl Error {
 }
 
 /// What is there instead, in words that follow "found": the operating system's own without its number, unless they are
-/// a sentence.
-fn reason(error: &std::io::Error) -> String {
+/// a sentence. The commonest are the same on all systems.
+fn reason(kind: std::io::ErrorKind, error: &std::io::Error) -> String {
     use std::io::ErrorKind;
-    match error.kind() {
+    match kind {
+        ErrorKind::NotFound => return "no such file or directory".into(),
+        ErrorKind::PermissionDenied => return "permission denied".into(),
         ErrorKind::IsADirectory => return "a directory".into(),
         ErrorKind::AlreadyExists => return "a file".into(),
         ErrorKind::InvalidData => return "bytes that are no text in UTF-8".into(),

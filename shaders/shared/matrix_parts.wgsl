@@ -21,11 +21,12 @@ const Y_EIGHTS: u32 = OUTS / 8u;
 const X_ROWS: u32 = LANES / X_EIGHTS;
 const Y_ROWS: u32 = LANES / Y_EIGHTS;
 
-// From where a share keeps them to part: WRITTEN matrices side by side, from that row of all splits and taps and that cell of it on.
-fn write_sums(within: Within, share: u32, row: u32, cell: u32) {
+// From where a share keeps them to part: WRITTEN matrices side by side, from that row of all splits and taps and that cell of it on, where
+// they are `wanted`: a workgroup beyond the last has a split that there is not.
+fn write_sums(within: Within, wanted: bool, share: u32, row: u32, cell: u32) {
     const CELLS: u32 = WRITTEN_OUTS / 4u;
     workgroupBarrier();
-    for (var e = within.lane; e < SIDE * CELLS && share < SHARES; e += within.lanes) {
+    for (var e = within.lane; e < SIDE * CELLS && share < SHARES && wanted; e += within.lanes) {
         let at = (row + e / CELLS) * params.out_tiles * (OUTS / 4u) + cell + e % CELLS;
         part_out[at] = scratch_at(scratch_of(share) + e / CELLS * SCRATCH_STRIDE + e % CELLS * 4u);
     }

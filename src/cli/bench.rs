@@ -10,8 +10,9 @@ use super::say;
 use crate::config::{Recompute, Skip};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::report::Mode;
 use crate::tape::Element;
-use crate::train::{KernelTime, Spent, StepBench, StepTimes, bench_step};
+use crate::train::{KernelTime, Spent, StepBench, StepTimes, bench_step, ensure_sound};
 
 /// What takes less than this share of the step has no line of its own in a table, unless all are asked for.
 const WORTH_A_LINE: f64 = 0.005;
@@ -95,7 +96,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     // Before minutes are spent on measuring.
     let mut there = args.against.as_deref().map(|path| read_times(path, &bench)).transpose()?;
-    let mut times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?;
+    let gpu = Gpu::open(args.adapter.as_deref())?;
+    ensure_sound(&gpu, bench.element, if args.json { Mode::Quiet } else { Mode::Plain })?;
+    let mut times = bench_step(gpu, &bench)?;
     if let Some(text) = &args.filter {
         check_filter(text, &times)?;
         for times in std::iter::once(&mut times).chain(&mut there) {

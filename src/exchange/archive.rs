@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use tiff::encoder::TiffEncoder;
 use tiff::encoder::colortype::Gray32Float;
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, DateTime, ZipWriter};
+use zip::{CompressionMethod, DateTime, System, ZipWriter};
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -34,6 +34,7 @@ pub(super) fn archive(entries: &[Entry]) -> Result<Vec<u8>> {
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .last_modified_time(DateTime::DEFAULT)
+            .system(System::Unix)
             .large_file(entry.bytes.len() > u32::MAX as usize);
         zip.start_file(entry.name, options).map_err(|e| fail(&e))?;
         zip.write_all(&entry.bytes).map_err(|e| fail(&e))?;

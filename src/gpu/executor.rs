@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 const PARAMS_ALIGNMENT: usize = 256;
 /// Most workgroups along one dimension; longer grids are folded (see `shared/grid.wgsl`).
 const MAX_GROUPS: u32 = 65_535;
+/// Workgroups of a row where there are several: what `shared/grid.wgsl` says.
+const ROW: u32 = 1024;
 
 /// A range of one of the buffers that a recording is loaded with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -418,13 +420,9 @@ impl LoadedCommand {
     }
 }
 
-/// A row of workgroups as a rectangle that fits the limit; kernels ignore the few beyond the end.
+/// A row of workgroups as one, or as rows of [`ROW`] where it exceeds the limit; kernels ignore the few beyond the end.
 fn fold(groups: u32) -> [u32; 2] {
-    if groups <= MAX_GROUPS {
-        return [groups, 1];
-    }
-    let rows = groups.div_ceil(MAX_GROUPS);
-    [groups.div_ceil(rows), rows]
+    if groups <= MAX_GROUPS { [groups, 1] } else { [ROW, groups.div_ceil(ROW)] }
 }
 
 #[cfg(test)]
@@ -433,10 +431,13 @@ mod tests {
 
     #[test]
     fn folded_grids_cover_every_group_and_keep_the_limit() {
-        for groups in [1, 64, 65_535, 65_536, 1_000_003, 4_000_000_000] {
+        let shader = include_str!("../../shaders/shared/grid.wgsl");
+        assert!(shader.contains(&format!("const ROW = {ROW}u;")), "as the shaders count them");
+        for groups in [1, 64, 65_535, 65_536, 1_000_003, MAX_GROUPS * ROW] {
             let [x, y] = fold(groups);
             assert!(x <= MAX_GROUPS && y <= MAX_GROUPS, "{groups}: {x} x {y}");
-            assert!(u64::from(x) * u64::from(y) >= u64::from(groups), "{groups}: {x} x {y}");
+            assert!((groups..groups + ROW).contains(&(x * y)), "{groups}: {x} x {y}");
+            assert!(y == 1 || x == ROW, "{groups}: {x} x {y}");
         }
     }
 }

@@ -141,8 +141,22 @@ fn add_input(
 /// # Errors
 /// Where the device fails.
 pub fn compare(gpu: &Gpu, stored: Element, make: impl Fn() -> Case) -> Result<Report> {
+    compare_changed(gpu, stored, make, |_| ())
+}
+
+/// The same after a change to what was recorded.
+///
+/// # Errors
+/// Where the device fails.
+pub fn compare_changed(
+    gpu: &Gpu,
+    stored: Element,
+    make: impl Fn() -> Case,
+    change: impl Fn(&mut Program),
+) -> Result<Report> {
     let op = make().op;
-    let (recorded, data) = record(make(), gpu.limits(), stored);
+    let (mut recorded, data) = record(make(), gpu.limits(), stored);
+    change(&mut recorded.program);
     let mut random = ChaCha8Rng::seed_from_u64(0x726f_7365);
     let element = |id: TensorId| recorded.program.tensor(id).element;
     let specs = data.inputs.iter().zip(&recorded.inputs);

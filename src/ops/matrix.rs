@@ -80,7 +80,7 @@ params! {
 params! {
     struct GradientParams {
         pixels: u32, height: u32, width: u32, x_groups: u32, out_groups: u32, channel_tiles: u32, out_tiles: u32,
-        per_split: u32, split_first: u32,
+        per_split: u32, splits: u32, split_first: u32,
     }
 }
 
@@ -401,6 +401,7 @@ impl PartialSums {
             channel_tiles: self.tiles[0] as u32,
             out_tiles: self.tiles[1] as u32,
             per_split: items.div_ceil(self.splits) as u32,
+            splits: self.splits as u32,
             split_first: (place * self.splits) as u32,
         };
         let mut variant = self.tile.variant("CHANNELS", self.kernel).with("SHARES_K", u(self.tile.shares[2]));

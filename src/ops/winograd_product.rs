@@ -18,7 +18,7 @@ const LANES: usize = 128;
 
 params! {
     struct ProductParams {
-        tiles: u32, groups: u32, blocks: u32, row_tiles: u32, out_tiles: u32, tiles_per_split: u32,
+        tiles: u32, groups: u32, blocks: u32, row_tiles: u32, out_tiles: u32, tiles_per_split: u32, splits: u32,
     }
 }
 
@@ -38,14 +38,15 @@ pub(super) struct Size {
 }
 
 impl Size {
-    fn params(&self, rows: usize, tiles_per_split: usize) -> ProductParams {
+    fn params(&self, rows: usize, splits: usize) -> ProductParams {
         ProductParams {
             tiles: self.tiles as u32,
             groups: self.groups as u32,
             blocks: self.blocks as u32,
             row_tiles: rows.div_ceil(ROWS) as u32,
             out_tiles: self.blocks.div_ceil(BLOCKS) as u32,
-            tiles_per_split: tiles_per_split as u32,
+            tiles_per_split: self.tiles.div_ceil(splits) as u32,
+            splits: splits as u32,
         }
     }
 
@@ -68,7 +69,7 @@ pub(super) fn multiply(
 ) {
     let kernel = Kernel::new(SHADER, "multiply", size.variant(tape));
     let dispatch = tape.dispatch(kernel).tensor(v).prepared(u).tensor(m);
-    dispatch.params(&size.params(size.tiles, size.tiles)).flops(flops).groups(size.workgroups(size.tiles));
+    dispatch.params(&size.params(size.tiles, 1)).flops(flops).groups(size.workgroups(size.tiles));
 }
 
 /// Invocations that one split of all products of a weight's gradient takes.
@@ -89,6 +90,6 @@ pub(super) fn multiply_gradient(
     let rows = size.groups * 4;
     let kernel = Kernel::new(SHADER, "multiply_gradient", size.variant(tape).with("ADD_TO", adds));
     let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part);
-    let params = size.params(rows, size.tiles.div_ceil(splits));
+    let params = size.params(rows, splits);
     dispatch.params(&params).flops(flops).groups(size.workgroups(rows) * splits);
 }

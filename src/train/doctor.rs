@@ -97,6 +97,11 @@ pub fn examine_briefly(gpu: &Gpu, element: Element, unusable: &[String]) -> Resu
     Ok(all)
 }
 
+/// The cases of an operation that say most for their time, of those that a device with these limits can run.
+pub fn representative_cases(op: &OpEntry, element: Element, limits: Limits) -> Vec<usize> {
+    representatives(op, &places(limits, op, element, |_| true))
+}
+
 /// Of these cases of an operation those that say most for their time: of each form, normalising as it reads or not, the largest of the
 /// small ones.
 fn representatives(op: &OpEntry, places: &[usize]) -> Vec<usize> {

@@ -30,10 +30,9 @@ impl TuningCache {
     /// # Errors
     /// As there.
     pub fn ensure_sound(&mut self, gpu: &Gpu, element: Element, mode: Mode) -> Result<()> {
-        // Planes of one channel are f32 always.
-        let elements = [Element::F32, Element::F16];
-        let wanted = elements.into_iter().filter(|other| *other == Element::F32 || element == Element::F16);
-        for element in wanted {
+        // Planes of one channel are f32 always. Who asks for f16 of a device that has none is told so where it is used.
+        let half = (element == Element::F16 && gpu.limits().f16).then_some(Element::F16);
+        for element in std::iter::once(Element::F32).chain(half) {
             if !self.examined.contains_key(element.word()) {
                 if element == Element::F16 {
                     // Matrix units run then, which a driver may not survive.

@@ -4,7 +4,7 @@ use std::io::{Cursor, Write};
 use std::path::Path;
 
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, DateTime, ZipWriter};
+use zip::{CompressionMethod, DateTime, System, ZipWriter};
 
 use super::op;
 use crate::error::{Error, Result};
@@ -53,11 +53,12 @@ fn archive(tensors: &[TensorData]) -> zip::result::ZipResult<Vec<u8>> {
     Ok(zip.finish()?.into_inner())
 }
 
-/// Stored, aligned, and dated alike whenever it is written.
+/// Stored, aligned, and dated alike whenever and wherever it is written.
 fn options(len_bytes: usize) -> SimpleFileOptions {
     SimpleFileOptions::default()
         .compression_method(CompressionMethod::Stored)
         .last_modified_time(DateTime::DEFAULT)
+        .system(System::Unix)
         .with_alignment(ALIGNMENT_BYTES)
         .large_file(len_bytes > u32::MAX as usize)
 }
