@@ -5,8 +5,8 @@
 //   m      [PRODUCTS][tiles][blocks][8]           f32, products, or transformed gradients of the outputs
 //   part   [splits][PRODUCTS][blocks][CG][4][8]   f32, a split of the tiles each
 //
-// `multiply` makes m of v and u; `multiply_gradient` makes part of v and m, or adds to it. A workgroup owns 128 x 64 numbers
-// of one product, and may bring the next channels, or tiles, to registers while it adds. f32 throughout, in a fixed order.
+// `multiply` makes m of v and u; `multiply_gradient` makes part of v and m, or adds to it. A workgroup owns 128 x 64 numbers of one
+// product (one beyond the last: of no split), and may bring what comes next to registers while it adds. f32, in a fixed order.
 #import grid
 #import tile_product
 
@@ -208,14 +208,12 @@ fn multiply_gradient(id: Invocation) {
         #unroll
         for (var p = 0u; p < 8u; p++) {
             let channel = mine.row0 + first_row(id.lane) + p;
-            // A workgroup beyond the last has a split that there is not.
             if (channel < params.groups * 4u && out < params.blocks * 2u && mine.split < params.splits) {
                 let to = (row + channel) * 2u + out % 2u;
-                var sum = sums[p * 2u + half];
                 if (ADD_TO) {
-                    sum += part[to];
+                    sums[p * 2u + half] += part[to];
                 }
-                part[to] = sum;
+                part[to] = sums[p * 2u + half];
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use etcetera::BaseStrategy;
 
@@ -19,9 +20,55 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = builder.tempfile_in(dir).map_err(|e| fail(&e))?;
     file.write_all(bytes).map_err(|e| fail(&e))?;
     file.as_file().sync_all().map_err(|e| fail(&e))?;
-    file.persist(path).map_err(|e| fail(&e.error))?;
+    let mut waited = Wait::default();
+    while let Err(refused) = file.persist(path) {
+        if !waited.is_worth(&refused.error) {
+            return Err(fail(&refused.error));
+        }
+        file = refused.file;
+    }
     sync_dir(dir);
     Ok(())
+}
+
+/// Gives a file another name, in place of whatever has it.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    let mut waited = Wait::default();
+    while let Err(refused) = std::fs::rename(from, to) {
+        if !waited.is_worth(&refused) {
+            return Err(Error::io(to, "a file to replace", &refused));
+        }
+    }
+    Ok(())
+}
+
+/// How long a file was waited for. Windows gives one no other name, nor its name to another one, while a program has it open: a virus scanner, a
+/// backup, somebody who looks at it. No training has to end for that.
+#[derive(Debug, Default)]
+struct Wait {
+    rounds: u32,
+}
+
+impl Wait {
+    /// A quarter of a minute in all.
+    const MOST_ROUNDS: u32 = 750;
+    const ROUND: Duration = Duration::from_millis(20);
+
+    /// Waits for what was refused, where that may help.
+    fn is_worth(&mut self, refused: &std::io::Error) -> bool {
+        /// Windows' numbers for a denied access and a sharing violation.
+        const IN_USE: [i32; 2] = [5, 32];
+        self.is_worth_for(cfg!(windows) && refused.raw_os_error().is_some_and(|code| IN_USE.contains(&code)))
+    }
+
+    fn is_worth_for(&mut self, is_in_use: bool) -> bool {
+        if !is_in_use || self.rounds == Self::MOST_ROUNDS {
+            return false;
+        }
+        self.rounds += 1;
+        std::thread::sleep(Self::ROUND);
+        true
+    }
 }
 
 /// Makes a directory and its parents.
@@ -95,5 +142,21 @@ fn with_usual_mode(_: &mut tempfile::Builder) {}
 fn sync_dir(dir: &Path) {
     if let Ok(handle) = std::fs::File::open(dir) {
         let _ = handle.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_program_has_open_is_waited_for_and_nothing_else() {
+        let mut wait = Wait::default();
+        assert!(wait.is_worth_for(true) && wait.is_worth_for(true));
+        assert!(!wait.is_worth_for(false), "another reason");
+        let mut wait = Wait { rounds: Wait::MOST_ROUNDS };
+        assert!(!wait.is_worth_for(true), "it was waited for long enough");
+        let denied = std::io::Error::from_raw_os_error(5);
+        assert_eq!(Wait::default().is_worth(&denied), cfg!(windows), "5 is another error elsewhere");
     }
 }

@@ -106,7 +106,7 @@ pub fn make_way(dir: &Path) -> Result<()> {
     for (name, kept) in [("config.json", "config.old.json"), ("best_model.pth", "best_model.old.pth")] {
         let (path, kept) = (dir.join(name), dir.join(kept));
         if path.exists() {
-            std::fs::rename(&path, &kept).map_err(|e| Error::io(&kept, "a file to replace", &e))?;
+            files::rename(&path, &kept)?;
         }
     }
     forget_shown(dir)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::beside::Beside;
 use super::checkpoint::{self, Checkpoint, Identity, State, load};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// The newest checkpoint.
 pub const LAST: &str = "last.safetensors";
@@ -151,9 +152,9 @@ impl Keeper {
         self.writing.start(move || {
             checkpoint::write(&next, identity, checkpoint)?;
             if keeps_last {
-                rename(&last, &previous)?;
+                files::rename(&last, &previous)?;
             }
-            rename(&next, &last)?;
+            files::rename(&next, &last)?;
             Ok(Written { place, at: Instant::now(), cost: started.elapsed() })
         });
         self.spent += started.elapsed();
@@ -188,10 +189,6 @@ impl Keeper {
         }
         self.newest = None;
     }
-}
-
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    std::fs::rename(from, to).map_err(|e| Error::io(to, "a file to replace", &e))
 }
 
 /// Whether a checkpoint is due so long after the last one was on the disk, which took so much from its making on. A crash loses

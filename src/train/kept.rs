@@ -118,8 +118,8 @@ fn link(from: &Path, to: &Path) -> Result<()> {
     let _ = std::fs::remove_file(&next);
     let linked = std::fs::hard_link(from, &next)
         .or_else(|_| std::fs::copy(from, &next).map(|_| ()))
-        .and_then(|()| std::fs::rename(&next, to))
-        .map_err(|e| Error::io(to, "a file to write", &e));
+        .map_err(|e| Error::io(to, "a file to write", &e))
+        .and_then(|()| files::rename(&next, to));
     // Where both names were the same file's already, it has three now.
     let _ = std::fs::remove_file(&next);
     linked

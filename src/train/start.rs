@@ -12,7 +12,7 @@ use super::run::{Sets, TrainRun, WEIGHTS};
 use super::session::Session;
 use super::weights::{load_weights, weights_file};
 use crate::data::loader::Dataset;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files;
 use crate::model::{AttentionUNet, NamedTensor};
 use crate::report::GivenWeights;
@@ -59,7 +59,7 @@ pub(super) fn identity(run: &TrainRun, sets: &Sets, fit: &Fit) -> Result<Identit
 pub(super) fn keep_older_weights(dir: &Path) -> Result<()> {
     let (path, kept) = (dir.join(WEIGHTS), dir.join("best_model.old.pth"));
     if path.is_file() {
-        std::fs::rename(&path, &kept).map_err(|e| Error::io(&kept, "a file to replace", &e))?;
+        files::rename(&path, &kept)?;
         tracing::info!("the weights that were here are in {} now", kept.display());
     }
     Ok(())
