@@ -22,7 +22,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     file.as_file().sync_all().map_err(|e| fail(&e))?;
     let mut waited = Wait::default();
     while let Err(refused) = file.persist(path) {
-        if !waited.is_worth(&refused.error) {
+        if !waited.is_worth(&refused.error, path) {
             return Err(fail(&refused.error));
         }
         file = refused.file;
@@ -35,7 +35,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     let mut waited = Wait::default();
     while let Err(refused) = std::fs::rename(from, to) {
-        if !waited.is_worth(&refused) {
+        if !waited.is_worth(&refused, to) {
             return Err(Error::io(to, "a file to replace", &refused));
         }
     }
@@ -54,11 +54,14 @@ impl Wait {
     const MOST_ROUNDS: u32 = 750;
     const ROUND: Duration = Duration::from_millis(20);
 
-    /// Waits for what was refused, where that may help.
-    fn is_worth(&mut self, refused: &std::io::Error) -> bool {
-        /// Windows' numbers for a denied access and a sharing violation.
+    /// Waits for what was refused to become `path`, where that may help.
+    fn is_worth(&mut self, refused: &std::io::Error, path: &Path) -> bool {
+        /// Windows' numbers for a denied access, which directories and files that may not be written give too, and a sharing violation.
         const IN_USE: [i32; 2] = [5, 32];
-        self.is_worth_for(cfg!(windows) && refused.raw_os_error().is_some_and(|code| IN_USE.contains(&code)))
+        let is_writable =
+            || std::fs::metadata(path).map_or(true, |is| is.is_file() && !is.permissions().readonly());
+        let is_in_use = refused.raw_os_error().is_some_and(|code| IN_USE.contains(&code));
+        self.is_worth_for(cfg!(windows) && is_in_use && is_writable())
     }
 
     fn is_worth_for(&mut self, is_in_use: bool) -> bool {
@@ -157,6 +160,8 @@ mod tests {
         let mut wait = Wait { rounds: Wait::MOST_ROUNDS };
         assert!(!wait.is_worth_for(true), "it was waited for long enough");
         let denied = std::io::Error::from_raw_os_error(5);
-        assert_eq!(Wait::default().is_worth(&denied), cfg!(windows), "5 is another error elsewhere");
+        let absent = Path::new("absent");
+        assert_eq!(Wait::default().is_worth(&denied, absent), cfg!(windows), "5 is another error elsewhere");
+        assert!(!Wait::default().is_worth(&denied, Path::new(".")), "a directory");
     }
 }

@@ -334,7 +334,7 @@ fn bench_tells_what_is_wrong_with_the_file_to_compare_with() {
     workshop.write("other.json", other);
     workshop.write("cut.json", &other[..200]);
     for (file, phrases) in [
-        ("none.json", vec!["none.json", "a file that can be read"]),
+        ("none.json", vec!["none.json", "a file to read", "no such file"]),
         ("cut.json", vec!["cut.json", "bench --step --json", "EOF", "write it anew"]),
         (
             "other.json",

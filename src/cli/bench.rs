@@ -1,7 +1,6 @@
 //! `rosette bench`: how fast this machine trains.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -9,6 +8,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use super::say;
 use crate::config::{Recompute, Skip};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::gpu::Gpu;
 use crate::report::Mode;
 use crate::tape::Element;
@@ -63,7 +63,7 @@ pub struct BenchArgs {
     #[arg(long)]
     pub all: bool,
     /// Beside another device, or another version: what `--json` printed there, at the same sizes.
-    #[arg(long, value_name = "FILE", requires = "step")]
+    #[arg(long, value_name = "FILE", requires = "step", conflicts_with = "json")]
     pub against: Option<PathBuf>,
     /// Print Markdown, to be posted.
     #[arg(long, conflicts_with = "json")]
@@ -116,14 +116,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 /// What another run printed, which has to be of the same step.
 fn read_times(path: &Path, bench: &StepBench) -> Result<StepTimes> {
     let place = path.display();
-    let text = fs::read_to_string(path).map_err(|error| {
-        Error::user(
-            &place,
-            "a file that can be read",
-            error,
-            "give what `rosette bench --step --json` printed",
-        )
-    })?;
+    let text = files::read_text(path)?;
     let times: StepTimes = serde_json::from_str(&text).map_err(|error| {
         let remedy = "write it anew there, with this version: rosette bench --step --json > FILE";
         Error::user(&place, "what `rosette bench --step --json` printed", error, remedy)
@@ -278,7 +271,10 @@ impl Printed<'_> {
         }
         self.table(&["operation", "kernel", "variant", "tensors"], |time| {
             let tensors = time.tensors.replace(", ", "x");
-            vec![time.operation.clone(), time.kernel.clone(), short_variant(&time.variant), tensors]
+            let variant = short_variant(&time.variant);
+            // Markdown takes the type of `vec4<f16>` for a tag.
+            let variant = if self.markdown && !variant.is_empty() { format!("`{variant}`") } else { variant };
+            vec![time.operation.clone(), time.kernel.clone(), variant, tensors]
         })?;
         self.legend()
     }
@@ -295,7 +291,8 @@ impl Printed<'_> {
     fn table(&self, head: &[&str], name: impl Fn(&KernelTime) -> Vec<String>) -> Result<()> {
         let total_ms = self.times.on_device_ms();
         let lines = sum_by(&self.times.kernels, &name);
-        let there = self.there.map(|there| sum_by(&there.kernels, &name));
+        let there =
+            self.there.filter(|there| !there.kernels.is_empty()).map(|there| sum_by(&there.kernels, &name));
         let mut table = Table::new();
         if self.markdown {
             table.load_preset(presets::ASCII_MARKDOWN);
@@ -311,17 +308,21 @@ impl Printed<'_> {
             column.set_cell_alignment(CellAlignment::Right);
         }
         let mut row = |what: &[String], phase: &str, spent: Spent, ms_there: Option<f64>| {
-            let rate = |amount: f64| format!("{:.1}", amount / spent.ms * 1e3);
+            // Some devices' clocks are coarse.
+            let by_ms = |amount: f64, decimals: usize, unit: &str| match spent.ms > 0.0 {
+                true => format!("{:.decimals$}{unit}", amount / spent.ms),
+                false => String::new(),
+            };
             let numbers = [
                 phase.to_owned(),
                 spent.dispatches.to_string(),
                 format!("{:.2}", spent.ms),
                 format!("{:.1}", 100.0 * spent.ms / total_ms),
-                if spent.gflop > 0.0 { rate(spent.gflop) } else { String::new() },
-                rate(spent.gigabytes),
-                format!("{:.0} %", 100.0 * spent.bound_ms / spent.ms),
+                if spent.gflop > 0.0 { by_ms(1e3 * spent.gflop, 1, "") } else { String::new() },
+                by_ms(1e3 * spent.gigabytes, 1, ""),
+                by_ms(100.0 * spent.bound_ms, 0, " %"),
             ];
-            let beside = ms_there.map(|ms| [format!("{ms:.2}"), format!("{:.2}", ms / spent.ms)]);
+            let beside = ms_there.map(|there| [format!("{there:.2}"), by_ms(there, 2, "")]);
             table.add_row(what.iter().cloned().chain(numbers).chain(beside.into_iter().flatten()));
         };
         let (long, short): (Vec<&Line>, Vec<&Line>) =

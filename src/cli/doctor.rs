@@ -12,7 +12,8 @@ use crate::ops::choice::Form;
 use crate::report::progress;
 use crate::tape::Element;
 use crate::train::{
-    Examined, Fit, PROBING, StepBench, TuningCache, bench_step, estimate_memory, examine, stored_element,
+    Examined, Fit, PROBING, StepBench, TuningCache, bench_step, estimate_memory, examine, is_spare,
+    stored_element,
 };
 
 /// Check every kernel on this device against its reference, and say what a training would take; prints a report to send.
@@ -60,10 +61,11 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     let broken = cache.probe(&gpu, true)?;
     let examined = examine(&gpu, &broken, told)?;
     cache.ban(banned(&examined, &broken));
+    let mut is_sound = true;
     let elements = [Element::F32, Element::F16];
     for element in elements.into_iter().filter(|element| *element == Element::F32 || gpu.limits().f16) {
         let of_it = examined.iter().filter(|entry| entry.precision == element.word());
-        cache.take_note(element, &of_it.cloned().collect::<Vec<_>>());
+        is_sound &= cache.take_note(element, &of_it.cloned().collect::<Vec<_>>());
     }
     cache.save()?;
     let failed: usize = examined.iter().map(|entry| entry.failures.len()).sum();
@@ -95,15 +97,20 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
             "every operation of the network agrees with its reference on this device (patch making is not examined)",
         ),
         _ => Err(Error::failure(format!(
-            "{failed} cases differ from their reference on this device, or crash it: update its driver; forms of convolutions that \
-             failed are not used here any more"
+            "{failed} cases differ from their reference on this device, or crash it: update its driver; {}",
+            match is_sound || gpu.limits().software {
+                true => "forms of convolutions that failed are not used here any more",
+                false =>
+                    "nothing is trained or predicted here until all agree but for spare forms of convolutions",
+            }
         ))),
     }
 }
 
 /// Forms with a failure, but for those that are `broken`, which the cache knows apart.
 fn banned(examined: &[Examined], broken: &[(Form, String)]) -> Vec<String> {
-    let failed = examined.iter().filter(|entry| !entry.failures.is_empty());
+    let failed =
+        examined.iter().filter(|entry| !entry.failures.is_empty() && is_spare(entry.form.as_deref()));
     let mut names: Vec<String> = failed.filter_map(|entry| entry.form.clone()).collect();
     names.retain(|name| broken.iter().all(|(form, _)| form.name() != name));
     names.sort();

@@ -21,9 +21,9 @@ const MATRIX_SIXTEEN: ShaderSource = ShaderSource {
     name: "ceiling_matrix16",
     text: concat!("#import matrix16\n", include_str!("../../shaders/ceiling_matrix.wgsl")),
 };
-/// Runs of each kernel; the fastest counts.
+/// Runs of each kernel at least; the fastest counts.
 const FEWEST_RUNS: usize = 5;
-/// As long as this takes there are more of them: on a processor that others use too, five may all be slow.
+/// There are as many more of them as fit this time: on a processor that others use too, five may all be slow.
 const RUNS_FOR: Duration = Duration::from_millis(200);
 
 crate::params! {

@@ -134,7 +134,7 @@ pub(super) fn adapters() -> Vec<wgpu::Adapter> {
             wgpu::DeviceType::Other => 3,
             wgpu::DeviceType::Cpu => 4,
         };
-        // On Windows the same GPU is there twice: with Vulkan there are matrix units, and always subgroups and f16.
+        // On Windows the same GPU is there twice: with Vulkan there may be matrix units, and more often subgroups and f16.
         (kind, info.backend == wgpu::Backend::Dx12)
     });
     adapters
@@ -330,6 +330,11 @@ pub(super) fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
 /// Where this is 1, a Vulkan driver checks bounds all the same: to find out whether an access beyond them is why a device is lost.
 const BOUNDS_CHECKS: &str = "ROSETTE_BOUNDS_CHECKS";
 
+/// Whether the environment asks for that.
+pub fn checks_bounds() -> bool {
+    std::env::var(BOUNDS_CHECKS).as_deref() == Ok("1")
+}
+
 fn request(
     adapter: &wgpu::Adapter,
     features: wgpu::Features,
@@ -338,13 +343,13 @@ fn request(
     let descriptor = descriptor(adapter, features);
     #[cfg(not(target_vendor = "apple"))]
     if !checked
-        && std::env::var(BOUNDS_CHECKS).as_deref() != Ok("1")
+        && !checks_bounds()
         && let Some(opened) = super::vulkan::request_unchecked(adapter, &descriptor)
     {
         return Ok(opened);
     }
     #[cfg(target_vendor = "apple")]
-    let _ = (checked, BOUNDS_CHECKS);
+    let _ = checked;
     pollster::block_on(adapter.request_device(&descriptor))
 }
 

@@ -422,7 +422,12 @@ impl LoadedCommand {
 
 /// A row of workgroups as one, or as rows of [`ROW`] where it exceeds the limit; kernels ignore the few beyond the end.
 fn fold(groups: u32) -> [u32; 2] {
-    if groups <= MAX_GROUPS { [groups, 1] } else { [ROW, groups.div_ceil(ROW)] }
+    if groups <= MAX_GROUPS {
+        return [groups, 1];
+    }
+    let rows = groups.div_ceil(ROW);
+    assert!(rows <= MAX_GROUPS, "{groups} workgroups are more than a grid has");
+    [ROW, rows]
 }
 
 #[cfg(test)]

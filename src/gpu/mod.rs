@@ -17,7 +17,9 @@ pub(crate) mod watch;
 pub(crate) mod wide;
 
 pub use ceiling::{Ceilings, ceiling_kernels};
-pub use device::{AdapterSummary, Gpu, Limits, MatrixUnits, device_lost, is_device_gone, list_adapters};
+pub use device::{
+    AdapterSummary, Gpu, Limits, MatrixUnits, checks_bounds, device_lost, is_device_gone, list_adapters,
+};
 pub use executor::{Binding, Command, Executable, SharedBuffer};
 pub use kernel::{BindingInfo, BindingKind, Kernel, Params, Reflection};
 pub use read_back::PendingRead;

@@ -161,9 +161,12 @@ impl Predictor {
             winograd: first.record.as_ref().is_none_or(|record| record.training.winograd),
             precision: self.precision,
         };
+        let mut is_first = true;
         let engine = |model: &Model| {
             let gpu = Gpu::open(self.adapter.as_deref())?;
-            ensure_sound(&gpu, element_of(self.precision, gpu.limits()), self.mode)?;
+            if std::mem::take(&mut is_first) {
+                ensure_sound(&gpu, element_of(self.precision, gpu.limits()), self.mode)?;
+            }
             Engine::new(gpu, &model.net, &model.tensors, settings)
         };
         let engines = models.iter().map(engine).collect::<Result<_>>()?;

@@ -14,7 +14,7 @@ use crate::files::this_program;
 use crate::gpu::is_device_gone;
 use crate::report::Mode;
 use crate::report::progress::print_line;
-use crate::train::{listen_for_signals, stop_is_requested};
+use crate::train::{is_unsound, listen_for_signals, stop_is_requested};
 
 /// How often a worker looks for a signal, or whether its training has ended.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -51,7 +51,7 @@ pub const CHILD_ERROR: &str = "rosette's error: ";
 #[derive(Debug)]
 struct End {
     error: Error,
-    /// The device was lost, or the process crashed or was killed: another adapter may do it.
+    /// The device was lost or computes wrongly, or the process crashed or was killed: another adapter may do it.
     is_broken: bool,
     /// The process has said it itself, as an event too where events are wanted.
     is_told: bool,
@@ -208,7 +208,7 @@ fn end_of(status: ExitStatus, said: Option<String>) -> std::result::Result<(), E
     let is_told = said.is_some();
     let message = said.unwrap_or_else(|| format!("its process ended without an error of its own ({status})"));
     let exit_code = if status.code() == Some(2) { 2 } else { 1 };
-    let is_broken = !is_told || is_device_gone(&message);
+    let is_broken = !is_told || is_device_gone(&message) || is_unsound(&message);
     Err(End { error: Error::Relayed { message, exit_code }, is_broken, is_told })
 }
 
@@ -267,6 +267,9 @@ mod tests {
         assert_eq!(end(exited(1), Some("the loss is no number")), (false, 1));
         let lost = crate::gpu::device_lost("a fault").to_string();
         assert_eq!(end(exited(1), Some(&lost)), (true, 1));
+        // Else it would take all experiments, one after the other, while the others train.
+        let wrong = "a GPU (vulkan, discrete GPU) computes wrongly in f32, or refuses to";
+        assert_eq!(end(exited(1), Some(wrong)), (true, 1));
         // A panic, as wgpu's own at a lost device, and a kill.
         assert_eq!(end(exited(101), None), (true, 1));
         assert_eq!(end(ExitStatus::from_raw(9), None), (true, 1));

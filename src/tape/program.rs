@@ -59,7 +59,7 @@ pub struct Dispatch {
     pub groups: u32,
     /// The node that asked for it, such as `enc1.0`.
     pub node: String,
-    /// The operation of that node ([`super::Op::label`]); empty outside of any.
+    /// The operation of that node ([`super::Op::label`]), whose sum with another gradient counts as its own; empty outside of any.
     pub operation: String,
     /// Part of the step.
     pub phase: Phase,

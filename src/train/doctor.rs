@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::stop;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Limits};
 use crate::ops::choice::Form;
@@ -78,20 +79,22 @@ pub fn examine_form(gpu: &Gpu, element: Element, form: Form) -> Result<Vec<Exami
     Ok(all)
 }
 
-/// The same of a case or two of each operation, and of each form of the convolutions that is not `unusable`: small ones, of what is read as it
-/// lies there and of what is normalised as it is read.
+/// The same of a case or two of each operation, and of the one form of the convolutions that every device has: small ones, of what is read as
+/// it lies there and of what is normalised as it is read.
 ///
 /// # Errors
-/// As [`examine`].
-pub fn examine_briefly(gpu: &Gpu, element: Element, unusable: &[String]) -> Result<Vec<Examined>> {
-    // What takes the place of all others, by whatever it was found wrong.
-    let wanted = |form: Form| form == Form::Tiled || unusable.iter().all(|name| name != form.name());
-    let mut chosen: Vec<(&OpEntry, Vec<usize>)> =
-        OPS.iter().map(|op| (op, representatives(op, &places(gpu.limits(), op, element, wanted)))).collect();
+/// As [`examine`]; [`Error::Stopped`] where a signal came meanwhile.
+pub fn examine_briefly(gpu: &Gpu, element: Element) -> Result<Vec<Examined>> {
+    let wanted = |form: Form| form == Form::Tiled;
+    let places = |op: &OpEntry| representatives(op, &places(gpu.limits(), op, element, wanted));
+    let chosen: Vec<(&OpEntry, Vec<usize>)> = OPS.iter().map(|op| (op, places(op))).collect();
     let kernels = chosen.iter().flat_map(|(op, places)| kernels(gpu, op, element, places));
     gpu.compile_ahead(kernels.collect::<Vec<_>>())?;
     let mut all = Vec::new();
-    for (op, places) in chosen.drain(..) {
+    for (op, places) in chosen {
+        if stop::is_requested() {
+            return Err(Error::Stopped("stopped by a signal, before anything was begun".into()));
+        }
         all.extend(examine_cases(gpu, op, element, places)?);
     }
     Ok(all)

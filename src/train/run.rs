@@ -113,13 +113,11 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let (train, val) = samples?;
     let (initial, tracked) = initial_tensors(run, &network(&run.experiment))?;
     let gpu = gpu.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let asked = experiment_questions(&run.experiment, gpu.limits())?;
     ensure_sound(&gpu, stored_element(&run.experiment, gpu.limits()), run.mode)?;
     let tuning = match run.experiment.training.deterministic {
         true => TuningCache::load(gpu.summary()).by_limits(),
-        false => {
-            let asked = experiment_questions(&run.experiment, gpu.limits())?;
-            tuning::of_training(&run.output_dir, run.restart, &gpu, &asked, run.mode)?
-        }
+        false => tuning::of_training(&run.output_dir, run.restart, &gpu, &asked, run.mode)?,
     };
     let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };
     let loaded = loaded::load(run, gpu, settings, &initial, (train, val))?;

@@ -55,6 +55,9 @@ pub struct TuningCache {
     /// [`Self::ensure_sound`]).
     #[serde(default)]
     pub examined: BTreeMap<String, Vec<String>>,
+    /// The version that has examined it, and how.
+    #[serde(default)]
+    pub examined_by: String,
     #[serde(skip)]
     path: Option<PathBuf>,
 }
@@ -70,6 +73,7 @@ impl TuningCache {
             banned: Vec::new(),
             probed: BTreeMap::new(),
             examined: BTreeMap::new(),
+            examined_by: String::new(),
             path: None,
         }
     }
@@ -172,7 +176,7 @@ impl TuningCache {
     }
 
     /// [`Self::probe`] of a training, which says so.
-    pub(super) fn probe_shown(&mut self, gpu: &Gpu, mode: progress::Mode) -> Result<()> {
+    fn probe_shown(&mut self, gpu: &Gpu, mode: progress::Mode) -> Result<()> {
         if self.unprobed(gpu, false).is_empty() {
             return Ok(());
         }
@@ -331,6 +335,7 @@ mod tests {
             banned: Vec::new(),
             probed: BTreeMap::new(),
             examined: BTreeMap::new(),
+            examined_by: String::new(),
             path: None,
         };
         assert_eq!(cache.tuning(Limits::WEBGPU).answer(question), Some("direct"));
