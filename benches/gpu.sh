@@ -38,7 +38,7 @@ YAML
 measure() {
     say "tuning, $1, batch $2"
     "$rosette" tune --config "$out/config.yaml" --experiment-name gpu --override precision="$1" \
-        --override batch_size="$2" 2>/dev/null | tee "$out/tune_$1_$2.txt"
+        --override batch_size="$2" 2> "$out/tune_$1_$2.log" | tee "$out/tune_$1_$2.txt"
     say "step by kernel, $1, batch $2"
     "$rosette" bench --step --base "$base" --patch "$patch" --batch "$2" --precision "$1" --repeats 20 --markdown \
         | tee "$out/step_$1_$2.md"

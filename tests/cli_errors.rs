@@ -328,7 +328,7 @@ fn synth_bench_and_demo_check_their_arguments() {
 fn bench_tells_what_is_wrong_with_the_file_to_compare_with() {
     let workshop = Workshop::new();
     let other = r#"{"rosette": "0.1.0", "device": "other", "driver": "", "system": "", "processors": 1,
-        "base": 64, "patch": 512, "batch": 8, "precision": "f16", "step_ms_median": 1, "step_ms_best": 1,
+        "base": 64, "patch": 512, "batch": 8, "precision": "f16", "skip": "pooled", "step_ms_median": 1, "step_ms_best": 1,
         "first_step_ms": 1, "submit_ms_median": 1, "gflop": 1, "planned_bytes": 1, "bound_bytes": 1, "least_bytes": 1,
         "ceilings": null, "kernels": [], "phases": []}"#;
     workshop.write("other.json", other);
@@ -341,8 +341,8 @@ fn bench_tells_what_is_wrong_with_the_file_to_compare_with() {
             vec![
                 "other.json",
                 "base 16, 128 px, batch 4",
-                "base 64, 512 px, batch 8",
-                "--base 64 --patch 512 --batch 8",
+                "base 64, 512 px, batch 8, pooled skips",
+                "--base 64 --patch 512 --batch 8 --pooled",
             ],
         ),
     ] {

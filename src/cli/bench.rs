@@ -121,17 +121,18 @@ fn read_times(path: &Path, bench: &StepBench) -> Result<StepTimes> {
         let remedy = "write it anew there, with this version: rosette bench --step --json > FILE";
         Error::user(&place, "what `rosette bench --step --json` printed", error, remedy)
     })?;
-    let (found, expected) =
-        ((times.base, times.patch, times.batch), (bench.base_channels, bench.patch_px, bench.batch_size));
+    let words =
+        |base, patch, batch, skip: &str| format!("base {base}, {patch} px, batch {batch}, {skip} skips");
+    let found = words(times.base, times.patch, times.batch, &times.skip);
+    let skip = format!("{:?}", bench.skip).to_lowercase();
+    let expected = words(bench.base_channels, bench.patch_px, bench.batch_size, &skip);
     if found == expected {
         return Ok(times);
     }
-    let words = |(base, patch, batch)| format!("base {base}, {patch} px, batch {batch}");
-    let remedy = format!(
-        "measure the same here: --base {} --patch {} --batch {}",
-        times.base, times.patch, times.batch
-    );
-    Err(Error::user(place, format!("a step of {}", words(expected)), words(found), remedy))
+    let pooled = if times.skip == "pooled" { " --pooled" } else { "" };
+    let StepTimes { base, patch, batch, .. } = times;
+    let remedy = format!("measure the same here: --base {base} --patch {patch} --batch {batch}{pooled}");
+    Err(Error::user(place, format!("a step of {expected}"), found, remedy))
 }
 
 /// A multiple of `step` from `step` to `most`, or what the nearest one is.

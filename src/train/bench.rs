@@ -69,6 +69,8 @@ pub struct StepTimes {
     pub batch: usize,
     /// How activations are stored, `f32` or `f16`.
     pub precision: String,
+    /// Where skips are taken, `full` or `pooled`.
+    pub skip: String,
     /// Median of the steps.
     pub step_ms_median: f64,
     /// Fastest step.
@@ -215,6 +217,7 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         patch: bench.patch_px,
         batch: bench.batch_size,
         precision: if bench.element == Element::F16 { "f16" } else { "f32" }.into(),
+        skip: format!("{:?}", bench.skip).to_lowercase(),
         step_ms_best: steps_ms.iter().copied().fold(f64::INFINITY, f64::min),
         step_ms_median,
         first_step_ms,
