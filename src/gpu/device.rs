@@ -389,7 +389,8 @@ fn choose(all: &[AdapterSummary], choice: Option<&str>) -> Result<usize> {
     }
     let Some(choice) = choice.filter(|choice| !choice.is_empty()) else { return Ok(0) };
     let by_number = choice.parse::<usize>().ok().filter(|number| *number < all.len());
-    let by_name = || all.iter().position(|a| a.name.to_lowercase().contains(&choice.to_lowercase()));
+    // As it is listed, with backend and kind: one GPU may be there by Vulkan and by DX12.
+    let by_name = || all.iter().position(|a| a.to_string().to_lowercase().contains(&choice.to_lowercase()));
     by_number.or_else(by_name).ok_or_else(|| {
         let known: Vec<String> = all.iter().map(|a| format!("{}: {a}", a.index)).collect();
         Error::user(
@@ -399,4 +400,44 @@ fn choose(all: &[AdapterSummary], choice: Option<&str>) -> Result<usize> {
             format!("choose one of: {}", known.join("; ")),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On Windows one GPU is listed twice, and only the backend tells which.
+    #[test]
+    fn an_adapter_is_chosen_by_number_name_or_backend() {
+        let listed = |index: usize, name: &str, backend: &str| AdapterSummary {
+            index,
+            name: name.into(),
+            backend: backend.into(),
+            kind: "discrete GPU",
+            driver: String::new(),
+            software: false,
+            f16: false,
+            subgroup: None,
+            timestamps: false,
+            matrix_units: MatrixUnits::None,
+            limits: Limits::WEBGPU,
+        };
+        let all =
+            [listed(0, "Some GPU", "vulkan"), listed(1, "Some GPU", "dx12"), listed(2, "Other", "vulkan")];
+        for (choice, expected) in [
+            (None, 0),
+            (Some(""), 0),
+            (Some("1"), 1),
+            (Some("some"), 0),
+            (Some("DX12"), 1),
+            (Some("other"), 2),
+        ] {
+            assert_eq!(choose(&all, choice).expect("there is one"), expected, "{choice:?}");
+        }
+        let refused = choose(&all, Some("metal")).expect_err("there is none").to_string();
+        assert!(
+            refused.contains("'metal'") && refused.contains("1: Some GPU (dx12, discrete GPU)"),
+            "{refused}"
+        );
+    }
 }
