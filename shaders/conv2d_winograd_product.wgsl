@@ -122,7 +122,7 @@ fn multiply(id: Invocation) {
         #unroll
         for (var p = 0u; p < 8u; p++) {
             let tile = mine.row0 + first_row(id.lane) + p;
-            if (tile < params.tiles && out < params.blocks * 2u) {
+            if (tile < params.tiles && out < params.blocks * 2u && mine.split < params.splits) {
                 m_out[(mine.product * params.tiles + tile) * params.blocks * 2u + out] = sums[p * 2u + half];
             }
         }

@@ -113,11 +113,12 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let (train, val) = samples?;
     let (initial, tracked) = initial_tensors(run, &network(&run.experiment))?;
     let gpu = gpu.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    let asked = experiment_questions(&run.experiment, gpu.limits())?;
+    let is_tuned = !run.experiment.training.deterministic;
+    let asked = is_tuned.then(|| experiment_questions(&run.experiment, gpu.limits())).transpose()?;
     ensure_sound(&gpu, stored_element(&run.experiment, gpu.limits()), run.mode)?;
-    let tuning = match run.experiment.training.deterministic {
-        true => TuningCache::load(gpu.summary()).by_limits(),
-        false => tuning::of_training(&run.output_dir, run.restart, &gpu, &asked, run.mode)?,
+    let tuning = match asked {
+        None => TuningCache::load(gpu.summary()).by_limits(),
+        Some(asked) => tuning::of_training(&run.output_dir, run.restart, &gpu, &asked, run.mode)?,
     };
     let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };
     let loaded = loaded::load(run, gpu, settings, &initial, (train, val))?;
