@@ -35,6 +35,13 @@ fn a_sound_device_is_examined_once_for_each_precision() {
     assert_eq!(known(&cache), ["f32"]);
     let compiled = gpu.compiled().len();
     assert!(compiled > 50, "{compiled} kernels were examined");
+    let names: Vec<String> = gpu.compiled().iter().map(Kernel::name).collect();
+    for name in ["conv2d_tiled/forward_moments", "batch_norm/running_stats", "warp/displaced"] {
+        assert!(
+            names.iter().any(|known| known == name),
+            "{name}: neither whole steps nor patches were examined"
+        );
+    }
     cache.ensure_sound(&gpu, Element::F32, Mode::Quiet).expect("it is known");
     assert_eq!(gpu.compiled().len(), compiled, "what is known is not examined again");
     if gpu.limits().f16 {

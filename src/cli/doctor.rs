@@ -94,7 +94,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     match failed {
         0 if args.json => Ok(()),
         0 => say(
-            "every operation of the network agrees with its reference on this device (patch making is not examined)",
+            "every operation agrees with its reference on this device, and whole steps of training with PyTorch's",
         ),
         _ => Err(Error::failure(format!(
             "{failed} cases differ from their reference on this device, or crash it: update its driver; {}",

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
+use super::patching::examine_patches;
 use super::stop;
+use super::whole::examine_whole;
+use crate::config::Skip;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Limits};
 use crate::ops::choice::Form;
@@ -32,22 +35,24 @@ pub struct Examined {
 }
 
 impl Examined {
+    /// Nothing was examined yet.
+    pub(super) fn new(what: String, form: Option<Form>, element: Element) -> Self {
+        let (form, precision) = (form.map(|form| form.name().to_owned()), element.word());
+        Self { what, form, precision, passed: 0, failures: Vec::new(), forward: 0.0, backward: 0.0 }
+    }
+
     /// A form that cannot be examined without harm.
     fn broken(form: Form, why: &str) -> Self {
+        let name = form.name();
         Self {
-            what: form.name().to_owned(),
-            form: Some(form.name().to_owned()),
-            precision: "f16",
-            passed: 0,
-            failures: vec![format!("{}: {why}", form.name())],
-            forward: 0.0,
-            backward: 0.0,
+            failures: vec![format!("{name}: {why}")],
+            ..Self::new(name.to_owned(), Some(form), Element::F16)
         }
     }
 }
 
-/// Runs every case of every operation, in f32 and where the device has it in f16, but for the forms that are `broken`: those have
-/// failed. `told` hears of each operation before it is examined.
+/// Runs every case of every operation, the whole network by every form, and what makes patches, in f32 and where the device has it in
+/// f16, but for the forms that are `broken`: those have failed. `told` hears of each before it is examined.
 ///
 /// # Errors
 /// Where the device lacks memory, or was lost. A kernel that its driver refuses is a failure of the case.
@@ -62,8 +67,20 @@ pub fn examine(gpu: &Gpu, broken: &[(Form, String)], mut told: impl FnMut(&str))
             told(op.name);
             all.extend(examine_operation(gpu, op, element, is_whole)?);
         }
+        told(&format!("whole steps in {}", element.word()));
+        let runs = |form: &Form| is_whole(*form) && form.runs_on(element == Element::F16, gpu.limits());
+        for form in Form::ALL.into_iter().filter(runs) {
+            all.extend(examine_steps(gpu, element, form)?);
+        }
     }
+    told("patches");
+    all.push(examine_patches(gpu)?);
     Ok(all)
+}
+
+/// The whole network's steps, with skips of both kinds.
+fn examine_steps(gpu: &Gpu, element: Element, form: Form) -> Result<Vec<Examined>> {
+    [Skip::Full, Skip::Pooled].map(|skip| examine_whole(gpu, element, form, skip)).into_iter().collect()
 }
 
 /// The same of one form of the convolutions, whose activations are stored as `element`.
@@ -76,6 +93,7 @@ pub fn examine_form(gpu: &Gpu, element: Element, form: Form) -> Result<Vec<Exami
     for op in OPS.iter().filter(has_it) {
         all.extend(examine_operation(gpu, op, element, |other| other == form)?);
     }
+    all.extend(examine_steps(gpu, element, form)?);
     Ok(all)
 }
 
@@ -96,6 +114,10 @@ pub fn examine_briefly(gpu: &Gpu, element: Element) -> Result<Vec<Examined>> {
             return Err(Error::Stopped("stopped by a signal, before anything was begun".into()));
         }
         all.extend(examine_cases(gpu, op, element, places)?);
+    }
+    all.extend(examine_steps(gpu, element, Form::Tiled)?);
+    if element == Element::F32 {
+        all.push(examine_patches(gpu)?);
     }
     Ok(all)
 }
@@ -154,7 +176,6 @@ pub fn examine_operation(
 
 /// Runs these cases of an operation.
 fn examine_cases(gpu: &Gpu, op: &OpEntry, element: Element, places: Vec<usize>) -> Result<Vec<Examined>> {
-    let precision = element.word();
     let mut found: Vec<Examined> = Vec::new();
     for place in places {
         let make = || -> Case { (op.cases)().swap_remove(place) };
@@ -162,11 +183,9 @@ fn examine_cases(gpu: &Gpu, op: &OpEntry, element: Element, places: Vec<usize>) 
         let form = form_of(&case);
         let rounding = if element == Element::F16 { check::F16_ROUNDING } else { 0.0 };
         let tolerance = case.tolerance + rounding;
-        let name = form.map(|form| form.name().to_owned());
-        let what = name.as_ref().map_or(op.name.to_owned(), |form| format!("{} {form}", op.name));
+        let what = form.map_or(op.name.to_owned(), |form| format!("{} {}", op.name, form.name()));
         if found.last().is_none_or(|last| last.what != what) {
-            let (passed, failures, form) = (0, Vec::new(), name);
-            found.push(Examined { what, form, precision, passed, failures, forward: 0.0, backward: 0.0 });
+            found.push(Examined::new(what, form, element));
         }
         let entry = found.last_mut().expect("just pushed");
         let report = match check::compare(gpu, element, make) {
@@ -202,6 +221,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::model::{AttentionUNet, Spec};
+    use crate::ops::warp::{self, PatchSource};
+    use crate::train::step::{StepSettings, record_evaluation, record_training, record_update};
+    use crate::train::whole;
 
     #[test]
     fn a_brief_examination_has_every_operation_and_both_ways_to_read() {
@@ -220,6 +243,51 @@ mod tests {
             };
             assert_eq!(forms(&brief), forms(&all), "{}", op.name);
             assert!(brief.len() <= 2 * forms(&all).len(), "{}: {brief:?}", op.name);
+        }
+    }
+
+    /// Nothing had examined moments that a convolution gathers, norms that pool, statistics of an evaluation, or patches.
+    #[test]
+    fn a_brief_examination_runs_every_kernel_of_a_training() {
+        let names = |kernels: Vec<Kernel>| kernels.iter().map(Kernel::name).collect::<BTreeSet<String>>();
+        let gpu = Limits { f16: true, subgroup_lanes: 32, ..Limits::WEBGPU };
+        for (limits, element) in [gpu, Limits { few_registers: true, ..gpu }]
+            .into_iter()
+            .flat_map(|limits| [(limits, Element::F32), (limits, Element::F16)])
+        {
+            let of_operations = OPS.iter().flat_map(|op| {
+                let places = representatives(op, &places(limits, op, element, |form| form == Form::Tiled));
+                let cases =
+                    (op.cases)().into_iter().enumerate().filter(move |(place, _)| places.contains(place));
+                cases.flat_map(move |(_, case)| check::record(case, limits, element).0.program.into_kernels())
+            });
+            let mut examined = names(of_operations.collect());
+            examined.extend(names(whole::kernels(limits, element, Form::Tiled)));
+            examined.extend(names(warp::kernels()));
+            for (skip, clip_norm, ema_decay, accumulates) in
+                [(Skip::Full, 0.0, 0.0, false), (Skip::Pooled, 1.0, 0.9, false), (Skip::Full, 1.0, 0.9, true)]
+            {
+                let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 16, skip });
+                let patches = Some(PatchSource { chunks: 1, chunk_words: 1000, radius: Some(4) });
+                let settings = StepSettings {
+                    element,
+                    clip_norm,
+                    ema_decay,
+                    accumulates,
+                    patches,
+                    ..StepSettings::new(128)
+                };
+                let mut programs = vec![
+                    record_training(&net, limits, &settings, 2).program,
+                    record_evaluation(&net, limits, &settings, 2).program,
+                ];
+                if accumulates {
+                    programs.push(record_update(&net, limits, &settings).program);
+                }
+                let used = names(programs.into_iter().flat_map(Program::into_kernels).collect());
+                assert!(used.len() > 20);
+                assert_eq!(used.difference(&examined).collect::<Vec<_>>(), [""; 0], "{element:?}");
+            }
         }
     }
 }

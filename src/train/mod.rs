@@ -16,6 +16,7 @@ mod loaded;
 mod lock;
 mod metrics;
 mod numbers;
+mod patching;
 mod plan;
 mod predict;
 mod preview;
@@ -32,6 +33,7 @@ mod training;
 mod trust;
 mod tuning;
 mod weights;
+mod whole;
 
 pub use accumulation::Accumulation;
 pub use bench::{KernelTime, Spent, StepBench, StepTimes, bench_step};
@@ -44,6 +46,7 @@ pub use keeper::{give_up_unfinished, is_unfinished};
 pub use loaded::planned_fit;
 pub use lock::DirLock;
 pub use metrics::{Metrics, Tally};
+pub use patching::examine_patches;
 pub use plan::{
     MemoryEstimate, describe_plan, element_of, estimate_memory, experiment_questions, network, stored_element,
 };

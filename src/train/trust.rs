@@ -1,10 +1,10 @@
 //! Whether a device computes what it should, before it trains or predicts for the first time.
 //!
 //! A driver may compute nonsense and say nothing. Scores do not tell: where kernels leave what they should write as it was, zeros, the
-//! loss is 0 and the F1 is 1. So a case or two of every operation are compared with their f64 references first, once for an adapter, a
-//! driver and a version of rosette: with the form of convolutions that every GPU starts from, since the tuner compares all others with
-//! it. The doctor does the same with all cases and forms. Neither examines how patches are made. Software adapters are left to the
-//! doctor, as they are to the tuner.
+//! loss is 0 and the F1 is 1. So a case or two of every operation, and what makes patches, are compared with their f64 references first,
+//! and steps of the whole network with PyTorch's ([`super::whole`]), once for an adapter, a driver and a version of rosette: with the form
+//! of convolutions that every GPU starts from, since the tuner compares all others with it. The doctor does the same with all cases and
+//! forms. Software adapters are left to the doctor, as they are to the tuner.
 
 use super::doctor::{Examined, examine_briefly};
 use super::tuning::TuningCache;

@@ -1,5 +1,6 @@
 """Writes the goldens that tests/ compares with: `python3 tests/goldens/generate.py`. See README.md beside this file."""
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ import net_cases
 import op_cases
 import prediction_cases
 import tensorfile
+import whole_cases
 
 HERE = Path(__file__).resolve().parent
 
@@ -45,6 +47,15 @@ def write_net(skip):
     print("  f32 noise", {name: f"{value:.1e}" for name, value in noise.items()})
 
 
+def write_whole():
+    """What the program itself carries, since it examines devices with it; a line for each quantity."""
+    path = HERE.parents[1] / "src" / "train" / "whole.json"
+    text = json.dumps({"made_with": tensorfile.versions(), **whole_cases.results()}, indent=1)
+    text = re.sub(r"\[\s+|(?<=[\d],)\s+(?=[-\d])|(?<=\d)\s+\]", lambda m: m[0].strip(), text)
+    path.write_text(text + "\n")
+    print(f"{path.name}: {len(text) / 1024:.0f} KiB")
+
+
 def main():
     print(tensorfile.versions())
     torch.set_num_threads(1)
@@ -60,6 +71,7 @@ def main():
     attributes = {"window": prediction_cases.WINDOW, "overlap": prediction_cases.OVERLAP}
     path = HERE / "predictions.safetensors"
     report(path, tensorfile.write(path, predictions, {"attributes": json.dumps(attributes)}))
+    write_whole()
 
 
 if __name__ == "__main__":
