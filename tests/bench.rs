@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
+use rosette::config::Skip;
 use rosette::gpu::Limits;
+use rosette::model::{AttentionUNet, Spec};
 use rosette::ops::conv2d::{Conv2d, Form};
 use rosette::tape::{Flops, Mode, Shape, Store, Tape};
 use rosette::train::{Spent, StepTimes};
@@ -48,6 +50,25 @@ fn its_json_adds_up_and_its_tables_say_the_same() {
         assert!(is_close(of_phase, *ms) && *ms > 0.0, "{phase}: {of_phase} of {ms} ms");
     }
     assert!(times.kernels.iter().all(|time| time.spent.bound_ms > 0.0 && time.spent.gigabytes > 0.0));
+    let ms_of = |name: &str| times.phases.iter().find(|(phase, _)| phase == name).expect("it is there").1;
+    let rest = ["upload", "read-back", "idle"].map(ms_of);
+    assert!(rest.iter().all(|ms| *ms >= 0.0) && rest[1] > 0.0, "{rest:?}");
+    let parts: f64 = times.phases.iter().map(|(_, ms)| ms).sum();
+    assert!(is_close(parts, times.step_ms_best.max(parts - rest[2])), "{:?}, {} ms", times.phases, times.step_ms_best);
+    assert!(times.step_ms_streamed > 0.0 && times.step_ms_best <= times.step_ms_median);
+    assert!(times.least_bytes < times.bound_bytes, "what is read twice counts twice");
+    let ceilings = times.ceilings.expect("it has timestamps");
+    assert!(ceilings.gflops > 0.1 && ceilings.gigabytes_per_s > 0.1, "{ceilings:?}");
+    // Weights and both moments are read and written, gradients read: seven times 4 bytes a weight, and the step's sizes.
+    let adamw: Spent = times.kernels.iter().filter(|time| time.has("adamw")).map(|time| time.spent).sum();
+    let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 8, skip: Skip::Full });
+    let moved = (7 * net.weights().total_bytes() + 16) as f64 / 1e9;
+    assert!(is_close(adamw.gigabytes, moved), "{} of {moved} GB", adamw.gigabytes);
+
+    let filtered: StepTimes =
+        serde_json::from_str(&printed(directory.path(), &["--json", "--filter", "adamw"])).expect("its JSON");
+    assert!(filtered.kernels.iter().all(|time| time.operation == "adamw") && !filtered.kernels.is_empty());
+    assert_eq!(filtered.phases.len(), times.phases.len(), "the step's parts are all its kernels'");
 
     fs::write(directory.path().join("there.json"), &json).expect("a file written");
     let table = printed(directory.path(), &["--against", "there.json", "--markdown", "--all"]);

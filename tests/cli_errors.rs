@@ -305,6 +305,8 @@ fn synth_bench_and_demo_check_their_arguments() {
         ("bench --step --base 1000000", &["--base", "from 8 to 256", "1000000"]),
         ("bench --step --batch 0", &["--batch", "from 1 to 1024"]),
         ("bench --step --repeats 0", &["--repeats", "0"]),
+        ("bench --step --clip-norm=-1", &["--clip-norm", "from 0 on", "-1"]),
+        ("bench --step --clip-norm nan", &["--clip-norm", "from 0 on", "NaN"]),
         ("bench --step --adapter no-such-adapter", &["adapter"]),
         ("demo --output-dir out --override num_epochs=few", &["--override num_epochs=few", "an integer"]),
         ("demo --output-dir out --override patch_size=20", &["patch_size", "multiple of 16"]),
@@ -328,11 +330,14 @@ fn synth_bench_and_demo_check_their_arguments() {
 fn bench_tells_what_is_wrong_with_the_file_to_compare_with() {
     let workshop = Workshop::new();
     let other = r#"{"rosette": "0.1.0", "device": "other", "driver": "", "system": "", "processors": 1,
-        "base": 64, "patch": 512, "batch": 8, "precision": "f16", "skip": "pooled", "step_ms_median": 1, "step_ms_best": 1,
-        "first_step_ms": 1, "submit_ms_median": 1, "gflop": 1, "planned_bytes": 1, "bound_bytes": 1, "least_bytes": 1,
+        "base": 64, "patch": 512, "batch": 8, "precision": "f16", "skip": "pooled", "options": ["--ema"], "filter": null,
+        "convolutions": 0, "measured": 0, "step_ms_median": 1, "step_ms_best": 1, "step_ms_streamed": 1, "first_step_ms": 1, "submit_ms_median": 1, "gflop": 1, "planned_bytes": 1, "bound_bytes": 1, "least_bytes": 1,
         "ceilings": null, "kernels": [], "phases": []}"#;
     workshop.write("other.json", other);
     workshop.write("cut.json", &other[..200]);
+    let one = other.replace("64, \"patch\": 512, \"batch\": 8", "16, \"patch\": 128, \"batch\": 4");
+    let one = one.replace("pooled", "full").replace("[\"--ema\"]", "[]");
+    workshop.write("one.json", &one.replace("\"filter\": null", "\"filter\": \"adamw\""));
     for (file, phrases) in [
         ("none.json", vec!["none.json", "a file to read", "no such file"]),
         ("cut.json", vec!["cut.json", "bench --step --json", "EOF", "write it anew"]),
@@ -340,11 +345,11 @@ fn bench_tells_what_is_wrong_with_the_file_to_compare_with() {
             "other.json",
             vec![
                 "other.json",
-                "base 16, 128 px, batch 4",
-                "base 64, 512 px, batch 8, pooled skips",
-                "--base 64 --patch 512 --batch 8 --pooled",
+                "a step of --base 16 --patch 128 --batch 4,",
+                "rosette bench --step --base 64 --patch 512 --batch 8 --pooled --ema",
             ],
         ),
+        ("one.json", vec!["one.json", "all kernels", "measure the same here: --filter adamw"]),
     ] {
         let mut bench = rosette();
         bench.current_dir(workshop.path("")).args(["bench", "--step", "--against", file]);

@@ -1,18 +1,18 @@
 //! `rosette bench`: how fast this machine trains.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::say;
-use crate::config::{Recompute, Skip};
+use crate::config::{Precision, Recompute, Skip};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::report::Mode;
 use crate::tape::Element;
-use crate::train::{KernelTime, Spent, StepBench, StepTimes, bench_step, ensure_sound};
+use crate::train::{KernelTime, Spent, StepBench, StepTimes, bench_step, element_of, ensure_sound};
 
 /// What takes less than this share of the step has no line of its own in a table, unless all are asked for.
 const WORTH_A_LINE: f64 = 0.005;
@@ -41,8 +41,8 @@ pub struct BenchArgs {
     /// Compute cheap tensors again in the backward pass, for less memory.
     #[arg(long)]
     pub recompute: bool,
-    /// How activations are stored: f32 or f16.
-    #[arg(long, value_name = "PRECISION", default_value = "f32", value_parser = ["f32", "f16"])]
+    /// How activations are stored: f32, f16, or auto, which is f16 on GPUs that have it.
+    #[arg(long, value_name = "PRECISION", default_value = "f32", value_parser = ["f32", "f16", "auto"])]
     pub precision: String,
     /// Take the skips after pooling.
     #[arg(long)]
@@ -53,14 +53,14 @@ pub struct BenchArgs {
     /// Average the weights, as the setting ema_decay does.
     #[arg(long)]
     pub ema: bool,
-    /// Take no notice of what `rosette tune` has measured.
+    /// Take the kernels that the device's limits suggest, and measure none before.
     #[arg(long)]
     pub untuned: bool,
     /// Number or part of the name of the adapter (see `rosette devices`).
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
     pub adapter: Option<String>,
     /// Print what takes less than 0.5 % of the step too.
-    #[arg(long)]
+    #[arg(long, requires = "step")]
     pub all: bool,
     /// Beside another device, or another version: what `--json` printed there, at the same sizes.
     #[arg(long, value_name = "FILE", requires = "step", conflicts_with = "json")]
@@ -82,7 +82,13 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     check("--base", args.base, 8, 256)?;
     check("--batch", args.batch, 1, 1024)?;
     check("--repeats", args.repeats, 1, 1_000_000)?;
-    let bench = StepBench {
+    if !(args.clip_norm >= 0.0 && args.clip_norm.is_finite()) {
+        let remedy = "0 clips nothing";
+        return Err(Error::user("--clip-norm", "a number from 0 on", args.clip_norm, remedy));
+    }
+    let mut bench = StepBench {
+        in_channels: 2,
+        winograd: true,
         base_channels: args.base,
         patch_px: args.patch,
         batch_size: args.batch,
@@ -92,19 +98,20 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         tuned: !args.untuned,
         clip_norm: args.clip_norm,
         ema: args.ema,
-        element: if args.precision == "f16" { Element::F16 } else { Element::F32 },
+        element: Element::F32,
     };
     // Before minutes are spent on measuring.
-    let mut there = args.against.as_deref().map(|path| read_times(path, &bench)).transpose()?;
+    let filter = args.filter.as_deref();
+    let there = args.against.as_deref().map(|path| read_times(path, &bench, filter)).transpose()?;
     let gpu = Gpu::open(args.adapter.as_deref())?;
-    ensure_sound(&gpu, bench.element, if args.json { Mode::Quiet } else { Mode::Plain })?;
-    let mut times = bench_step(gpu, &bench)?;
-    if let Some(text) = &args.filter {
-        check_filter(text, &times)?;
-        for times in std::iter::once(&mut times).chain(&mut there) {
-            times.kernels.retain(|time| is_meant(time, text));
-        }
-    }
+    bench.element = match args.precision.as_str() {
+        "f16" => Element::F16,
+        "auto" => element_of(Precision::Auto, gpu.limits()),
+        _ => Element::F32,
+    };
+    let mode = if args.json { Mode::Quiet } else { Mode::Plain };
+    ensure_sound(&gpu, bench.element, mode)?;
+    let times = bench_step(gpu, &bench, filter, mode)?;
     if args.json {
         return say(serde_json::to_string(&times).expect("numbers and text"));
     }
@@ -114,25 +121,33 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 }
 
 /// What another run printed, which has to be of the same step.
-fn read_times(path: &Path, bench: &StepBench) -> Result<StepTimes> {
+fn read_times(path: &Path, bench: &StepBench, filter: Option<&str>) -> Result<StepTimes> {
     let place = path.display();
     let text = files::read_text(path)?;
-    let times: StepTimes = serde_json::from_str(&text).map_err(|error| {
+    let mut times: StepTimes = serde_json::from_str(&text).map_err(|error| {
         let remedy = "write it anew there, with this version: rosette bench --step --json > FILE";
         Error::user(&place, "what `rosette bench --step --json` printed", error, remedy)
     })?;
-    let words =
-        |base, patch, batch, skip: &str| format!("base {base}, {patch} px, batch {batch}, {skip} skips");
-    let found = words(times.base, times.patch, times.batch, &times.skip);
+    let words = |[base, patch, batch]: [usize; 3], skip: &str, options: &[String]| {
+        let options: String = options.iter().map(|option| format!(" {option}")).collect();
+        format!("--base {base} --patch {patch} --batch {batch}{}{options}", if skip == "pooled" { " --pooled" } else { "" })
+    };
+    let found = words([times.base, times.patch, times.batch], &times.skip, &times.options);
     let skip = format!("{:?}", bench.skip).to_lowercase();
-    let expected = words(bench.base_channels, bench.patch_px, bench.batch_size, &skip);
-    if found == expected {
-        return Ok(times);
+    let expected = words([bench.base_channels, bench.patch_px, bench.batch_size], &skip, &bench.options());
+    if found != expected {
+        let remedy = format!("measure the same here: rosette bench --step {found}");
+        return Err(Error::user(place, format!("a step of {expected}"), found, remedy));
     }
-    let pooled = if times.skip == "pooled" { " --pooled" } else { "" };
-    let StepTimes { base, patch, batch, .. } = times;
-    let remedy = format!("measure the same here: --base {base} --patch {patch} --batch {batch}{pooled}");
-    Err(Error::user(place, format!("a step of {expected}"), found, remedy))
+    if times.filter.as_deref().is_some_and(|there| Some(there) != filter) {
+        let found = format!("--filter {}", times.filter.unwrap_or_default());
+        let expected = filter.map_or("all kernels".into(), |filter| format!("all kernels, or --filter {filter}"));
+        return Err(Error::user(place, expected, &found, format!("measure the same here: {found}")));
+    }
+    if let Some(text) = filter {
+        times.kernels.retain(|time| time.has(text));
+    }
+    Ok(times)
 }
 
 /// A multiple of `step` from `step` to `most`, or what the nearest one is.
@@ -146,22 +161,6 @@ fn check(flag: &str, value: usize, step: usize, most: usize) -> Result<()> {
     };
     let nearest = value.clamp(step, most).next_multiple_of(step);
     Err(Error::user(flag, expected, value, format!("try {nearest}")))
-}
-
-fn is_meant(time: &KernelTime, text: &str) -> bool {
-    time.operation.contains(text) || time.kernel.contains(text)
-}
-
-/// Where the device times kernels, one of them must have this in its name, or in its operation's.
-fn check_filter(text: &str, times: &StepTimes) -> Result<()> {
-    if times.kernels.is_empty() || times.kernels.iter().any(|time| is_meant(time, text)) {
-        return Ok(());
-    }
-    let shader = |time: &KernelTime| time.kernel.split('/').next().unwrap_or_default().to_owned();
-    let names: BTreeSet<String> =
-        times.kernels.iter().flat_map(|time| [time.operation.clone(), shader(time)]).collect();
-    let remedy = format!("choose one of: {}", Vec::from_iter(names).join(", "));
-    Err(Error::user("--filter", "a part of the name of an operation or a kernel of this step", text, remedy))
 }
 
 /// A line of a table: what was timed in the first columns.
@@ -210,7 +209,12 @@ impl Printed<'_> {
         let processors =
             if *processors == 1 { "1 processor".into() } else { format!("{processors} processors") };
         self.line(format!("rosette {rosette}, {system}, {processors}"))?;
-        self.line(format!("training step at base {base}, {patch} px, batch {batch}, {precision}"))?;
+        let options: String = self.times.options.iter().map(|option| format!(", {}", &option[2..])).collect();
+        self.line(format!("training step at base {base}, {patch} px, batch {batch}, {precision}{options}"))?;
+        let StepTimes { convolutions, measured, .. } = self.times;
+        self.line(format!(
+            "kernels by measurement for {measured} of {convolutions} convolutions, by the device's limits for the others"
+        ))?;
         let Some(ceilings) = self.times.ceilings else {
             return self.line("no timestamps on this device, so nothing by kernel");
         };
@@ -230,20 +234,25 @@ impl Printed<'_> {
     fn step(&self) -> Result<()> {
         let times = self.times;
         self.line(format!(
-            "{:.1} ms a step (best {:.1}): {:.2} patches/s, {:.1} GFLOP/s; {:.1} MiB planned; host {:.1} ms; first step {:.1} s",
+            "{:.1} ms a step (best {:.1}), {:.1} as a training runs them: {:.2} patches/s, {:.1} GFLOP/s",
             times.step_ms_median,
             times.step_ms_best,
-            times.batch as f64 / times.step_ms_median * 1e3,
-            times.gflop / times.step_ms_median * 1e3,
-            times.planned_bytes as f64 / f64::from(1 << 20),
+            times.step_ms_streamed,
+            times.batch as f64 / times.step_ms_streamed * 1e3,
+            times.gflop / times.step_ms_streamed * 1e3,
+        ))?;
+        self.line(format!(
+            "host {:.2} ms a step ({:.1} %); {:.1} MiB planned; first step {:.1} s",
             times.submit_ms_median,
+            100.0 * times.submit_ms_median / times.step_ms_streamed,
+            times.planned_bytes as f64 / f64::from(1 << 20),
             times.first_step_ms / 1e3,
         ))?;
         let phases: Vec<String> = times.phases.iter().map(|(phase, ms)| format!("{phase} {ms:.1}")).collect();
         self.line(format!("ms by part: {}", phases.join(", ")))?;
         let (bound, least) = (times.bound_bytes as f64 / 1e9, times.least_bytes as f64 / 1e9);
         self.line(format!(
-            "{bound:.2} GB bound a step; with every tensor written and read once it would be {least:.2} GB"
+            "{bound:.2} GB read and written a step; with every tensor written and read once it would be {least:.2} GB"
         ))?;
         if let Some(there) = self.there {
             self.line(format!(
@@ -260,8 +269,8 @@ impl Printed<'_> {
         if times.ceilings.is_none() {
             return Ok(());
         }
-        self.table(&["operation"], |time| vec![time.operation.clone()])?;
-        self.table(&["kernel"], |time| vec![time.kernel.clone()])?;
+        self.table(&["operation"], self.all, |time| vec![time.operation.clone()])?;
+        self.table(&["kernel"], self.all, |time| vec![time.kernel.clone()])?;
         self.legend()
     }
 
@@ -270,7 +279,7 @@ impl Printed<'_> {
         if self.times.ceilings.is_none() {
             return Ok(());
         }
-        self.table(&["operation", "kernel", "variant", "tensors"], |time| {
+        self.table(&["operation", "kernel", "variant", "tensors"], true, |time| {
             let tensors = time.tensors.replace(", ", "x");
             let variant = short_variant(&time.variant);
             // Markdown takes the type of `vec4<f16>` for a tag.
@@ -288,8 +297,8 @@ impl Printed<'_> {
         self.line("GFLOP/s of a Winograd convolution are those of the direct one that it stands for")
     }
 
-    /// Times by what `name` makes of them; short ones together, then all.
-    fn table(&self, head: &[&str], name: impl Fn(&KernelTime) -> Vec<String>) -> Result<()> {
+    /// Times by what `name` makes of them; short ones together unless `all` are wanted, then their sum.
+    fn table(&self, head: &[&str], all: bool, name: impl Fn(&KernelTime) -> Vec<String>) -> Result<()> {
         let total_ms = self.times.on_device_ms();
         let lines = sum_by(&self.times.kernels, &name);
         let there =
@@ -327,7 +336,7 @@ impl Printed<'_> {
             table.add_row(what.iter().cloned().chain(numbers).chain(beside.into_iter().flatten()));
         };
         let (long, short): (Vec<&Line>, Vec<&Line>) =
-            lines.iter().partition(|line| self.all || line.spent.ms >= WORTH_A_LINE * total_ms);
+            lines.iter().partition(|line| all || line.spent.ms >= WORTH_A_LINE * total_ms);
         for Line { what, phase, spent } in long {
             let same = |other: &&Line| (&other.what, &other.phase) == (what, phase);
             let there = there.as_ref().and_then(|there| there.iter().find(same));

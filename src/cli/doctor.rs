@@ -9,7 +9,7 @@ use crate::config::{Config, Experiment};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu, Limits};
 use crate::ops::choice::Form;
-use crate::report::progress;
+use crate::report::{Mode, progress};
 use crate::tape::Element;
 use crate::train::{
     Examined, Fit, PROBING, StepBench, TuningCache, bench_step, estimate_memory, examine, is_spare,
@@ -59,7 +59,15 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         progress::print_line(PROBING);
     }
     let broken = cache.probe(&gpu, true)?;
-    let examined = examine(&gpu, &broken, told)?;
+    let mut examined = Vec::new();
+    if let Err(error) = examine(&gpu, &broken, told, &mut examined) {
+        // What was found before says where it went wrong.
+        if !args.json {
+            say(system(gpu.summary()))?;
+            say(table(&examined))?;
+        }
+        return Err(error);
+    }
     cache.ban(banned(&examined, &broken));
     let mut is_sound = true;
     let elements = [Element::F32, Element::F16];
@@ -67,7 +75,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         let of_it = examined.iter().filter(|entry| entry.precision == element.word());
         is_sound &= cache.take_note(element, &of_it.cloned().collect::<Vec<_>>());
     }
-    cache.save()?;
+    cache.save_or_warn();
     let failed: usize = examined.iter().map(|entry| entry.failures.len()).sum();
     let estimate =
         experiment.as_ref().map(|experiment| estimate(experiment, args, gpu.limits())).transpose()?;
@@ -84,8 +92,9 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     } else {
         say(system(gpu.summary()))?;
         say(table(&examined))?;
-        for failure in examined.iter().flat_map(|entry| &entry.failures) {
-            say(format!("FAILED {failure}"))?;
+        let failures = examined.iter().flat_map(|entry| entry.failures.iter().map(move |why| (&entry.what, why)));
+        for (what, why) in failures {
+            say(format!("FAILED {what}: {why}"))?;
         }
         if let Some(estimate) = &estimate {
             say(estimate)?;
@@ -160,6 +169,8 @@ fn estimate(experiment: &Experiment, args: &DoctorArgs, limits: Limits) -> Resul
     let (model, training) = (&experiment.model, &experiment.training);
     let patches = Fit::plan(experiment, limits, 0)?.most_patches;
     let bench = StepBench {
+        in_channels: experiment.input_channels(),
+        winograd: training.winograd,
         clip_norm: training.clip_norm as f32,
         ema: training.ema_decay > 0.0,
         base_channels: model.base_channels,
@@ -171,7 +182,9 @@ fn estimate(experiment: &Experiment, args: &DoctorArgs, limits: Limits) -> Resul
         repeats: 3,
         tuned: !training.deterministic,
     };
-    let step_s = bench_step(Gpu::open(args.adapter.as_deref())?, &bench)?.step_ms_median / 1e3;
+    let mode = if args.json { Mode::Quiet } else { Mode::Plain };
+    let times = bench_step(Gpu::open(args.adapter.as_deref())?, &bench, None, mode)?;
+    let step_s = times.step_ms_streamed / 1e3;
     let steps = (args.samples as usize * training.patches_per_sample).div_ceil(patches) as f64;
     let epoch_min = steps * step_s / 60.0;
     Ok(format!(

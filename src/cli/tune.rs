@@ -55,11 +55,14 @@ pub fn run(args: &TuneArgs) -> Result<()> {
             progress::print_line(line);
         }
     };
-    if !cache.unprobed(&gpu, args.force).is_empty() {
-        say_line(PROBING);
-    }
-    for (form, why) in cache.probe(&gpu, args.force)? {
-        say_line(&format!("passed over: {}: {why}", form.name()));
+    // In f32 nothing runs on matrix units.
+    if questions.iter().any(|question| question.half) {
+        if !cache.unprobed(&gpu, args.force).is_empty() {
+            say_line(PROBING);
+        }
+        for (form, why) in cache.probe(&gpu, args.force)? {
+            say_line(&format!("passed over: {}: {why}", form.name()));
+        }
     }
     // Forms are compared with the usual one, which has to be right itself.
     if !gpu.limits().software {
@@ -67,6 +70,8 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         cache.ensure_sound(&gpu, stored_element(&experiment, gpu.limits()), mode)?;
     }
     let started = Instant::now();
+    say_line(&format!("compiling for {} convolutions", questions.len()));
+    cache.compile_ahead(&gpu, &questions, args.force)?;
     let mut found: Vec<(Question, Vec<Timing>)> = Vec::new();
     // Every answer is kept at once: who stops half-way keeps the half.
     for (place, question) in questions.iter().enumerate() {
@@ -74,12 +79,15 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         say_line(&format!("{}/{} {question} ({seconds:.0} s so far)", place + 1, questions.len()));
         let told = |question: &Question, timings: &[Timing]| found.push((question.clone(), timings.to_vec()));
         cache.measure(&gpu, std::slice::from_ref(question), args.force, told)?;
-        cache.save()?;
+        cache.save_or_warn();
     }
     if args.json {
         return say(serde_json::to_string(&cache).expect("numbers and text"));
     }
-    let place = cache.path().map_or("nowhere: no place for caches".into(), |path| path.display().to_string());
+    let place = match cache.path() {
+        Some(path) if path.exists() => path.display().to_string(),
+        _ => "no place: what was measured is lost".into(),
+    };
     say(format!("{} ({}); kept in {place}", gpu.summary(), gpu.summary().driver))?;
     say(table(&gpu, &found))?;
     for failure in failures(&found) {

@@ -72,8 +72,9 @@ impl Op for AdamW {
             // A software adapter takes less time for one access of eight numbers than for two of four.
             let by_eights = tape.limits().software && bytes.is_multiple_of(32);
             let mut dispatch = tape.dispatch(group_kernel(SHADERS, "adamw", by_eights, Variant::new()));
-            for id in &inputs[..4] {
-                dispatch = dispatch.range(*id, start, bytes);
+            for (place, id) in inputs[..4].iter().enumerate() {
+                // All but the gradients are brought up to date.
+                dispatch = dispatch.range(*id, start, bytes).read_and_written(place != 1);
             }
             dispatch
                 .tensor(inputs[4])

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::filtering::Filtering;
 use super::{direct, matrix};
 use crate::gpu::Limits;
-use crate::tape::{Element, Read, Shape, Tape, TensorId};
+use crate::tape::{Element, Read, Shape, Tape, TensorId, Tuning};
 
 /// Kernels that compute a convolution. All give the same result up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -168,8 +168,27 @@ impl Question {
 
     /// Asks the tape; an answer that this device or program has no use for is none.
     pub(super) fn ask(&self, tape: &mut Tape) -> Option<Form> {
-        let form = tape.ask(&self.key()).and_then(Form::named)?;
+        // The program notes that it was asked.
+        let _ = tape.ask(&self.key());
+        let form = self.answer(tape.tuning())?;
         self.candidates(tape.limits(), tape.banned()).contains(&form).then_some(form)
+    }
+
+    /// What was measured for this, or else for the batch that comes nearest: an epoch's last batch, a part of one and the last windows of
+    /// a validation have sizes of their own, which are not measured.
+    pub fn answer(&self, tuning: Tuning) -> Option<Form> {
+        if let Some(name) = tuning.answer(&self.key()) {
+            return Form::named(name);
+        }
+        let [batch, ..] = self.image;
+        let others = tuning.answers().filter_map(|(key, name)| Some((Self::from_key(key)?, name)));
+        let of_another_batch = others.filter(|(other, _)| Self { image: self.image, ..other.clone() } == *self);
+        let same_image = of_another_batch.filter(|(other, _)| other.image[1..] == self.image[1..]);
+        // Of two as near the larger, which the device is busier with.
+        let nearest = same_image.min_by_key(|(other, _)| {
+            (batch.abs_diff(other.image[0]), std::cmp::Reverse(other.image[0]))
+        });
+        Form::named(nearest?.1)
     }
 
     /// The usual form, or the next that is not banned; where all are, the usual one.
@@ -336,6 +355,23 @@ mod tests {
         let odd = forward([4, 64, 64], &[12], 16);
         assert_eq!(odd.candidates(limits, &[]), [Form::Direct, Form::Tiled]);
         assert!(odd.candidates(Limits::WEBGPU, &[]).contains(&Form::Winograd));
+    }
+
+    /// Last batches were computed by the usual forms, whatever had been measured.
+    #[test]
+    fn a_batch_that_was_not_measured_goes_by_the_nearest_that_was() {
+        let asked = |batch: usize| forward([batch, 64, 64], &[16], 16);
+        let answers = [(asked(8), "winograd"), (asked(4), "direct"), (asked(2), "no such form")];
+        let other = Question { image: [3, 32, 32], ..asked(3) };
+        let other = [(other, "winograd 2x2"), (Question { half: true, ..asked(3) }, "winograd 2x2")];
+        let answers = answers.into_iter().chain(other).map(|(question, form)| (question.key(), form.to_owned()));
+        let tuning = Tuning::new(answers.collect(), Vec::new());
+        let answer = |batch: usize| asked(batch).answer(tuning);
+        assert_eq!([answer(4), answer(8)], [Some(Form::Direct), Some(Form::Winograd)], "measured");
+        assert_eq!([answer(3), answer(5)], [Some(Form::Direct); 2], "the larger of two");
+        assert_eq!([answer(6), answer(64)], [Some(Form::Winograd); 2]);
+        assert_eq!(answer(1), None, "an answer that nobody knows");
+        assert_eq!(forward([4, 64, 64], &[16], 24).answer(tuning), None, "another layer");
     }
 
     #[test]

@@ -172,7 +172,8 @@ fn record_split_sum(tape: &mut Tape, part: TensorId, y: TensorId, scatter: Scatt
     };
     let lanes = SumLanes::new(tape, len / width, splits);
     let kernel = Kernel::new(SPLIT_SUM, "sum", lanes.variant(Variant::new().with("V", alias)));
-    let dispatch = tape.dispatch(kernel).tensor(part).tensor(y).params(&params).flops(len * splits);
+    let dispatch = tape.dispatch(kernel).tensor(part).tensor(y).read_and_written(accumulate != 0);
+    let dispatch = dispatch.params(&params).flops(len * splits);
     dispatch.groups(lanes.groups(len / width));
 }
 

@@ -187,7 +187,7 @@ pub(super) struct Source {
 }
 
 /// What the sums are added to, as the shaders number it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     Bias = 0,
     Y = 1,
@@ -294,6 +294,7 @@ impl Convolution {
                 .weight_of(call)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
+                .read_and_written(source.start == Start::Y)
                 .coefficients(source.x, call.weight)
                 .also(moments.map(|moments| moments.part))
                 .params(&params)
@@ -340,6 +341,7 @@ impl Convolution {
                 .weight_of(call)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
+                .read_and_written(source.start == Start::Y)
                 .coefficients(source.x, call.weight)
                 .params(&params)
                 .flops(flops)

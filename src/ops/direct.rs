@@ -1,7 +1,7 @@
 //! The direct form of a 3x3 convolution for [`super::convolution`]: any channels, and few of them on a processor.
 
 use super::common::{four_or_eight, reading, stored, u};
-use super::convolution::{Call, Source};
+use super::convolution::{Call, Source, Start};
 use crate::gpu::{Kernel, ShaderSource, Variant};
 use crate::params;
 use crate::tape::{Element, Tape};
@@ -66,6 +66,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, source: Source) {
             .weight_of(call)
             .tensor(call.bias.unwrap_or(call.weight))
             .images(call.y, &images)
+            .read_and_written(source.start == Start::Y)
             .coefficients(source.x, call.weight)
             .params(&params)
             .flops(2 * images.len() * h * w * cx * co * 9)

@@ -92,6 +92,7 @@ pub(super) fn pixel_weight_gradient(
             .images(x, &images)
             .images(dy, &images)
             .tensor(part)
+            .read_and_written(images.start > 0)
             .coefficients(read, weight)
             .params(&params)
             .flops(2 * pixels * cx * blocks * 8)

@@ -276,6 +276,7 @@ pub(super) fn convolve(tape: &mut Tape, call: &Call, kernel: usize, tile: Tile) 
                 .prepared(packed)
                 .tensor(call.bias.unwrap_or(call.weight))
                 .images(call.y, &images)
+                .read_and_written(start == Start::Y)
                 .coefficients(read, call.weight)
                 .also(moments.map(|moments| moments.part));
             let dispatch = match second {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::common::{block_of, blocks_a_lane, busy_invocations, by_eights, reading, splits_for, stored, u};
-use super::convolution::Call;
+use super::convolution::{Call, Start};
 use super::filtering::{FINISH, FLIPPED, Filtering, GRADIENT, INPUT, OUTPUT, WEIGHT};
 use super::gradient_product::{Product, ProductParams};
 use super::winograd_product::{self, Size};
@@ -334,6 +334,7 @@ fn transform_output(
     let dispatch = tape.dispatch(filtering.kernel(OUTPUT, entry, channels, variant)).tensor(m);
     // Where there is no bias, something must be bound all the same.
     let dispatch = dispatch.tensor(call.bias.unwrap_or(call.weight)).images(call.y, images);
+    let dispatch = dispatch.read_and_written(call.start == Start::Y);
     let dispatch = dispatch.also(moments.map(|moments| moments.part)).params(&params);
     dispatch.invocations(runs * params.out_count as usize);
 }
@@ -431,7 +432,8 @@ fn weight_gradient_blocks(
         if let Some(product) = &product {
             factors.tiles = params.tiles;
             let kernel = product.kernel(Variant::new().with("ADD_TO", adds));
-            let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part).coefficients(v.into(), v);
+            let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part).read_and_written(adds);
+            let dispatch = dispatch.coefficients(v.into(), v);
             dispatch.params(&factors).flops(flops).invocations(splits * lanes);
         } else {
             let size = Size { tiles: count, ..size };
@@ -461,5 +463,6 @@ fn finish(tape: &mut Tape, part: TensorId, weight: TensorId, block_first: usize,
         channels,
         Variant::new().with("ACCUMULATE", tape.accumulate() != 0),
     );
-    tape.dispatch(kernel).tensor(part).tensor(dw).params(&params).invocations(count);
+    let adds = tape.accumulate() != 0;
+    tape.dispatch(kernel).tensor(part).tensor(dw).read_and_written(adds).params(&params).invocations(count);
 }

@@ -89,7 +89,7 @@ pub(super) fn multiply_gradient(
     let splits = tape.shape(part).dims()[0];
     let rows = size.groups * 4;
     let kernel = Kernel::new(SHADER, "multiply_gradient", size.variant(tape).with("ADD_TO", adds));
-    let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part);
+    let dispatch = tape.dispatch(kernel).tensor(v).tensor(m).tensor(part).read_and_written(adds);
     let params = size.params(rows, splits);
     dispatch.params(&params).flops(flops).groups(size.workgroups(rows) * splits);
 }

@@ -113,6 +113,7 @@ impl Tape {
             phase: self.phase,
             flops: Flops::default(),
             unread_bytes: 0,
+            reread_bytes: 0,
         };
         self.ahead.push(Ahead {
             kernel,

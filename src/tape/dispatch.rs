@@ -15,11 +15,12 @@ pub struct DispatchBuilder<'a> {
     args: Vec<Arg>,
     params: Vec<u8>,
     flops: Flops,
+    reread_bytes: u64,
 }
 
 impl<'a> DispatchBuilder<'a> {
     pub(super) fn new(tape: &'a mut Tape, kernel: Kernel) -> Self {
-        Self { tape, kernel, args: Vec::new(), params: Vec::new(), flops: Flops::default() }
+        Self { tape, kernel, args: Vec::new(), params: Vec::new(), flops: Flops::default(), reread_bytes: 0 }
     }
 }
 
@@ -40,6 +41,13 @@ impl DispatchBuilder<'_> {
     /// Binds a range of a tensor.
     pub fn range(mut self, tensor: TensorId, offset_bytes: u64, size_bytes: u64) -> Self {
         self.args.push(Arg { tensor, offset_bytes, size_bytes });
+        self
+    }
+
+    /// Says whether what was bound last is read before it is written, as sums are that go on: it then moves twice.
+    pub fn read_and_written(mut self, is_read: bool) -> Self {
+        let last = self.args.last().expect("something was bound");
+        self.reread_bytes += if is_read { last.size_bytes } else { 0 };
         self
     }
 
@@ -108,6 +116,7 @@ impl DispatchBuilder<'_> {
             phase: self.tape.phase,
             flops: self.flops,
             unread_bytes: 0,
+            reread_bytes: self.reread_bytes,
         };
         self.tape.dispatches.push(dispatch);
     }

@@ -67,12 +67,14 @@ pub struct Dispatch {
     pub flops: Flops,
     /// Of what it binds, what lies between the ranges that it reads.
     pub unread_bytes: u64,
+    /// Of what it binds, what it reads and writes too.
+    pub reread_bytes: u64,
 }
 
 impl Dispatch {
-    /// Bytes of everything that the dispatch binds and touches.
+    /// Bytes of everything that the dispatch binds and reads or writes; twice where it does both.
     pub fn bound_bytes(&self) -> u64 {
-        self.args.iter().map(|arg| arg.size_bytes).sum::<u64>() - self.unread_bytes
+        self.args.iter().map(|arg| arg.size_bytes).sum::<u64>() - self.unread_bytes + self.reread_bytes
     }
 }
 

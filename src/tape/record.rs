@@ -136,6 +136,11 @@ impl Tape {
         self.tuning.banned()
     }
 
+    /// What was measured.
+    pub fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
     /// What was measured to be fastest, where it was; the program remembers what was asked.
     pub fn ask(&mut self, question: &str) -> Option<&'static str> {
         self.questions.insert(question.to_owned());

@@ -1,24 +1,26 @@
 //! The time of a training step: whole steps by the clock, then one split by kernel with device timestamps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::plan::persistent_bytes;
 use super::session::Session;
-use super::step::StepSettings;
-use super::tuning::TuningCache;
+use super::step::{StepSettings, record_training};
+use super::tuning::{TuningCache, measured};
 use crate::config::{Recompute, Skip, TrainingConfig};
 use crate::data::augment::{Place, smoothing_weights};
 use crate::data::channels::Prepared;
 use crate::data::loader::{Dataset, PatchPlan, patch_of};
 use crate::data::residency::Residency;
-use crate::error::Result;
-use crate::gpu::{Ceilings, Gpu};
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterSummary, Ceilings, Gpu};
 use crate::model::{AttentionUNet, Spec};
+use crate::ops::choice::Question;
 use crate::ops::warp::Patch;
-use crate::tape::{Arg, Dispatch, Element, Phase, Program, TensorId, TensorInfo, Tuning};
+use crate::report::progress::Mode;
+use crate::tape::{Arg, Dispatch, Element, Phase, Program, TensorId, TensorInfo};
 
 /// Steps of which each dispatch's fastest counts.
 const PROFILED: usize = 5;
@@ -26,6 +28,8 @@ const PROFILED: usize = 5;
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct StepBench {
+    /// Channels of the input: 2, or 3 with the intensity.
+    pub in_channels: usize,
     /// Width of the first block.
     pub base_channels: usize,
     /// Side of a patch.
@@ -42,9 +46,11 @@ pub struct StepBench {
     pub clip_norm: f32,
     /// Weights and statistics are averaged.
     pub ema: bool,
-    /// Steps timed, after one to warm up.
+    /// Winograd's convolutions may be used.
+    pub winograd: bool,
+    /// Steps timed, after one to warm up, and then as many one after the other.
     pub repeats: usize,
-    /// Go by what `rosette tune` has measured.
+    /// Go by what was measured of the device; on a GPU what was not is measured first, as a training does.
     pub tuned: bool,
 }
 
@@ -71,10 +77,20 @@ pub struct StepTimes {
     pub precision: String,
     /// Where skips are taken, `full` or `pooled`.
     pub skip: String,
-    /// Median of the steps.
+    /// What else shapes the step, and is not as it is by default, as `rosette bench` is asked for it.
+    pub options: Vec<String>,
+    /// Kernels were asked for with this in their names, or in their operations'.
+    pub filter: Option<String>,
+    /// Convolutions, counted in all their passes and shapes, ...
+    pub convolutions: usize,
+    /// ... and those whose kernels were chosen by measurement.
+    pub measured: usize,
+    /// Median of the steps, each waited for: from the host's start of its work to the loss.
     pub step_ms_median: f64,
-    /// Fastest step.
+    /// Fastest of them.
     pub step_ms_best: f64,
+    /// A step where the next is submitted before the loss is read, as a training has it: mean.
+    pub step_ms_streamed: f64,
     /// From nothing to the end of the first step, shader compilation included.
     pub first_step_ms: f64,
     /// Host time to submit a step, median.
@@ -83,7 +99,7 @@ pub struct StepTimes {
     pub gflop: f64,
     /// Peak memory of the plan: everything persistent and every slot.
     pub planned_bytes: u64,
-    /// Bytes that the step's dispatches bind: what moves where nothing stays in a cache.
+    /// Bytes that the step's dispatches read and write: what moves where nothing stays in a cache.
     pub bound_bytes: u64,
     /// Bytes that would move if every tensor were written once and read once.
     pub least_bytes: u64,
@@ -91,7 +107,8 @@ pub struct StepTimes {
     pub ceilings: Option<Ceilings>,
     /// Device time of every kernel for each of its variants and shapes, longest first; empty without timestamps.
     pub kernels: Vec<KernelTime>,
-    /// Device time by part of the step, then transfers and idle time by the clock.
+    /// Device time by part of the step, each dispatch the fastest of some; then by the clock upload and read-back, the fastest of some too,
+    /// and what the fastest step took beside all that.
     pub phases: Vec<(String, f64)>,
 }
 
@@ -122,7 +139,7 @@ pub struct Spent {
     pub ms: f64,
     /// Floating-point operations, in 10^9; a Winograd kernel counts those of the convolution that it stands for.
     pub gflop: f64,
-    /// Bytes bound, in 10^9.
+    /// Bytes read and written, in 10^9.
     pub gigabytes: f64,
     /// The time that this would have taken at the device's ceilings: of each dispatch, arithmetic or memory, whichever takes longer.
     pub bound_ms: f64,
@@ -148,19 +165,19 @@ impl StepTimes {
     }
 }
 
-/// Measures training steps on random data.
+/// Measures training steps on random data; of kernels those with `filter` in their names, or in their operations'. `mode` says how it is
+/// shown that kernels are measured before.
 ///
 /// # Errors
-/// Where the device fails or lacks memory.
-pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
-    let net =
-        AttentionUNet::new(Spec { in_channels: 2, base_channels: bench.base_channels, skip: bench.skip });
-    let tuning = match bench.tuned {
-        true => TuningCache::load(gpu.summary()).tuning(gpu.limits()),
-        false => Tuning::default(),
-    };
+/// A user error where nothing has the filter in its name; where the device fails or lacks memory.
+pub fn bench_step(gpu: Gpu, bench: &StepBench, filter: Option<&str>, mode: Mode) -> Result<StepTimes> {
+    let net = AttentionUNet::new(Spec {
+        in_channels: bench.in_channels,
+        base_channels: bench.base_channels,
+        skip: bench.skip,
+    });
     let settings = StepSettings {
-        tuning,
+        winograd: bench.winograd,
         recompute: bench.recompute,
         element: bench.element,
         clip_norm: bench.clip_norm,
@@ -169,6 +186,15 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
     };
     // Before the weights of a large network are drawn, which takes half a minute.
     settings.check_fits(&net, bench.batch_size, gpu.limits())?;
+    let trained = record_training(&net, gpu.limits(), &settings, bench.batch_size).program;
+    check_filter(filter, &trained, gpu.summary())?;
+    let asked: Vec<Question> =
+        trained.questions.iter().filter_map(|question| Question::from_key(question)).collect();
+    let tuning = match bench.tuned {
+        true => measured(&gpu, &asked, mode)?,
+        false => TuningCache::load(gpu.summary()).by_limits(),
+    };
+    let settings = StepSettings { tuning, ..settings };
     let (device, driver) = (gpu.summary().to_string(), gpu.summary().driver.clone());
     let started = Instant::now();
     let persistent = persistent_bytes(&net, bench.ema);
@@ -198,13 +224,14 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         session.finish(pending)?;
         steps_ms.push(started.elapsed().as_secs_f64() * 1e3);
     }
+    let step_ms_streamed = time_streamed(&mut session, bench.repeats.max(1), patches)?;
     let ceilings = if session.gpu().summary().timestamps { Some(session.gpu().ceilings()?) } else { None };
     let timed = match &ceilings {
         Some(ceilings) => time_dispatches(&mut session, bench, ceilings)?,
         None => Vec::new(),
     };
-    let transfer_ms = time_transfer(&session, bench)?;
-    let step_ms_median = median(&steps_ms);
+    let moves_ms = time_moves(&session, bench)?;
+    let step_ms_best = steps_ms.iter().copied().fold(f64::INFINITY, f64::min);
     let loaded = session.prepare(true, bench.batch_size)?;
     let transfer = loaded.program.input_bytes + loaded.program.output_bytes;
     Ok(StepTimes {
@@ -218,8 +245,13 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         batch: bench.batch_size,
         precision: if bench.element == Element::F16 { "f16" } else { "f32" }.into(),
         skip: format!("{:?}", bench.skip).to_lowercase(),
-        step_ms_best: steps_ms.iter().copied().fold(f64::INFINITY, f64::min),
-        step_ms_median,
+        options: bench.options(),
+        filter: filter.map(str::to_owned),
+        convolutions: asked.len(),
+        measured: asked.iter().filter(|question| question.answer(tuning).is_some()).count(),
+        step_ms_best,
+        step_ms_median: median(&steps_ms),
+        step_ms_streamed,
         first_step_ms,
         submit_ms_median: median(&submits_ms),
         gflop: loaded.program.flops() as f64 / 1e9,
@@ -227,8 +259,8 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench) -> Result<StepTimes> {
         least_bytes: least_bytes(&loaded.program),
         bound_bytes: loaded.program.dispatches.iter().map(Dispatch::bound_bytes).sum(),
         ceilings,
-        kernels: by_kernel(&timed),
-        phases: split_by_phase(&timed, transfer_ms, step_ms_median),
+        kernels: by_kernel(&timed).into_iter().filter(|time| filter.is_none_or(|text| time.has(text))).collect(),
+        phases: split_by_phase(&timed, moves_ms, step_ms_best),
     })
 }
 
@@ -303,13 +335,12 @@ fn time_dispatches(session: &mut Session, bench: &StepBench, ceilings: &Ceilings
     let shape = |arg: &Arg| program.tensor(arg.tensor).shape.to_string();
     let timed = |(dispatch, ms): (&Dispatch, f64)| {
         let name = dispatch.kernel.name();
-        let outside = || name.split('/').next().unwrap_or_default().to_owned();
         let arithmetic_s =
             dispatch.flops.executed as f64 / 1e9 / ceilings.gflops_of(name.contains("_matrix"));
         let memory_s = dispatch.bound_bytes() as f64 / 1e9 / ceilings.gigabytes_per_s;
         let time = KernelTime {
             kernel: name.to_owned(),
-            operation: if dispatch.operation.is_empty() { outside() } else { dispatch.operation.clone() },
+            operation: operation_of(dispatch),
             phase: name_of(dispatch.phase),
             variant: dispatch.kernel.variant().to_string(),
             tensors: dispatch.args.iter().map(shape).collect::<Vec<_>>().join(" "),
@@ -347,27 +378,101 @@ fn by_kernel(timed: &[Timed]) -> Vec<KernelTime> {
 }
 
 /// Device time by part of the step; then what the clock says of moving inputs and outputs, and what is left of the step.
-fn split_by_phase(timed: &[Timed], transfer_ms: f64, step_ms: f64) -> Vec<(String, f64)> {
+fn split_by_phase(timed: &[Timed], [upload_ms, read_ms]: [f64; 2], step_ms: f64) -> Vec<(String, f64)> {
     let mut by_phase: BTreeMap<Phase, f64> = BTreeMap::new();
     timed.iter().for_each(|timed| *by_phase.entry(timed.phase).or_default() += timed.time.spent.ms);
-    let busy_ms = by_phase.values().sum::<f64>() + transfer_ms;
+    let busy_ms = by_phase.values().sum::<f64>() + upload_ms + read_ms;
     let mut phases: Vec<(String, f64)> =
         by_phase.into_iter().map(|(phase, ms)| (name_of(phase), ms)).collect();
-    phases.push(("upload and read-back".into(), transfer_ms));
+    phases.push(("upload".into(), upload_ms));
+    phases.push(("read-back".into(), read_ms));
     phases.push(("idle".into(), (step_ms - busy_ms).max(0.0)));
     phases
 }
 
-/// Time by the clock to move a step's inputs and outputs, fastest of a few.
-fn time_transfer(session: &Session, bench: &StepBench) -> Result<f64> {
-    let loaded = session.loaded(true, bench.batch_size).expect("it has run");
-    let bytes = vec![0; loaded.program.input_bytes as usize];
-    let mut fastest_ms = f64::INFINITY;
-    for _ in 0..PROFILED {
-        let started = Instant::now();
-        session.gpu().write(loaded.inputs(), 0, &bytes);
-        session.gpu().read(loaded.outputs(), 0..loaded.program.output_bytes)?;
-        fastest_ms = fastest_ms.min(started.elapsed().as_secs_f64() * 1e3);
+/// A step's time, by the clock, where each is submitted before the one before is waited for.
+fn time_streamed(session: &mut Session, steps: usize, patches: impl Fn(usize) -> Vec<Patch>) -> Result<f64> {
+    let started = Instant::now();
+    let mut before = None;
+    for step in 0..steps {
+        let next = session.start_patch_step(&patches(step), 1e-3)?;
+        if let Some(before) = before.replace(next) {
+            session.finish(before)?;
+        }
     }
-    Ok(fastest_ms)
+    if let Some(last) = before {
+        session.finish(last)?;
+    }
+    Ok(started.elapsed().as_secs_f64() * 1e3 / steps as f64)
+}
+
+/// Times by the clock to upload a step's inputs and to read back what a training reads, fastest of a few.
+fn time_moves(session: &Session, bench: &StepBench) -> Result<[f64; 2]> {
+    let loaded = session.loaded(true, bench.batch_size).expect("it has run");
+    let inputs = vec![0; loaded.program.input_bytes as usize];
+    let read_bytes = session.read_back_bytes(true, bench.batch_size).expect("it has run");
+    let (mut read_ms, mut both_ms) = (f64::INFINITY, f64::INFINITY);
+    let ms_of = |uploads: bool| -> Result<f64> {
+        let started = Instant::now();
+        if uploads {
+            session.gpu().write(loaded.inputs(), 0, &inputs);
+        }
+        session.gpu().read(loaded.outputs(), 0..read_bytes)?;
+        Ok(started.elapsed().as_secs_f64() * 1e3)
+    };
+    for _ in 0..PROFILED {
+        read_ms = read_ms.min(ms_of(false)?);
+        both_ms = both_ms.min(ms_of(true)?);
+    }
+    Ok([(both_ms - read_ms).max(0.0), read_ms])
+}
+
+/// Something in the step must have this in its name, or in its operation's, and be timed.
+fn check_filter(filter: Option<&str>, program: &Program, adapter: &AdapterSummary) -> Result<()> {
+    let Some(text) = filter else { return Ok(()) };
+    if !adapter.timestamps {
+        let remedy = "leave it out: the step as a whole is timed by the clock";
+        return Err(Error::user("--filter", "a device that times its kernels", adapter, remedy));
+    }
+    let names = program.dispatches.iter().map(|dispatch| (operation_of(dispatch), dispatch.kernel.name()));
+    let names: Vec<(String, String)> = names.collect();
+    if names.iter().any(|(operation, kernel)| operation.contains(text) || kernel.contains(text)) {
+        return Ok(());
+    }
+    let shader = |kernel: &str| kernel.split('/').next().unwrap_or_default().to_owned();
+    let known: BTreeSet<String> =
+        names.into_iter().flat_map(|(operation, kernel)| [operation, shader(&kernel)]).collect();
+    let remedy = format!("choose one of: {}", Vec::from_iter(known).join(", "));
+    Err(Error::user("--filter", "a part of the name of an operation or a kernel of this step", text, remedy))
+}
+
+/// What asked for a dispatch: an operation, or outside of any its shader's name.
+fn operation_of(dispatch: &Dispatch) -> String {
+    let name = dispatch.kernel.name();
+    let outside = || name.split('/').next().unwrap_or_default().to_owned();
+    if dispatch.operation.is_empty() { outside() } else { dispatch.operation.clone() }
+}
+
+impl KernelTime {
+    /// Whether its name, or its operation's, has this in it.
+    pub fn has(&self, text: &str) -> bool {
+        self.operation.contains(text) || self.kernel.contains(text)
+    }
+}
+
+impl StepBench {
+    /// What is not as it is by default, besides sizes, skips and precision, as the command line has it.
+    pub fn options(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        if self.recompute == Recompute::Always {
+            options.push("--recompute".to_owned());
+        }
+        if self.clip_norm > 0.0 {
+            options.push(format!("--clip-norm {}", self.clip_norm));
+        }
+        if self.ema {
+            options.push("--ema".to_owned());
+        }
+        options
+    }
 }

@@ -43,39 +43,42 @@ impl Examined {
 
     /// A form that cannot be examined without harm.
     fn broken(form: Form, why: &str) -> Self {
-        let name = form.name();
-        Self {
-            failures: vec![format!("{name}: {why}")],
-            ..Self::new(name.to_owned(), Some(form), Element::F16)
-        }
+        let failures = vec![why.to_owned()];
+        Self { failures, ..Self::new(form.name().to_owned(), Some(form), Element::F16) }
     }
 }
 
 /// Runs every case of every operation, the whole network by every form, and what makes patches, in f32 and where the device has it in
-/// f16, but for the forms that are `broken`: those have failed. `told` hears of each before it is examined.
+/// f16, but for the forms that are `broken`: those have failed. `told` hears of each before it is examined, and `found` has all that was
+/// examined, also where it ends before all are.
 ///
 /// # Errors
 /// Where the device lacks memory, or was lost. A kernel that its driver refuses is a failure of the case.
-pub fn examine(gpu: &Gpu, broken: &[(Form, String)], mut told: impl FnMut(&str)) -> Result<Vec<Examined>> {
+pub fn examine(
+    gpu: &Gpu,
+    broken: &[(Form, String)],
+    mut told: impl FnMut(&str),
+    found: &mut Vec<Examined>,
+) -> Result<()> {
     let is_whole = |form: Form| broken.iter().all(|(broken, _)| *broken != form);
-    let mut all: Vec<Examined> = broken.iter().map(|(form, why)| Examined::broken(*form, why)).collect();
+    found.extend(broken.iter().map(|(form, why)| Examined::broken(*form, why)));
     for element in [Element::F32, Element::F16] {
         if element == Element::F16 && !gpu.limits().f16 {
             continue;
         }
         for op in OPS {
-            told(op.name);
-            all.extend(examine_operation(gpu, op, element, is_whole)?);
+            told(&format!("{} in {}", op.name, element.word()));
+            found.extend(examine_operation(gpu, op, element, is_whole)?);
         }
-        told(&format!("whole steps in {}", element.word()));
         let runs = |form: &Form| is_whole(*form) && form.runs_on(element == Element::F16, gpu.limits());
         for form in Form::ALL.into_iter().filter(runs) {
-            all.extend(examine_steps(gpu, element, form)?);
+            told(&format!("whole steps in {}, {}", element.word(), form.name()));
+            found.extend(examine_steps(gpu, element, form)?);
         }
     }
     told("patches");
-    all.push(examine_patches(gpu)?);
-    Ok(all)
+    found.push(examine_patches(gpu)?);
+    Ok(())
 }
 
 /// The whole network's steps, with skips of both kinds.

@@ -30,7 +30,7 @@ pub fn examine_patches(gpu: &Gpu) -> Result<Examined> {
     let made = match make(gpu, &patches, &words, &weights) {
         Ok(made) => made,
         Err(Error::Refused(why)) => {
-            entry.failures.push(format!("patches: {}", why.lines().next().unwrap_or_default()));
+            entry.failures.push(why.lines().next().unwrap_or_default().to_owned());
             return Ok(entry);
         }
         Err(error) => return Err(error),
@@ -43,7 +43,7 @@ pub fn examine_patches(gpu: &Gpu) -> Result<Examined> {
         match error <= allowed && targets == 0 {
             true => entry.passed += 1,
             false => entry.failures.push(format!(
-                "patches {label}: channels {error:.1e}, allowed {allowed:.0e}; {targets} pixels of the target are others"
+                "{label}: channels {error:.1e}, allowed {allowed:.0e}; {targets} pixels of the target are others"
             )),
         }
     }

@@ -116,9 +116,16 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let is_tuned = !run.experiment.training.deterministic;
     let asked = is_tuned.then(|| experiment_questions(&run.experiment, gpu.limits())).transpose()?;
     ensure_sound(&gpu, stored_element(&run.experiment, gpu.limits()), run.mode)?;
-    let tuning = match asked {
+    let tuning = match &asked {
         None => TuningCache::load(gpu.summary()).by_limits(),
-        Some(asked) => tuning::of_training(&run.output_dir, run.restart, &gpu, &asked, run.mode)?,
+        Some(asked) => tuning::of_training(&run.output_dir, run.restart, &gpu, asked, run.mode)?,
+    };
+    let kernels = match &asked {
+        None => "kernels by the device's limits alone, since the training is to be deterministic".to_owned(),
+        Some(asked) => {
+            let measured = asked.iter().filter(|question| question.answer(tuning).is_some()).count();
+            format!("kernels by measurement for {measured} of {} convolutions, by the device's limits for the others", asked.len())
+        }
     };
     let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };
     let loaded = loaded::load(run, gpu, settings, &initial, (train, val))?;
@@ -129,10 +136,7 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let logs: Vec<&Path> = run.log_file.as_deref().into_iter().chain([log_path.as_path()]).collect();
     let _log = logging::start(&logs)?;
     tuning::keep(&run.output_dir, tuning)?;
-    tracing::info!(
-        "kernels of {} convolutions by measurement, of all others by the device's limits",
-        tuning.len()
-    );
+    tracing::info!("{kernels}");
     let outcome = Training::start(run, loaded, tracked).and_then(Training::finish);
     if let Err(error) = &outcome {
         // For the files: the terminal hears of it from the command line.

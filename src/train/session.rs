@@ -390,6 +390,12 @@ impl Session {
         self.programs.get(&(training, batch)).map(|step| &step.loaded)
     }
 
+    /// Bytes that a step of a prepared program reads back where nobody wants its logits.
+    pub(super) fn read_back_bytes(&self, training: bool, batch: usize) -> Option<u64> {
+        let step = self.programs.get(&(training, batch))?;
+        Some(step.loaded.program.stored_range(step.recorded.sums).end)
+    }
+
     /// Fills transient memory with NaN, so that a test sees what reads before it is written.
     pub fn poison(&self) {
         self.pool.poison(&self.gpu);

@@ -175,9 +175,9 @@ impl TuningCache {
         risky(gpu).into_iter().filter(is_open).collect()
     }
 
-    /// [`Self::probe`] of a training, which says so.
-    fn probe_shown(&mut self, gpu: &Gpu, mode: progress::Mode) -> Result<()> {
-        if self.unprobed(gpu, false).is_empty() {
+    /// [`Self::probe`] of a training that asks these, which says so. In f32 nothing runs on matrix units.
+    fn probe_shown(&mut self, gpu: &Gpu, questions: &[Question], mode: progress::Mode) -> Result<()> {
+        if !questions.iter().any(|question| question.half) || self.unprobed(gpu, false).is_empty() {
             return Ok(());
         }
         let work = Work::new(mode, 1, "matrix units");
@@ -188,10 +188,21 @@ impl TuningCache {
         Ok(())
     }
 
-    pub(super) fn save_or_warn(&self) {
+    /// Writes it to its place; a place that takes nothing is told of, and costs nothing but a measurement next time.
+    pub fn save_or_warn(&self) {
         if let Err(error) = self.save() {
             tracing::warn!("what was measured of the device is not kept: {error}");
         }
+    }
+
+    /// Makes the pipelines of what [`Self::measure`] will run, several at once.
+    ///
+    /// # Errors
+    /// Where the device was lost.
+    pub fn compile_ahead(&self, gpu: &Gpu, questions: &[Question], again: bool) -> Result<()> {
+        let unusable = self.unusable();
+        let open = questions.iter().filter(|question| again || !self.timings.contains_key(&question.key()));
+        gpu.compile_ahead(open.flat_map(|question| kernels(gpu, question, &unusable)))
     }
 
     /// Measures the questions that are not answered yet, or all of them; `told` hears of each.
@@ -205,9 +216,8 @@ impl TuningCache {
         again: bool,
         mut told: impl FnMut(&Question, &[Timing]),
     ) -> Result<()> {
+        self.compile_ahead(gpu, questions, again)?;
         let unusable = self.unusable();
-        let open = questions.iter().filter(|question| again || !self.timings.contains_key(&question.key()));
-        gpu.compile_ahead(open.flat_map(|question| kernels(gpu, question, &unusable)))?;
         for question in questions {
             let key = question.key();
             if !again && let Some(known) = self.timings.get(&key) {
@@ -285,14 +295,24 @@ pub fn of_training(
     questions: &[Question],
     mode: progress::Mode,
 ) -> Result<Tuning> {
+    if restart || !is_unfinished(dir) {
+        return measured(gpu, questions, mode);
+    }
     let mut cache = TuningCache::load(gpu.summary());
     // Of what goes on too: its driver may be another one now.
-    cache.probe_shown(gpu, mode)?;
-    if !restart && is_unfinished(dir) {
-        let kept = std::fs::read_to_string(dir.join(KEPT)).ok();
-        let answers = kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        return Ok(Tuning::new(answers, cache.unusable()));
-    }
+    cache.probe_shown(gpu, questions, mode)?;
+    let kept = std::fs::read_to_string(dir.join(KEPT)).ok();
+    let answers = kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    Ok(Tuning::new(answers, cache.unusable()))
+}
+
+/// The answers of a device's cache; on a GPU what is not in it is measured first, and kept.
+///
+/// # Errors
+/// Where the device was lost; [`Error::Stopped`] where a signal came meanwhile.
+pub fn measured(gpu: &Gpu, questions: &[Question], mode: progress::Mode) -> Result<Tuning> {
+    let mut cache = TuningCache::load(gpu.summary());
+    cache.probe_shown(gpu, questions, mode)?;
     let is_open = |question: &&Question| !cache.timings.contains_key(&question.key());
     let open: Vec<Question> = questions.iter().filter(is_open).cloned().collect();
     if !gpu.limits().software && !open.is_empty() {

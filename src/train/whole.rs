@@ -78,11 +78,11 @@ const TOGETHER: f64 = 0.25;
 pub(super) fn examine_whole(gpu: &Gpu, element: Element, form: Form, skip: Skip) -> Result<Examined> {
     let (golden, skips) = GOLDEN.of(skip);
     let what = format!("network, {skips} skips, {}", form.name());
-    let mut entry = Examined::new(what.clone(), Some(form), element);
+    let mut entry = Examined::new(what, Some(form), element);
     match take_step(gpu, element, form, skip) {
         Ok(found) => compare(&mut entry, &found, golden, allowed(element)),
         Err(Error::Refused(why)) => {
-            entry.failures.push(format!("{what}: {}", why.lines().next().unwrap_or_default()));
+            entry.failures.push(why.lines().next().unwrap_or_default().to_owned());
         }
         Err(error) => return Err(error),
     }
@@ -126,8 +126,7 @@ fn take(entry: &mut Examined, name: &str, error: f64, most: f64) {
     match error <= most {
         true => entry.passed += 1,
         false => entry.failures.push(format!(
-            "{}: {name} differs from PyTorch's by {error:.1e} of its norm, allowed {most:.0e}",
-            entry.what
+            "{name} differs from PyTorch's by {error:.1e} of its norm, allowed {most:.0e}"
         )),
     }
 }
