@@ -1,81 +1,161 @@
 #!/bin/sh
-# Everything that is worth knowing of rosette on a GPU, in one go: first whether every kernel and variant computes what it
+# Everything that is worth knowing of rosette on a GPU: first whether every kernel, form and whole step computes what it
 # should there, then what is fastest, then the training step beside PyTorch on the same device.
 #
-#   benches/gpu.sh RESULTS_DIR      with ROSETTE (the binary) and PYTHON (with a torch that sees the GPU) from the environment
+#   benches/gpu.sh RESULTS_DIR [STAGE ...]
 #
-# BASE, PATCH and BATCHES change the sizes (64, 512, "4 8"). What matters most comes first.
+#   check    numerics of everything, matrix units included                            1 to 4 minutes
+#   half     f16 at the first batch: tuning, kernels, beside PyTorch's autocast       2 to 4
+#   single   f32 at the first batch, beside PyTorch in f32 and TF32                   2 to 4
+#   demo     a small training in f16 and in f32, and what it costs without a loss read 1
+#   rest     the other batches; PyTorch compiled; the driver's checks of bounds       4 to 8
+#
+# All of them, in this order, where none is named. The environment says which ROSETTE (the binary), which PYTHON (with a
+# torch that sees the GPU), which ROSETTE_ADAPTER, and other sizes: BASE, PATCH, BATCHES (64, 512, "4 8").
+#
+# A step that hangs is ended, and no step keeps the next from running. RESULTS_DIR/gpu.log has all that was said and, at its
+# end, how every step ended; RESULTS_DIR/gpu.tar.gz has that and all files, and is up to date after each step.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
-out=${1:?a directory for the results}
+results=${1:?a directory for the results}
+shift
+stages=${*:-check half single demo rest}
 rosette=${ROSETTE:-$here/../target/release/rosette}
 python=${PYTHON:-python3}
 base=${BASE:-64}
 patch=${PATCH:-512}
 batches=${BATCHES:-4 8}
-mkdir -p "$out"
+first=${batches%% *}
+others=${batches#"$first"}
+mkdir -p "$results/files"
+results=$(cd "$results" && pwd)
+out=$results/files
+log=$results/gpu.log
+# Nothing that was measured on another day, and a place that takes what is measured now.
+export ROSETTE_CACHE_DIR="$out/cache" PYTHONUNBUFFERED=1
+mkdir -p "$ROSETTE_CACHE_DIR"
+failed=0
 
-say() { printf '\n== %s (%s)\n' "$1" "$(date +%T)"; }
+say() { printf '\n== %s (%s)\n' "$1" "$(date +%T)" | tee -a "$log"; }
 
-say "device"
-"$rosette" devices
-"$python" -c 'import torch; print("torch", torch.__version__, torch.cuda.get_device_name(), "cuDNN", torch.backends.cudnn.version())'
+# step SECONDS NAME FILE COMMAND...: runs it for so long at most; its output goes to FILE, the log and the terminal.
+step() {
+    limit=$1 name=$2 file=$3
+    shift 3
+    say "$name"
+    begun=$(date +%s)
+    timeout -k 10 "$limit" "$@" > "$out/$file" 2> "$out/$file.err"
+    code=$?
+    cat "$out/$file.err" "$out/$file" | tail -n 400 | tee -a "$log"
+    [ -s "$out/$file.err" ] || rm -f "$out/$file.err"
+    how=ok
+    [ $code -eq 0 ] || how="ENDED WITH $code"
+    [ $code -ne 124 ] && [ $code -ne 137 ] || how="TOOK OVER $limit s"
+    [ "$how" = ok ] || failed=$((failed + 1))
+    printf '%-60s %4d s  %s\n' "$name" "$(($(date +%s) - begun))" "$how" >> "$out/steps.txt"
+    tar -C "$results" -czf "$results/gpu.tar.gz.new" gpu.log files && mv "$results/gpu.tar.gz.new" "$results/gpu.tar.gz"
+    return $code
+}
 
-say "numerics of every kernel and variant"
-if ! "$rosette" doctor > "$out/doctor.txt" 2>&1; then
-    say "with the driver's checks of bounds"
-    ROSETTE_BOUNDS_CHECKS=1 "$rosette" doctor > "$out/doctor_checks.txt" 2>&1 && export ROSETTE_BOUNDS_CHECKS=1
-fi
-cat "$out"/doctor*.txt
+has_torch=0
+is_torch_there() { step 60 "PyTorch" torch.txt "$python" -c 'import torch; x = torch.zeros(1).cuda(); print("torch", torch.__version__, torch.cuda.get_device_name(), "cuDNN", torch.backends.cudnn.version())'; }
 
-cat > "$out/config.yaml" <<YAML
-model: {base_channels: $base, patch_size: $patch}
-experiments: [{name: gpu}]
-YAML
+device() {
+    step 60 "devices" devices.txt "$rosette" devices || return 1
+    # The first that is no processor, unless the environment names one.
+    : "${ROSETTE_ADAPTER:=$(sed -n 's/^│ \([0-9]*\) .*/\1 &/p' "$out/devices.txt" | grep -v software | head -n 1 | cut -d ' ' -f 1)}"
+    if [ -z "$ROSETTE_ADAPTER" ]; then
+        say "no GPU: install libvulkan1, and set VK_DRIVER_FILES to the driver's JSON where the loader does not find it"
+        return 1
+    fi
+    export ROSETTE_ADAPTER
+    say "adapter $ROSETTE_ADAPTER"
+}
+
+check() {
+    step 240 "numerics of every kernel, form and whole step" doctor.txt "$rosette" doctor && return
+    if grep -q "device was lost" "$out/doctor.txt.err" 2> /dev/null; then
+        step 240 "the same with the driver's checks of bounds" doctor_checks.txt env ROSETTE_BOUNDS_CHECKS=1 "$rosette" doctor &&
+            export ROSETTE_BOUNDS_CHECKS=1
+    fi
+    say "what is measured from here on is of a device that computes some of it wrongly: see above"
+    export ROSETTE_USE_UNSOUND=1
+}
 
 # measure PRECISION BATCH: what is fastest there, and the step with it, kernel by kernel.
 measure() {
-    say "tuning, $1, batch $2"
-    "$rosette" tune --config "$out/config.yaml" --experiment-name gpu --override precision="$1" \
-        --override batch_size="$2" 2> "$out/tune_$1_$2.log" | tee "$out/tune_$1_$2.txt"
-    say "step by kernel, $1, batch $2"
-    "$rosette" bench --step --base "$base" --patch "$patch" --batch "$2" --precision "$1" --repeats 20 --markdown \
-        | tee "$out/step_$1_$2.md"
+    printf 'model: {base_channels: %s, patch_size: %s}\nexperiments: [{name: gpu}]\n' "$base" "$patch" > "$out/config.yaml"
+    step 180 "tuning, $1, batch $2" "tune_$1_$2.txt" "$rosette" tune --config "$out/config.yaml" --experiment-name gpu \
+        --override precision="$1" --override batch_size="$2"
+    set -- "$1" "$2" --base "$base" --patch "$patch" --batch "$2" --precision "$1" --repeats 20
+    precision=$1 batch=$2
+    shift 2
+    step 90 "step, $precision, batch $batch" "step_${precision}_$batch.json" "$rosette" bench --step "$@" --json
+    step 90 "step by kernel, $precision, batch $batch" "step_${precision}_$batch.md" "$rosette" bench --step "$@" --markdown
 }
 
-# compare NAME BATCH TORCH_ARGS ROSETTE_ARGS: both in turn.
+# compare NAME BATCH ROUNDS TORCH_ARGS ROSETTE_ARGS: both in turn.
 compare() {
-    say "beside PyTorch, batch $2: $1"
-    "$python" "$here/compare/compare.py" --rosette "$rosette" --configs "$base:$patch:$2" --rounds 2 --torch-args "$3" \
-        --rosette-args "$4" --json "$out/compare_$1_$2.json"
+    [ $has_torch -eq 1 ] || return
+    step 150 "beside PyTorch, batch $2: $1" "compare_$1_$2.txt" "$python" "$here/compare/compare.py" --rosette "$rosette" \
+        --configs "$base:$patch:$2" --rounds "$3" --torch-args "$4 --steps 20" --rosette-args "$5 --repeats 20" \
+        --json "$out/compare_$1_$2.json"
 }
 
-# The first batch is measured in full before the next, since the time on a machine may end before the script does.
-first=${batches%% *}
-for batch in $batches; do
-    measure f16 "$batch"
-    compare autocast "$batch" "--device cuda --precision autocast --channels-last --steps 20" \
-        "--precision f16 --repeats 20"
-    measure f32 "$batch"
-    compare f32 "$batch" "--device cuda --precision f32 --steps 20" "--precision f32 --repeats 20"
-    compare tf32 "$batch" "--device cuda --precision tf32 --channels-last --steps 20" "--precision f16 --repeats 20"
-    compare autocast_compiled "$batch" "--device cuda --precision autocast --channels-last --compile --steps 20" \
-        "--precision f16 --repeats 20"
-    if [ "$batch" = "$first" ]; then
-        say "what the driver's checks of bounds would cost"
-        for checks in without with without with; do
-            case $checks in
-                with) set -- env ROSETTE_BOUNDS_CHECKS=1 ;;
-                *) set -- env -u ROSETTE_BOUNDS_CHECKS ;;
-            esac
-            printf '%s: ' "$checks"
-            "$@" "$rosette" bench --step --base "$base" --patch "$patch" --batch "$batch" --precision f16 --repeats 10 | grep -m1 best
-        done
-        say "every kernel for each of its shapes"
-        for precision in f16 f32; do
-            "$rosette" bench --base "$base" --patch "$patch" --batch "$batch" --precision $precision --json \
-                > "$out/kernels_$precision.json"
-        done
-    fi
-done
+half() {
+    measure f16 "$1"
+    compare autocast "$1" 2 "--device cuda --precision autocast --channels-last" "--precision f16"
+}
+
+single() {
+    measure f32 "$1"
+    compare f32 "$1" 2 "--device cuda --precision f32" "--precision f32"
+    compare tf32_beside_f32 "$1" 1 "--device cuda --precision tf32 --channels-last" "--precision f32"
+    compare tf32_beside_f16 "$1" 1 "--device cuda --precision tf32 --channels-last" "--precision f16"
+}
+
+demo() {
+    for precision in f16 f32; do
+        step 120 "a small training in $precision" "demo_$precision.txt" "$rosette" demo --output-dir "$out/demo_$precision" \
+            --override precision=$precision --override num_epochs=40 --quiet
+        rm -rf "$out/demo_$precision/data"
+    done
+}
+
+rest() {
+    for batch in $others; do
+        half "$batch"
+        single "$batch"
+    done
+    compare autocast_compiled "$first" 1 "--device cuda --precision autocast --channels-last --compile" "--precision f16"
+    for checks in without with without with; do
+        case $checks in
+            with) set -- env ROSETTE_BOUNDS_CHECKS=1 ;;
+            *) set -- env -u ROSETTE_BOUNDS_CHECKS ;;
+        esac
+        step 60 "step $checks the driver's checks of bounds" "bounds_$checks.txt" "$@" "$rosette" bench --step --base "$base" \
+            --patch "$patch" --batch "$first" --precision f16 --repeats 10
+    done
+    for precision in f16 f32; do
+        step 90 "every kernel for each of its shapes, $precision" "kernels_$precision.txt" "$rosette" bench --base "$base" \
+            --patch "$patch" --batch "$first" --precision $precision
+    done
+}
+
+if device; then
+    is_torch_there && has_torch=1
+    for stage in $stages; do
+        case $stage in
+            check | demo | rest) $stage ;;
+            half | single) $stage "$first" ;;
+            *) say "no stage '$stage': check, half, single, demo, rest" && failed=$((failed + 1)) ;;
+        esac
+    done
+else
+    failed=$((failed + 1))
+fi
+say "how every step ended"
+tee -a "$log" < "$out/steps.txt"
+tar -C "$results" -czf "$results/gpu.tar.gz" gpu.log files
+[ $failed -eq 0 ]

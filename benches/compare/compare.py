@@ -18,6 +18,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 KEYS = ("step_ms_median", "step_ms_best")
+# What a result of rosette's is worth nothing without.
+FACTS = ("rosette", "device", "driver", "precision", "options", "convolutions", "measured", "step_ms_streamed")
 
 
 def arguments():
@@ -57,7 +59,7 @@ def run_rosette(options, config):
     missing = [key for key in KEYS if key not in result]
     if missing:
         sys.exit(f"{shlex.join(command)}\nprinted no {' and no '.join(missing)}")
-    return {key: result[key] for key in KEYS}
+    return {key: result[key] for key in KEYS}, {fact: result.get(fact) for fact in FACTS}
 
 
 def run_torch(options, config):
@@ -73,10 +75,13 @@ def compare(options, config):
     """Both sides' rounds for one configuration, and their medians' ratio."""
     torch_runs, rosette_runs = [], []
     for _ in range(options.rounds):
+        # Rosette first: where PyTorch fails, its figures are there.
+        result, facts = run_rosette(options, config)
+        rosette_runs.append(result)
+        print(f"{config:>16} rosette {result} on {facts['device']}, {facts['precision']}", file=sys.stderr, flush=True)
         result, setting = run_torch(options, config)
         torch_runs.append(result)
-        rosette_runs.append(run_rosette(options, config))
-    figures = {"config": config, "setting": setting, "torch": torch_runs, "rosette": rosette_runs}
+    figures = {"config": config, "setting": setting, "facts": facts, "torch": torch_runs, "rosette": rosette_runs}
     for key in KEYS:
         torch_ms, rosette_ms = (statistics.median(r[key] for r in runs) for runs in (torch_runs, rosette_runs))
         figures[key] = {"torch": torch_ms, "rosette": rosette_ms, "ratio": torch_ms / rosette_ms}
@@ -93,9 +98,10 @@ def main():
         median, best = (figures[key] for key in KEYS)
         print(f"{config:>16} {median['torch']:>11.1f} {median['rosette']:>11.1f} {median['ratio']:>6.2f} "
               f"{best['ratio']:>14.2f}", flush=True)
-    print(" ".join(f"{name}={value}" for name, value in results[0]["setting"].items()))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=2) + "\n")
+    for side, facts in (("PyTorch", "setting"), ("rosette", "facts")):
+        print(f"{side}: " + " ".join(f"{name}={value}" for name, value in results[0][facts].items()))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,14 @@ def optimizer_of(model, options):
     return torch.optim.AdamW(model.parameters(), **arguments)
 
 
+def scaler_of(options):
+    """Only f16 needs its gradients scaled; a disabled scaler passes everything through."""
+    enabled = options.precision == "autocast" and options.device == "cuda"
+    # Newer versions have it for any device and warn of the older name.
+    newer = getattr(torch.amp, "GradScaler", None)
+    return newer("cuda", enabled=enabled) if newer else torch.cuda.amp.GradScaler(enabled=enabled)
+
+
 def precision_context(options):
     if options.precision != "autocast":
         return nullcontext()
@@ -89,8 +97,7 @@ def step_function(options, base, patch_px, batch):
     if options.channels_last:
         model, x = (thing.to(memory_format=torch.channels_last) for thing in (model, x))
     optimizer, loss = optimizer_of(model, options), loss_function(model.train(), options)
-    # Only f16 needs its gradients scaled; a disabled scaler passes everything through.
-    scaler = torch.cuda.amp.GradScaler(enabled=options.precision == "autocast" and options.device == "cuda")
+    scaler = scaler_of(options)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
