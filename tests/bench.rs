@@ -54,7 +54,12 @@ fn its_json_adds_up_and_its_tables_say_the_same() {
     let rest = ["upload", "read-back", "idle"].map(ms_of);
     assert!(rest.iter().all(|ms| *ms >= 0.0) && rest[1] > 0.0, "{rest:?}");
     let parts: f64 = times.phases.iter().map(|(_, ms)| ms).sum();
-    assert!(is_close(parts, times.step_ms_best.max(parts - rest[2])), "{:?}, {} ms", times.phases, times.step_ms_best);
+    assert!(
+        is_close(parts, times.step_ms_best.max(parts - rest[2])),
+        "{:?}, {} ms",
+        times.phases,
+        times.step_ms_best
+    );
     assert!(times.step_ms_streamed > 0.0 && times.step_ms_best <= times.step_ms_median);
     assert!(times.least_bytes < times.bound_bytes, "what is read twice counts twice");
     let ceilings = times.ceilings.expect("it has timestamps");

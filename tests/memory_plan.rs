@@ -3,14 +3,22 @@
 
 #[path = "common/step.rs"]
 mod step;
+#[path = "common/units.rs"]
+mod units;
 
 use std::collections::{HashMap, HashSet};
 
 use rosette::config::Skip;
 use rosette::gpu::Limits;
+use rosette::model::{AttentionUNet, Spec};
 use rosette::ops::activation::Relu;
-use rosette::tape::{Arg, Dispatch, Home, MemoryPlan, Mode, Phase, Program, Shape, Tape, TensorId};
+use rosette::ops::choice::{Form, Question};
+use rosette::tape::{
+    Arg, Dispatch, Element, Home, MemoryPlan, Mode, Phase, Program, Shape, Tape, TensorId, Tuning,
+};
+use rosette::train::{StepSettings, record_training};
 use step::Settings;
+use units::UNITS;
 
 /// The most that a plan may take beyond what is alive at once: measured 22 MiB for the partial sums of small networks,
 /// 20 MiB of 4.4 GiB for the pipeline's defaults.
@@ -143,5 +151,26 @@ fn transformed_inputs_are_kept_where_memory_is_not_short_and_shared_between_sour
             program.dispatches.iter().filter(|d| d.kernel.name() == "conv2d_winograd/transform_input");
         let (backward, forward): (Vec<_>, Vec<_>) = transforms.partition(|d| d.phase == Phase::Backward);
         assert_eq!((forward.len(), backward.len()), (21, in_backward), "recompute: {recompute}");
+    }
+}
+
+/// Which form computes a convolution is the tuner's choice: whatever it takes, the defaults fit what is promised.
+#[test]
+fn the_defaults_fit_whatever_the_tuner_chooses() {
+    let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 64, skip: Skip::Full });
+    let persistent_bytes = 4 * net.weights().total_bytes() + net.state().total_bytes();
+    for (element, most_gib) in [(Element::F32, 4.5), (Element::F16, 2.5)] {
+        for form in Form::ALL.into_iter().filter(|form| form.runs_on(element == Element::F16, UNITS)) {
+            let settings = StepSettings { element, ..StepSettings::new(512) };
+            let asked = record_training(&net, UNITS, &settings, 4).program.questions;
+            let can = |key: &&String| Question::from_key(key).is_some_and(|asked| asked.allows(form, UNITS));
+            let answers = asked.iter().filter(can).map(|key| (key.clone(), form.name().to_owned()));
+            let settings = StepSettings { tuning: Tuning::new(answers.collect(), Vec::new()), ..settings };
+            let program = record_training(&net, UNITS, &settings, 4).program;
+            let bytes = MemoryPlan::new(&program).slot_bytes() + program.input_bytes + program.output_bytes;
+            let gib = (persistent_bytes + bytes) as f64 / f64::from(1 << 30);
+            println!("{element:?} {}: {gib:.3} GiB", form.name());
+            assert!(gib <= most_gib, "{element:?} {}: {gib:.3} GiB, at most {most_gib}", form.name());
+        }
     }
 }

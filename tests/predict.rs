@@ -56,7 +56,10 @@ fn bricks(height: usize, width: usize) -> Image {
 fn engine(skip: Skip, settings: EngineSettings) -> Option<Engine> {
     let gpu = common::device()?;
     let model = Model::open(&golden("net_weights.safetensors"), Some(skip)).expect("the golden");
-    Some(Engine::new(gpu, &model.net, &model.tensors, settings).expect("a small network"))
+    Some(
+        Engine::new(gpu, &model.net, &model.tensors, settings, rosette::report::Mode::Quiet)
+            .expect("a small network"),
+    )
 }
 
 fn difference(a: &[f32], b: &[f32]) -> f32 {

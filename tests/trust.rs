@@ -1,11 +1,17 @@
 //! A device is examined before it trains or predicts for the first time.
 
 mod common;
+#[path = "common/workshop.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod workshop;
+
+use std::fs;
 
 use rosette::gpu::{Gpu, Kernel, Limits};
 use rosette::report::Mode;
 use rosette::tape::Element;
 use rosette::train::{Examined, TuningCache, is_unsound};
+use workshop::{Workshop, rosette, sample};
 
 /// The software adapter as a GPU would be taken.
 fn as_a_gpu() -> Option<Gpu> {
@@ -93,4 +99,87 @@ fn a_device_that_computes_wrongly_is_refused_with_what_it_does_wrong() {
     kept.ensure_sound(&gpu, Element::F32, Mode::Quiet).expect_err("by this version");
     cache.take_note(Element::F32, &found[..2]);
     cache.ensure_sound(&gpu, Element::F32, Mode::Quiet).expect("the doctor has found it sound since");
+}
+
+/// No command had a test that it asks, since software adapters were never refused.
+#[test]
+fn every_command_that_computes_asks_whether_the_device_can_be_trusted() {
+    let Some(gpu) = common::device() else { return };
+    let workshop = Workshop::new();
+    let (sound, unsound) = (workshop.path("sound"), workshop.path("unsound"));
+    let out = workshop.path("out");
+    let train = || {
+        workshop.train(&["--no-timestamp", "--quiet", "--output-dir", out.to_str().expect("a plain path")])
+    };
+    train().env("ROSETTE_CACHE_DIR", &sound).assert().success();
+    let cache = fs::read_dir(&sound).into_iter().flatten().map(|entry| entry.expect("an entry").path());
+    let name = cache.filter(|path| path.extension().is_some_and(|kind| kind == "json")).next();
+    assert_eq!(name, None, "a software adapter that nobody has examined is taken as it is");
+    let mut tune = rosette();
+    tune.current_dir(workshop.path("")).args([
+        "tune",
+        "--config",
+        "config.yaml",
+        "--experiment-name",
+        "tiny",
+    ]);
+    tune.env("ROSETTE_CACHE_DIR", &unsound).assert().success();
+    let known = fs::read_dir(&unsound).expect("a cache").map(|entry| entry.expect("an entry").path());
+    let file =
+        known.filter(|path| path.extension().is_some_and(|kind| kind == "json")).next().expect("one file");
+    let mut cache: TuningCache =
+        serde_json::from_slice(&fs::read(&file).expect("a cache")).expect("its format");
+    cache.take_note(Element::F32, &[examined("relu", None, &["far off"])]);
+    fs::write(&file, serde_json::to_vec(&cache).expect("numbers and text")).expect("a writable file");
+    let weights = out.join("best_model.pth");
+    let weights = weights.to_str().expect("a plain path");
+    let input = sample("C");
+    let commands = [
+        vec![
+            "train",
+            "--config",
+            "config.yaml",
+            "--experiment-name",
+            "tiny",
+            "--split-manifest",
+            "split.json",
+            "--data-dir",
+            "data",
+            "--output-dir",
+            "again",
+        ],
+        vec!["predict", "--model", weights, "--input", &input, "--output-dir", "predicted"],
+        vec!["bench", "--step", "--base", "8", "--patch", "16", "--batch", "1", "--repeats", "1"],
+        vec!["tune", "--config", "config.yaml", "--experiment-name", "tiny"],
+        vec![
+            "export",
+            "--model",
+            weights,
+            "--format",
+            "bioimageio",
+            "--author",
+            "Ada Byron",
+            "--license",
+            "MIT",
+            "--output",
+            "model.zip",
+        ],
+    ];
+    for command in commands {
+        let run = || {
+            let mut run = rosette();
+            run.current_dir(workshop.path("")).args(&command).env("ROSETTE_CACHE_DIR", &unsound);
+            run
+        };
+        let refused = run().assert().failure();
+        let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+        assert!(
+            said.contains("computes wrongly in f32") && said.contains("relu: far off"),
+            "{command:?}: {said}"
+        );
+        assert!(said.contains(&gpu.summary().to_string()), "{command:?}: {said}");
+        let used = run().env("ROSETTE_USE_UNSOUND", "1").assert().success();
+        let said = String::from_utf8_lossy(&used.get_output().stderr).into_owned();
+        assert!(said.contains("warning: used all the same"), "{command:?}: {said}");
+    }
 }

@@ -130,6 +130,13 @@ fn a_training_goes_by_the_cache_unless_it_is_to_be_deterministic() {
     assert!((plain_loss - cache_loss).abs() < 1e-3 * plain_loss, "{plain_loss} {cache_loss}");
     let (pinned, _) = trained(&workshop, "pinned", "cache", &["--override", "deterministic=true"]);
     assert!(plain == pinned, "deterministic: true");
+    // Of another batch nothing was measured: it goes by what was. So do an epoch's last batch and parts of one.
+    let smaller = ["--override", "batch_size=1"];
+    let [plain_one, one_by_cache] =
+        ["none", "cache"].map(|cache| trained(&workshop, &format!("one_{cache}"), cache, &smaller).0);
+    assert!(plain_one != one_by_cache, "another batch");
+    let log = fs::read_to_string(workshop.path("one_cache/training.log")).expect("a log");
+    assert!(log.contains("kernels by measurement for 61 of 61 convolutions"), "{log}");
     // What is damaged, or another device's, is as good as nothing.
     for damaged in ["", "{", "[]", &fs::read_to_string(&file).expect("a cache").replace("llvmpipe", "other")]
     {
@@ -137,6 +144,22 @@ fn a_training_goes_by_the_cache_unless_it_is_to_be_deterministic() {
         let (weights, _) = trained(&workshop, "damaged", "cache", &["--restart"]);
         assert!(weights == plain, "{damaged}");
     }
+}
+
+/// A whole tuning ended at its first answer.
+#[test]
+#[cfg(unix)]
+fn a_cache_that_cannot_be_written_costs_no_answer() {
+    let Some(_) = common::device() else { return };
+    let workshop = Workshop::new();
+    let mut tune = rosette();
+    tune.args(["tune", "--experiment-name", "tiny", "--config"]).arg(workshop.path("config.yaml"));
+    let done = tune.env("ROSETTE_CACHE_DIR", "/dev/null/cache").assert().success();
+    let output = done.get_output();
+    let [said, warned] =
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert!(said.contains("kept in no place") && said.contains("3x3 weight gradient"), "{said}");
+    assert!(warned.contains("is not kept"), "{warned}");
 }
 
 #[test]

@@ -130,7 +130,10 @@ fn read_times(path: &Path, bench: &StepBench, filter: Option<&str>) -> Result<St
     })?;
     let words = |[base, patch, batch]: [usize; 3], skip: &str, options: &[String]| {
         let options: String = options.iter().map(|option| format!(" {option}")).collect();
-        format!("--base {base} --patch {patch} --batch {batch}{}{options}", if skip == "pooled" { " --pooled" } else { "" })
+        format!(
+            "--base {base} --patch {patch} --batch {batch}{}{options}",
+            if skip == "pooled" { " --pooled" } else { "" }
+        )
     };
     let found = words([times.base, times.patch, times.batch], &times.skip, &times.options);
     let skip = format!("{:?}", bench.skip).to_lowercase();
@@ -141,7 +144,8 @@ fn read_times(path: &Path, bench: &StepBench, filter: Option<&str>) -> Result<St
     }
     if times.filter.as_deref().is_some_and(|there| Some(there) != filter) {
         let found = format!("--filter {}", times.filter.unwrap_or_default());
-        let expected = filter.map_or("all kernels".into(), |filter| format!("all kernels, or --filter {filter}"));
+        let expected =
+            filter.map_or("all kernels".into(), |filter| format!("all kernels, or --filter {filter}"));
         return Err(Error::user(place, expected, &found, format!("measure the same here: {found}")));
     }
     if let Some(text) = filter {

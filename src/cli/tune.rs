@@ -65,10 +65,8 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         }
     }
     // Forms are compared with the usual one, which has to be right itself.
-    if !gpu.limits().software {
-        let mode = if args.json { Mode::Quiet } else { Mode::Plain };
-        cache.ensure_sound(&gpu, stored_element(&experiment, gpu.limits()), mode)?;
-    }
+    let mode = if args.json { Mode::Quiet } else { Mode::Plain };
+    cache.ensure_sound(&gpu, stored_element(&experiment, gpu.limits()), mode)?;
     let started = Instant::now();
     say_line(&format!("compiling for {} convolutions", questions.len()));
     cache.compile_ahead(&gpu, &questions, args.force)?;
@@ -105,8 +103,8 @@ fn failures(found: &[(Question, Vec<Timing>)]) -> BTreeSet<String> {
 fn table(gpu: &Gpu, found: &[(Question, Vec<Timing>)]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["convolution", "taken", "ms", "the others: times as long"]);
-    if let Some(column) = table.column_mut(2) {
+    table.set_header(["convolution", "taken", "ms", "GFLOP/s", "the others: times as long"]);
+    for column in table.column_iter_mut().skip(2).take(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for (question, timings) in found {
@@ -122,7 +120,8 @@ fn table(gpu: &Gpu, found: &[(Question, Vec<Timing>)]) -> Table {
                 (None, false) => format!("{} wrong by {:.0e}", timing.form, timing.difference),
             })
             .collect();
-        table.add_row([question.to_string(), name.to_owned(), format!("{ms:.3}"), others.join(", ")]);
+        let rate = format!("{:.1}", question.flops() as f64 / 1e6 / ms);
+        table.add_row([question.to_string(), name.to_owned(), format!("{ms:.3}"), rate, others.join(", ")]);
     }
     table
 }

@@ -48,7 +48,7 @@ impl Trial {
         assert_eq!(height, width, "one window covers a square");
         let gpu = Gpu::open(adapter)?;
         ensure_sound(&gpu, Element::F32, Mode::Plain)?;
-        let engine = Engine::new(gpu, &model.net, &model.tensors, settings)?;
+        let engine = Engine::new(gpu, &model.net, &model.tensors, settings, Mode::Plain)?;
         let probability = engine.predict(&image, |_| ())?;
         Ok(Self { image, probability })
     }

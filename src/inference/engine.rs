@@ -7,8 +7,10 @@ use crate::data::channels::Prepared;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Limits, PendingRead};
 use crate::model::{AttentionUNet, NamedTensor};
-use crate::tape::{Element, Loaded, Mode, Shape, SlotPool, Store, Stores, Tape, TensorId};
-use crate::train::{TuningCache, element_of};
+use crate::ops::choice::Question;
+use crate::report::progress;
+use crate::tape::{Element, Loaded, Mode, Program, Shape, SlotPool, Store, Stores, Tape, TensorId, Tuning};
+use crate::train::{TuningCache, element_of, measured};
 
 /// How windows are run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +42,8 @@ pub struct Engine {
 type Place = ([usize; 2], usize);
 
 impl Engine {
-    /// Uploads the weights and loads the program.
+    /// Uploads the weights and loads the program. In f32 the device's limits alone decide which kernels compute it, so that the same command
+    /// gives the same bytes; in f16 on a GPU, what was measured there, and what was not is measured first, which `mode` says how to show.
     ///
     /// # Errors
     /// A user error where the window is impossible or does not fit the device, and where the device has no f16 that is
@@ -50,8 +53,9 @@ impl Engine {
         net: &AttentionUNet,
         tensors: &[NamedTensor],
         settings: EngineSettings,
+        mode: progress::Mode,
     ) -> Result<Self> {
-        let EngineSettings { window_px, overlap_px, batch_size, .. } = settings;
+        let EngineSettings { window_px, overlap_px, .. } = settings;
         if window_px == 0 || !window_px.is_multiple_of(16) {
             let remedy = "four 2x2 poolings halve a window four times: take 256, 384, 512, ...";
             return Err(Error::user("--window", "a multiple of 16", window_px, remedy));
@@ -80,14 +84,16 @@ impl Engine {
             gpu.write(&buffer, 0, bytemuck::cast_slice(&values));
             stores.insert(store, buffer);
         }
-        let mut tape = Tape::new(gpu.limits(), Mode::Evaluate);
-        tape.set_exact(!settings.winograd);
-        tape.set_tuning(TuningCache::load(gpu.summary()).by_limits());
-        tape.set_stored_element(element);
-        let x = tape.input("x", Shape::nhwc(batch_size, window_px, window_px, 4));
-        let logits = tape.output("logits", Shape::nhwc(batch_size, window_px, window_px, 1));
-        net.logits(&mut tape, x, false, Some(logits));
-        let loaded = Loaded::new(&gpu, tape.finish(), &stores, &mut SlotPool::default())?;
+        let by_limits = TuningCache::load(gpu.summary()).by_limits();
+        let (program, x, logits) = record(net, gpu.limits(), settings, element, by_limits);
+        let (program, x, logits) = if element == Element::F16 && !gpu.limits().software {
+            let asked: Vec<Question> =
+                program.questions.iter().filter_map(|question| Question::from_key(question)).collect();
+            record(net, gpu.limits(), settings, element, measured(&gpu, &asked, mode)?)
+        } else {
+            (program, x, logits)
+        };
+        let loaded = Loaded::new(&gpu, program, &stores, &mut SlotPool::default())?;
         Ok(Self { gpu, settings, loaded, x, logits })
     }
 
@@ -150,6 +156,25 @@ impl Engine {
         let logits = self.loaded.program.stored_range(self.logits);
         self.gpu.run_and_read(&self.loaded.executable, self.loaded.outputs(), logits)
     }
+}
+
+/// The network on a batch of windows, with its input and its logits.
+fn record(
+    net: &AttentionUNet,
+    limits: Limits,
+    settings: EngineSettings,
+    element: Element,
+    tuning: Tuning,
+) -> (Program, TensorId, TensorId) {
+    let EngineSettings { window_px, batch_size, .. } = settings;
+    let mut tape = Tape::new(limits, Mode::Evaluate);
+    tape.set_exact(!settings.winograd);
+    tape.set_tuning(tuning);
+    tape.set_stored_element(element);
+    let x = tape.input("x", Shape::nhwc(batch_size, window_px, window_px, 4));
+    let logits = tape.output("logits", Shape::nhwc(batch_size, window_px, window_px, 1));
+    net.logits(&mut tape, x, false, Some(logits));
+    (tape.finish(), x, logits)
 }
 
 /// One window of the widest activation must fit a binding, and so must the logits of a batch.

@@ -167,7 +167,7 @@ impl Predictor {
             if std::mem::take(&mut is_first) {
                 ensure_sound(&gpu, element_of(self.precision, gpu.limits()), self.mode)?;
             }
-            Engine::new(gpu, &model.net, &model.tensors, settings)
+            Engine::new(gpu, &model.net, &model.tensors, settings, self.mode)
         };
         let engines = models.iter().map(engine).collect::<Result<_>>()?;
         let threshold = self.threshold.unwrap_or(first.threshold);

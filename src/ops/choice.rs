@@ -156,6 +156,13 @@ impl fmt::Display for Question {
 }
 
 impl Question {
+    /// Floating-point operations, a multiply-add counted as two, however few of them a form does.
+    pub fn flops(&self) -> u64 {
+        let pixels: usize = self.image.iter().product();
+        let channels: usize = self.sources.iter().sum();
+        (2 * self.kernel.pow(2) * pixels * channels * self.out_channels) as u64
+    }
+
     /// The question as the tape and the cache know it.
     pub fn key(&self) -> String {
         serde_json::to_string(self).expect("numbers and words")
@@ -182,12 +189,12 @@ impl Question {
         }
         let [batch, ..] = self.image;
         let others = tuning.answers().filter_map(|(key, name)| Some((Self::from_key(key)?, name)));
-        let of_another_batch = others.filter(|(other, _)| Self { image: self.image, ..other.clone() } == *self);
+        let of_another_batch =
+            others.filter(|(other, _)| Self { image: self.image, ..other.clone() } == *self);
         let same_image = of_another_batch.filter(|(other, _)| other.image[1..] == self.image[1..]);
         // Of two as near the larger, which the device is busier with.
-        let nearest = same_image.min_by_key(|(other, _)| {
-            (batch.abs_diff(other.image[0]), std::cmp::Reverse(other.image[0]))
-        });
+        let nearest = same_image
+            .min_by_key(|(other, _)| (batch.abs_diff(other.image[0]), std::cmp::Reverse(other.image[0])));
         Form::named(nearest?.1)
     }
 
@@ -364,7 +371,8 @@ mod tests {
         let answers = [(asked(8), "winograd"), (asked(4), "direct"), (asked(2), "no such form")];
         let other = Question { image: [3, 32, 32], ..asked(3) };
         let other = [(other, "winograd 2x2"), (Question { half: true, ..asked(3) }, "winograd 2x2")];
-        let answers = answers.into_iter().chain(other).map(|(question, form)| (question.key(), form.to_owned()));
+        let answers =
+            answers.into_iter().chain(other).map(|(question, form)| (question.key(), form.to_owned()));
         let tuning = Tuning::new(answers.collect(), Vec::new());
         let answer = |batch: usize| asked(batch).answer(tuning);
         assert_eq!([answer(4), answer(8)], [Some(Form::Direct), Some(Form::Winograd)], "measured");

@@ -50,7 +50,8 @@ impl Op for MovingAverage {
         for start in (0..total).step_by(most as usize) {
             let bytes = most.min(total - start);
             let dispatch = tape.dispatch(Kernel::new(SHADER, "moving_average", Variant::new()));
-            let dispatch = dispatch.range(a, start, bytes).read_and_written(true).range(x, start, bytes).tensor(rates);
+            let dispatch =
+                dispatch.range(a, start, bytes).read_and_written(true).range(x, start, bytes).tensor(rates);
             let params = MovingAverageParams { len: (bytes / 4) as u32 };
             dispatch.params(&params).flops(bytes as usize * 3 / 4).invocations((bytes / 16) as usize);
         }

@@ -259,7 +259,10 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench, filter: Option<&str>, mode: Mode)
         least_bytes: least_bytes(&loaded.program),
         bound_bytes: loaded.program.dispatches.iter().map(Dispatch::bound_bytes).sum(),
         ceilings,
-        kernels: by_kernel(&timed).into_iter().filter(|time| filter.is_none_or(|text| time.has(text))).collect(),
+        kernels: by_kernel(&timed)
+            .into_iter()
+            .filter(|time| filter.is_none_or(|text| time.has(text)))
+            .collect(),
         phases: split_by_phase(&timed, moves_ms, step_ms_best),
     })
 }

@@ -60,5 +60,5 @@ pub use shown::forget_shown;
 pub use step::{Recorded, StepSettings, record_evaluation, record_training};
 pub use stop::{is_requested as stop_is_requested, listen as listen_for_signals, listen_to_stdin};
 pub use trust::{ensure_sound, is_spare, is_unsound};
-pub use tuning::{PROBING, TuningCache, choose as choose_form};
+pub use tuning::{PROBING, TuningCache, choose as choose_form, measured};
 pub use weights::{find_record, load_weights, save_weights, state_dict, weights_file};

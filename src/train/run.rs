@@ -124,7 +124,10 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
         None => "kernels by the device's limits alone, since the training is to be deterministic".to_owned(),
         Some(asked) => {
             let measured = asked.iter().filter(|question| question.answer(tuning).is_some()).count();
-            format!("kernels by measurement for {measured} of {} convolutions, by the device's limits for the others", asked.len())
+            format!(
+                "kernels by measurement for {measured} of {} convolutions, by the device's limits for the others",
+                asked.len()
+            )
         }
     };
     let settings = StepSettings { tuning, ..settings(&run.experiment, gpu.limits()) };

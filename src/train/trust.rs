@@ -4,29 +4,26 @@
 //! loss is 0 and the F1 is 1. So a case or two of every operation, and what makes patches, are compared with their f64 references first,
 //! and steps of the whole network with PyTorch's ([`super::whole`]), once for an adapter, a driver and a version of rosette: with the form
 //! of convolutions that every GPU starts from, since the tuner compares all others with it. The doctor does the same with all cases and
-//! forms. Software adapters are left to the doctor, as they are to the tuner.
+//! forms. Software adapters are examined by the doctor alone, as they are measured by `rosette tune` alone; what it found counts.
 
 use super::doctor::{Examined, examine_briefly};
 use super::tuning::TuningCache;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu};
 use crate::ops::choice::Form;
-use crate::report::progress::{Mode, Work};
+use crate::report::progress::{self, Mode, Work};
 use crate::tape::Element;
 
 const WRONG: &str = "computes wrongly";
 /// Set to 1 a device is used whatever was found of it: to measure one whose error is known and small.
 const ALL_THE_SAME: &str = "ROSETTE_USE_UNSOUND";
 
-/// Examines a device where that was not done yet, for activations that are stored as `element`; `mode` says how that is shown.
+/// Examines a GPU where that was not done yet, for activations that are stored as `element`; `mode` says how that is shown.
 ///
 /// # Errors
 /// A failure with the operations that the device computes wrongly, or whose kernels its driver refuses; [`Error::Stopped`] where a signal
 /// came meanwhile; where the device lacks memory, or was lost.
 pub fn ensure_sound(gpu: &Gpu, element: Element, mode: Mode) -> Result<()> {
-    if gpu.limits().software {
-        return Ok(());
-    }
     TuningCache::load(gpu.summary()).ensure_sound(gpu, element, mode)
 }
 
@@ -44,7 +41,7 @@ impl TuningCache {
         // Planes of one channel are f32 always. Who asks for f16 of a device that has none is told so where it is used.
         let half = (element == Element::F16 && gpu.limits().f16).then_some(Element::F16);
         for element in std::iter::once(Element::F32).chain(half) {
-            if self.verdict(element).is_none() {
+            if self.verdict(element).is_none() && !gpu.limits().software {
                 let work = Work::new(mode, 1, "operations");
                 let (adapter, stored) = (gpu.summary(), element.word());
                 work.message(&format!("checking once that {adapter} computes what it should in {stored}"));
@@ -60,7 +57,7 @@ impl TuningCache {
             if std::env::var(ALL_THE_SAME).as_deref() != Ok("1") {
                 return Err(error);
             }
-            tracing::warn!("{ALL_THE_SAME}=1: {error}");
+            progress::print_line(&format!("warning: used all the same ({ALL_THE_SAME}=1): {error}"));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -191,7 +192,11 @@ impl TuningCache {
     /// Writes it to its place; a place that takes nothing is told of, and costs nothing but a measurement next time.
     pub fn save_or_warn(&self) {
         if let Err(error) = self.save() {
-            tracing::warn!("what was measured of the device is not kept: {error}");
+            // No log may have been started yet; and a place that takes nothing is told of once.
+            static TOLD: Once = Once::new();
+            TOLD.call_once(|| {
+                progress::print_line(&format!("warning: what was found of the device is not kept: {error}"));
+            });
         }
     }
 

@@ -125,9 +125,9 @@ fn gradients(golden: &BTreeMap<String, Vec<f64>>) -> impl Iterator<Item = &Vec<f
 fn take(entry: &mut Examined, name: &str, error: f64, most: f64) {
     match error <= most {
         true => entry.passed += 1,
-        false => entry.failures.push(format!(
-            "{name} differs from PyTorch's by {error:.1e} of its norm, allowed {most:.0e}"
-        )),
+        false => entry
+            .failures
+            .push(format!("{name} differs from PyTorch's by {error:.1e} of its norm, allowed {most:.0e}")),
     }
 }
 
