@@ -30,9 +30,11 @@ demo: build
 test: ensure
 	$(CARGO) test --release --locked
 
-# All kernels once more, watched for races in a workgroup's memory: minutes on a software adapter.
+# All kernels once more, watched for races in a workgroup's memory, and whole steps on emulated matrix units: minutes on a
+# software adapter.
 races: ensure
 	WATCH_RACES=1 $(CARGO) test --release --locked --test ops --test moments --test slices
+	$(CARGO) test --release --locked --test trust -- --ignored whole_steps_on_matrix_units
 
 # A training step by kernel on this device, then what runs on the processor.
 bench: build

@@ -7,10 +7,11 @@ mod workshop;
 
 use std::fs;
 
-use rosette::gpu::{Gpu, Kernel, Limits};
+use rosette::gpu::{Gpu, Kernel, Limits, MatrixUnits};
+use rosette::ops::choice::Form;
 use rosette::report::Mode;
 use rosette::tape::Element;
-use rosette::train::{Examined, TuningCache, is_unsound};
+use rosette::train::{Examined, TuningCache, examine_steps, is_unsound};
 use workshop::{Workshop, rosette, sample};
 
 /// The software adapter as a GPU would be taken.
@@ -182,4 +183,36 @@ fn every_command_that_computes_asks_whether_the_device_can_be_trusted() {
         let said = String::from_utf8_lossy(&used.get_output().stderr).into_owned();
         assert!(said.contains("warning: used all the same"), "{command:?}: {said}");
     }
+}
+
+/// Where units are emulated, all but the units themselves is as it is on a device that has them.
+#[test]
+#[ignore = "takes minutes on a software adapter: `make races` runs it"]
+fn whole_steps_on_matrix_units_are_pytorchs() {
+    whole_steps_agree(|_| MatrixUnits::Emulated);
+}
+
+/// Those that the driver offers, on a software adapter too (see `tests/ops.rs`).
+#[test]
+#[ignore = "takes minutes on a software adapter"]
+fn whole_steps_on_a_drivers_matrix_units_are_pytorchs() {
+    whole_steps_agree(|gpu| gpu.summary().matrix_units);
+}
+
+fn whole_steps_agree(units: impl Fn(&Gpu) -> MatrixUnits) {
+    let Some(gpu) = as_a_gpu() else { return };
+    let limits = Limits { matrix: units(&gpu), ..gpu.limits() };
+    if !limits.f16 || limits.matrix == MatrixUnits::None {
+        return println!("SKIPPED: {} has no 16-bit floats, or no matrix units", gpu.summary());
+    }
+    let gpu = gpu.with_limits(limits);
+    for form in Form::MATRIX.into_iter().filter(|form| form.runs_on(true, limits)) {
+        for found in examine_steps(&gpu, Element::F16, form).expect("it runs") {
+            println!("{}: {:.1e} {:.1e}", found.what, found.forward, found.backward);
+            assert_eq!(found.failures, [""; 0], "{}", found.what);
+        }
+    }
+    let has_moments =
+        |kernel: &Kernel| kernel.name().contains("matrix") && kernel.name().ends_with("/forward_moments");
+    assert!(gpu.compiled().iter().any(has_moments), "moments are gathered on matrix units");
 }

@@ -81,8 +81,12 @@ pub fn examine(
     Ok(())
 }
 
-/// The whole network's steps, with skips of both kinds.
-fn examine_steps(gpu: &Gpu, element: Element, form: Form) -> Result<Vec<Examined>> {
+/// The whole network's steps, with skips of both kinds, where activations are stored as `element` and convolutions have this form if it can
+/// compute them.
+///
+/// # Errors
+/// As [`examine`].
+pub fn examine_steps(gpu: &Gpu, element: Element, form: Form) -> Result<Vec<Examined>> {
     [Skip::Full, Skip::Pooled].map(|skip| examine_whole(gpu, element, form, skip)).into_iter().collect()
 }
 

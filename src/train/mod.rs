@@ -40,7 +40,7 @@ pub use bench::{KernelTime, Spent, StepBench, StepTimes, bench_step};
 pub use checkpoint::{setting_differences, split_difference};
 pub use contents::Buffers;
 pub use demo::{DemoPlan, demo};
-pub use doctor::{Examined, examine, examine_operation, representative_cases};
+pub use doctor::{Examined, examine, examine_operation, examine_steps, representative_cases};
 pub use fit::Fit;
 pub use keeper::{give_up_unfinished, is_unfinished};
 pub use loaded::planned_fit;
