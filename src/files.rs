@@ -8,6 +8,11 @@ use etcetera::BaseStrategy;
 
 use crate::error::{Error, Result};
 
+/// What [`write_atomic`] has written a part of begins with this.
+const UNFINISHED: &str = ".rosette-";
+/// What has not changed for so long nobody writes any more.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
 /// Writes `bytes` to `path` so that a reader, or a power cut, finds the old file or the new one and never a part.
 /// Missing parent directories are made.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -15,7 +20,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     create_dir(dir)?;
     let fail = |e: &std::io::Error| Error::io(path, "a file to write", e);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".rosette-");
+    builder.prefix(UNFINISHED);
     with_usual_mode(&mut builder);
     let mut file = builder.tempfile_in(dir).map_err(|e| fail(&e))?;
     file.write_all(bytes).map_err(|e| fail(&e))?;
@@ -29,6 +34,23 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     sync_dir(dir);
     Ok(())
+}
+
+/// Removes what processes that were killed left half-written in a directory and in those right below it.
+pub fn remove_abandoned(dir: &Path) {
+    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok);
+    let is_abandoned = |entry: &std::fs::DirEntry| {
+        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        entry.file_name().to_string_lossy().starts_with(UNFINISHED)
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+            && age().is_some_and(|age| age > ABANDONED)
+    };
+    let below = entries(dir).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let dirs: Vec<PathBuf> = std::iter::once(dir.to_path_buf()).chain(below.map(|entry| entry.path())).collect();
+    for entry in dirs.iter().flat_map(|dir| entries(dir)).filter(is_abandoned) {
+        // Another time, where it cannot be removed now.
+        let _ = std::fs::remove_file(entry.path());
+    }
 }
 
 /// Gives a file another name, in place of whatever has it.

@@ -1,6 +1,32 @@
 //! Files and directories as they appear on the disk.
 
+use std::time::{Duration, SystemTime};
+
 use rosette::files::{create_new_dir, write_atomic};
+use rosette::train::DirLock;
+
+/// They were left for ever, one for each `kill -9` in the middle of a write.
+#[test]
+fn what_killed_processes_left_half_written_goes_with_the_next_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let hours_ago = |hours: u64| SystemTime::now() - Duration::from_secs(3600 * hours);
+    std::fs::create_dir(dir.path().join("overlays")).unwrap();
+    let files = [
+        (".rosette-a1B2", hours_ago(3), false),
+        ("overlays/.rosette-c3D4", hours_ago(3), false),
+        (".rosette-new", hours_ago(0), true),
+        (".tuning.json", hours_ago(3), true),
+        ("rosette-mine", hours_ago(3), true),
+    ];
+    for (name, changed, _) in files {
+        let file = std::fs::File::create(dir.path().join(name)).unwrap();
+        file.set_modified(changed).unwrap();
+    }
+    let _lock = DirLock::take(dir.path()).unwrap();
+    for (name, _, stays) in files {
+        assert_eq!(dir.path().join(name).exists(), stays, "{name}");
+    }
+}
 
 #[test]
 fn directories_of_one_name_get_numbers() {

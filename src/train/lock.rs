@@ -17,7 +17,7 @@ pub struct DirLock {
 }
 
 impl DirLock {
-    /// Takes a directory, which is made where it is missing.
+    /// Takes a directory, which is made where it is missing, and removes what killed processes left half-written there.
     ///
     /// # Errors
     /// A user error that names the process that holds it, or where the directory cannot be written.
@@ -37,6 +37,7 @@ impl DirLock {
         }
         let holder =
             format!("process {} since {}\n", std::process::id(), jiff::Zoned::now().strftime("%F %T %:z"));
+        files::remove_abandoned(dir);
         // Only for people: a full disk shows soon enough.
         let _ = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
         Ok(Self { path, _file: Some(file) })
