@@ -38,7 +38,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Removes what processes that were killed left half-written in a directory and in those right below it.
 pub fn remove_abandoned(dir: &Path) {
-    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok);
+    let entries =
+        |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok);
     let is_abandoned = |entry: &std::fs::DirEntry| {
         let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
         entry.file_name().to_string_lossy().starts_with(UNFINISHED)
@@ -46,7 +47,8 @@ pub fn remove_abandoned(dir: &Path) {
             && age().is_some_and(|age| age > ABANDONED)
     };
     let below = entries(dir).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let dirs: Vec<PathBuf> = std::iter::once(dir.to_path_buf()).chain(below.map(|entry| entry.path())).collect();
+    let dirs: Vec<PathBuf> =
+        std::iter::once(dir.to_path_buf()).chain(below.map(|entry| entry.path())).collect();
     for entry in dirs.iter().flat_map(|dir| entries(dir)).filter(is_abandoned) {
         // Another time, where it cannot be removed now.
         let _ = std::fs::remove_file(entry.path());

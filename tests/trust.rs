@@ -6,6 +6,7 @@ mod common;
 mod workshop;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use rosette::gpu::{Gpu, Kernel, Limits, MatrixUnits};
 use rosette::ops::choice::Form;
@@ -102,6 +103,13 @@ fn a_device_that_computes_wrongly_is_refused_with_what_it_does_wrong() {
     cache.ensure_sound(&gpu, Element::F32, Mode::Quiet).expect("the doctor has found it sound since");
 }
 
+/// The file of what was found of a device.
+fn cache_of(dir: &Path) -> Option<PathBuf> {
+    let mut files = fs::read_dir(dir).ok()?.map(|entry| entry.expect("an entry").path());
+    // Beside it lie compiled pipelines.
+    files.find(|path| path.extension().is_some_and(|kind| kind == "json"))
+}
+
 /// No command had a test that it asks, since software adapters were never refused.
 #[test]
 fn every_command_that_computes_asks_whether_the_device_can_be_trusted() {
@@ -113,8 +121,7 @@ fn every_command_that_computes_asks_whether_the_device_can_be_trusted() {
         workshop.train(&["--no-timestamp", "--quiet", "--output-dir", out.to_str().expect("a plain path")])
     };
     train().env("ROSETTE_CACHE_DIR", &sound).assert().success();
-    let cache = fs::read_dir(&sound).into_iter().flatten().map(|entry| entry.expect("an entry").path());
-    let name = cache.filter(|path| path.extension().is_some_and(|kind| kind == "json")).next();
+    let name = cache_of(&sound);
     assert_eq!(name, None, "a software adapter that nobody has examined is taken as it is");
     let mut tune = rosette();
     tune.current_dir(workshop.path("")).args([
@@ -125,9 +132,7 @@ fn every_command_that_computes_asks_whether_the_device_can_be_trusted() {
         "tiny",
     ]);
     tune.env("ROSETTE_CACHE_DIR", &unsound).assert().success();
-    let known = fs::read_dir(&unsound).expect("a cache").map(|entry| entry.expect("an entry").path());
-    let file =
-        known.filter(|path| path.extension().is_some_and(|kind| kind == "json")).next().expect("one file");
+    let file = cache_of(&unsound).expect("one file");
     let mut cache: TuningCache =
         serde_json::from_slice(&fs::read(&file).expect("a cache")).expect("its format");
     cache.take_note(Element::F32, &[examined("relu", None, &["far off"])]);

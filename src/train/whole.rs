@@ -343,7 +343,8 @@ mod tests {
     fn a_quantity_that_is_not_pytorchs_is_a_failure() {
         for element in [Element::F32, Element::F16] {
             assert_eq!(failures(|_| (), element), [""; 0]);
-            let changes: [(&str, fn(&mut Vec<f32>)); 4] = [
+            type Change = fn(&mut Vec<f32>);
+            let changes: [(&str, Change); 4] = [
                 ("nothing", Vec::clear),
                 ("no number", |values| values[7] = f32::NAN),
                 ("out of order", |values| values.rotate_left(1)),
