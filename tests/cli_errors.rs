@@ -337,7 +337,7 @@ fn bench_tells_what_is_wrong_with_the_file_to_compare_with() {
     workshop.write("cut.json", &other[..200]);
     let one = other.replace("64, \"patch\": 512, \"batch\": 8", "16, \"patch\": 128, \"batch\": 4");
     let one = one.replace("pooled", "full").replace("[\"--ema\"]", "[]");
-    workshop.write("one.json", &one.replace("\"filter\": null", "\"filter\": \"adamw\""));
+    workshop.write("one.json", one.replace("\"filter\": null", "\"filter\": \"adamw\""));
     for (file, phrases) in [
         ("none.json", vec!["none.json", "a file to read", "no such file"]),
         ("cut.json", vec!["cut.json", "bench --step --json", "EOF", "write it anew"]),
