@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 
 /// What [`write_atomic`] has written a part of begins with this.
 const UNFINISHED: &str = ".rosette-";
+/// And ends with so many letters and digits.
+const RANDOM: usize = 6;
 /// What has not changed for so long nobody writes any more.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
@@ -20,7 +22,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     create_dir(dir)?;
     let fail = |e: &std::io::Error| Error::io(path, "a file to write", e);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(UNFINISHED);
+    builder.prefix(UNFINISHED).rand_bytes(RANDOM);
     with_usual_mode(&mut builder);
     let mut file = builder.tempfile_in(dir).map_err(|e| fail(&e))?;
     file.write_all(bytes).map_err(|e| fail(&e))?;
@@ -42,7 +44,7 @@ pub fn remove_abandoned(dir: &Path) {
         |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok);
     let is_abandoned = |entry: &std::fs::DirEntry| {
         let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
-        entry.file_name().to_string_lossy().starts_with(UNFINISHED)
+        is_unfinished(&entry.file_name().to_string_lossy())
             && entry.file_type().is_ok_and(|kind| kind.is_file())
             && age().is_some_and(|age| age > ABANDONED)
     };
@@ -53,6 +55,12 @@ pub fn remove_abandoned(dir: &Path) {
         // Another time, where it cannot be removed now.
         let _ = std::fs::remove_file(entry.path());
     }
+}
+
+/// The names that temporary files get.
+fn is_unfinished(name: &str) -> bool {
+    let rest = name.strip_prefix(UNFINISHED).unwrap_or_default();
+    rest.len() == RANDOM && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// Gives a file another name, in place of whatever has it.

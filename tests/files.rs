@@ -12,9 +12,12 @@ fn what_killed_processes_left_half_written_goes_with_the_next_training() {
     let hours_ago = |hours: u64| SystemTime::now() - Duration::from_secs(3600 * hours);
     std::fs::create_dir(dir.path().join("overlays")).unwrap();
     let files = [
-        (".rosette-a1B2", hours_ago(3), false),
-        ("overlays/.rosette-c3D4", hours_ago(3), false),
-        (".rosette-new", hours_ago(0), true),
+        (".rosette-a1B2c3", hours_ago(3), false),
+        ("overlays/.rosette-d4E5f6", hours_ago(3), false),
+        (".rosette-g7H8i9", hours_ago(0), true),
+        (".rosette-notes.txt", hours_ago(3), true),
+        (".rosette-j1K2-3", hours_ago(3), true),
+        (".rosette.lock.old", hours_ago(3), true),
         (".tuning.json", hours_ago(3), true),
         ("rosette-mine", hours_ago(3), true),
     ];

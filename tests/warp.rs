@@ -9,5 +9,6 @@ fn patches_agree_with_their_reference() {
     let Some(gpu) = common::device() else { return };
     let found = examine_patches(&gpu).expect("it runs");
     assert_eq!(found.failures, [""; 0]);
-    assert_eq!(found.passed, 6);
+    // All six, and again those five that are not displaced, by the kernel for trainings without.
+    assert_eq!(found.passed, 6 + 5);
 }

@@ -68,22 +68,18 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let mode = if args.json { Mode::Quiet } else { Mode::Plain };
     cache.ensure_sound(&gpu, stored_element(&experiment, gpu.limits()), mode)?;
     let started = Instant::now();
-    say_line(&format!("compiling for {} convolutions", questions.len()));
-    cache.compile_ahead(&gpu, &questions, args.force)?;
     let mut found: Vec<(Question, Vec<Timing>)> = Vec::new();
-    // Every answer is kept at once: who stops half-way keeps the half.
-    for (place, question) in questions.iter().enumerate() {
+    cache.measure(&gpu, &questions, args.force, |place, question, timings| {
         let seconds = started.elapsed().as_secs_f64();
         say_line(&format!("{}/{} {question} ({seconds:.0} s so far)", place + 1, questions.len()));
-        let told = |question: &Question, timings: &[Timing]| found.push((question.clone(), timings.to_vec()));
-        cache.measure(&gpu, std::slice::from_ref(question), args.force, told)?;
-        cache.save_or_warn();
-    }
+        found.push((question.clone(), timings.to_vec()));
+    })?;
+    let is_kept = cache.save_or_warn();
     if args.json {
         return say(serde_json::to_string(&cache).expect("numbers and text"));
     }
     let place = match cache.path() {
-        Some(path) if path.exists() => path.display().to_string(),
+        Some(path) if is_kept => path.display().to_string(),
         _ => "no place: what was measured is lost".into(),
     };
     say(format!("{} ({}); kept in {place}", gpu.summary(), gpu.summary().driver))?;

@@ -177,13 +177,18 @@ impl Question {
     pub(super) fn ask(&self, tape: &mut Tape) -> Option<Form> {
         // The program notes that it was asked.
         let _ = tape.ask(&self.key());
-        let form = self.answer(tape.tuning())?;
-        self.candidates(tape.limits(), tape.banned()).contains(&form).then_some(form)
+        self.taken(tape.tuning(), tape.limits())
+    }
+
+    /// The form that measurements suggest, where a device with these limits has a use for it.
+    pub fn taken(&self, tuning: Tuning, limits: Limits) -> Option<Form> {
+        let form = self.answer(tuning)?;
+        self.candidates(limits, tuning.banned()).contains(&form).then_some(form)
     }
 
     /// What was measured for this, or else for the batch that comes nearest: an epoch's last batch, a part of one and the last windows of
     /// a validation have sizes of their own, which are not measured.
-    pub fn answer(&self, tuning: Tuning) -> Option<Form> {
+    fn answer(&self, tuning: Tuning) -> Option<Form> {
         if let Some(name) = tuning.answer(&self.key()) {
             return Form::named(name);
         }

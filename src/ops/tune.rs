@@ -72,6 +72,8 @@ pub fn shader_digest() -> String {
     hash.update(matrix::shapes());
     hash.update(winograd::ranges());
     hash.update(CONVERSIONS);
+    // What a process of its own tries, whose verdicts are kept with the answers: whole steps too.
+    hash.update("whole steps");
     files::hex(&hash.finalize())
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::persistent_bytes;
 use super::session::Session;
 use super::step::{StepSettings, record_training};
-use super::tuning::{TuningCache, measured};
+use super::tuning::{TuningCache, measured, questions};
 use crate::config::{Recompute, Skip, TrainingConfig};
 use crate::data::augment::{Place, smoothing_weights};
 use crate::data::channels::Prepared;
@@ -17,8 +17,7 @@ use crate::data::residency::Residency;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Ceilings, Gpu};
 use crate::model::{AttentionUNet, Spec};
-use crate::ops::choice::Question;
-use crate::ops::warp::Patch;
+use crate::ops::warp::{Patch, PatchSource};
 use crate::report::progress::Mode;
 use crate::tape::{Arg, Dispatch, Element, Phase, Program, TensorId, TensorInfo};
 
@@ -176,25 +175,7 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench, filter: Option<&str>, mode: Mode)
         base_channels: bench.base_channels,
         skip: bench.skip,
     });
-    let settings = StepSettings {
-        winograd: bench.winograd,
-        recompute: bench.recompute,
-        element: bench.element,
-        clip_norm: bench.clip_norm,
-        ema_decay: if bench.ema { 0.999 } else { 0.0 },
-        ..StepSettings::new(bench.patch_px)
-    };
-    // Before the weights of a large network are drawn, which takes half a minute.
-    settings.check_fits(&net, bench.batch_size, gpu.limits())?;
-    let trained = record_training(&net, gpu.limits(), &settings, bench.batch_size).program;
-    check_filter(filter, &trained, gpu.summary())?;
-    let asked: Vec<Question> =
-        trained.questions.iter().filter_map(|question| Question::from_key(question)).collect();
-    let tuning = match bench.tuned {
-        true => measured(&gpu, &asked, mode)?,
-        false => TuningCache::load(gpu.summary()).by_limits(),
-    };
-    let settings = StepSettings { tuning, ..settings };
+    let (settings, [convolutions, measured]) = settle(&gpu, &net, bench, filter, mode)?;
     let (device, driver) = (gpu.summary().to_string(), gpu.summary().driver.clone());
     let started = Instant::now();
     let persistent = persistent_bytes(&net, bench.ema);
@@ -215,23 +196,15 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench, filter: Option<&str>, mode: Mode)
     let first = session.start_patch_step(&patches(0), 1e-3)?;
     session.finish(first)?;
     let first_step_ms = started.elapsed().as_secs_f64() * 1e3;
-    let (mut steps_ms, mut submits_ms) = (Vec::new(), Vec::new());
-    for step in 1..=bench.repeats.max(1) {
-        let patches = patches(step);
-        let started = Instant::now();
-        let pending = session.start_patch_step(&patches, 1e-3)?;
-        submits_ms.push(started.elapsed().as_secs_f64() * 1e3);
-        session.finish(pending)?;
-        steps_ms.push(started.elapsed().as_secs_f64() * 1e3);
-    }
-    let step_ms_streamed = time_streamed(&mut session, bench.repeats.max(1), patches)?;
+    let [step_ms_best, step_ms_median, submit_ms_median] =
+        time_waited(&mut session, bench.repeats.max(1), &patches)?;
+    let step_ms_streamed = time_streamed(&mut session, bench.repeats.max(1), &patches)?;
     let ceilings = if session.gpu().summary().timestamps { Some(session.gpu().ceilings()?) } else { None };
     let timed = match &ceilings {
         Some(ceilings) => time_dispatches(&mut session, bench, ceilings)?,
         None => Vec::new(),
     };
     let moves_ms = time_moves(&session, bench)?;
-    let step_ms_best = steps_ms.iter().copied().fold(f64::INFINITY, f64::min);
     let loaded = session.prepare(true, bench.batch_size)?;
     let transfer = loaded.program.input_bytes + loaded.program.output_bytes;
     Ok(StepTimes {
@@ -247,13 +220,13 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench, filter: Option<&str>, mode: Mode)
         skip: format!("{:?}", bench.skip).to_lowercase(),
         options: bench.options(),
         filter: filter.map(str::to_owned),
-        convolutions: asked.len(),
-        measured: asked.iter().filter(|question| question.answer(tuning).is_some()).count(),
+        convolutions,
+        measured,
         step_ms_best,
-        step_ms_median: median(&steps_ms),
+        step_ms_median,
         step_ms_streamed,
         first_step_ms,
-        submit_ms_median: median(&submits_ms),
+        submit_ms_median,
         gflop: loaded.program.flops() as f64 / 1e9,
         planned_bytes: persistent + transfer + loaded.plan.slot_bytes(),
         least_bytes: least_bytes(&loaded.program),
@@ -265,6 +238,41 @@ pub fn bench_step(gpu: Gpu, bench: &StepBench, filter: Option<&str>, mode: Mode)
             .collect(),
         phases: split_by_phase(&timed, moves_ms, step_ms_best),
     })
+}
+
+/// The step's settings, with the kernels that a training would take; how many convolutions there are, and how many kernels were measured.
+fn settle(
+    gpu: &Gpu,
+    net: &AttentionUNet,
+    bench: &StepBench,
+    filter: Option<&str>,
+    mode: Mode,
+) -> Result<(StepSettings, [usize; 2])> {
+    let (limits, batch) = (gpu.limits(), bench.batch_size);
+    let settings = StepSettings {
+        winograd: bench.winograd,
+        recompute: bench.recompute,
+        element: bench.element,
+        clip_norm: bench.clip_norm,
+        ema_decay: if bench.ema { 0.999 } else { 0.0 },
+        ..StepSettings::new(bench.patch_px)
+    };
+    // Before the weights of a large network are drawn, which takes half a minute.
+    settings.check_fits(net, batch, limits)?;
+    let asked = questions(net, limits, &settings, &[batch]);
+    let tuning = match bench.tuned {
+        true => measured(gpu, &asked, mode)?,
+        false => TuningCache::load(gpu.summary()).by_limits(),
+    };
+    let settings = StepSettings { tuning, ..settings };
+    // As it will run: with what makes patches, and those kernels.
+    let plan = patch_plan(bench);
+    let radius = smoothing_weights(&plan.augmentation, plan.patch_px).map(|weights| weights.len() - 1);
+    let patches = Some(PatchSource { chunks: 1, chunk_words: 64, radius });
+    let run = record_training(net, limits, &StepSettings { patches, ..settings }, batch);
+    check_filter(filter, &run.program, gpu.summary())?;
+    let taken = asked.iter().filter(|question| question.taken(tuning, limits).is_some()).count();
+    Ok((settings, [asked.len(), taken]))
 }
 
 /// A square sample without meaning, the same every time.
@@ -393,8 +401,27 @@ fn split_by_phase(timed: &[Timed], [upload_ms, read_ms]: [f64; 2], step_ms: f64)
     phases
 }
 
+/// Times of steps that are waited for, by the clock: the fastest, the median, and the median of the host's share.
+fn time_waited(
+    session: &mut Session,
+    steps: usize,
+    patches: &impl Fn(usize) -> Vec<Patch>,
+) -> Result<[f64; 3]> {
+    let (mut steps_ms, mut submits_ms) = (Vec::new(), Vec::new());
+    for step in 1..=steps {
+        let patches = patches(step);
+        let started = Instant::now();
+        let pending = session.start_patch_step(&patches, 1e-3)?;
+        submits_ms.push(started.elapsed().as_secs_f64() * 1e3);
+        session.finish(pending)?;
+        steps_ms.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    let best = steps_ms.iter().copied().fold(f64::INFINITY, f64::min);
+    Ok([best, median(&steps_ms), median(&submits_ms)])
+}
+
 /// A step's time, by the clock, where each is submitted before the one before is waited for.
-fn time_streamed(session: &mut Session, steps: usize, patches: impl Fn(usize) -> Vec<Patch>) -> Result<f64> {
+fn time_streamed(session: &mut Session, steps: usize, patches: &impl Fn(usize) -> Vec<Patch>) -> Result<f64> {
     let started = Instant::now();
     let mut before = None;
     for step in 0..steps {

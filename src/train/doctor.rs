@@ -87,21 +87,39 @@ pub fn examine(
 /// # Errors
 /// As [`examine`].
 pub fn examine_steps(gpu: &Gpu, element: Element, form: Form) -> Result<Vec<Examined>> {
-    [Skip::Full, Skip::Pooled].map(|skip| examine_whole(gpu, element, form, skip)).into_iter().collect()
+    let examine = |skip| {
+        stop_if_asked()?;
+        examine_whole(gpu, element, form, skip)
+    };
+    [Skip::Full, Skip::Pooled].into_iter().map(examine).collect()
 }
 
-/// The same of one form of the convolutions, whose activations are stored as `element`.
+fn stop_if_asked() -> Result<()> {
+    match stop::is_requested() {
+        true => Err(Error::Stopped("stopped by a signal, before anything was begun".into())),
+        false => Ok(()),
+    }
+}
+
+/// Runs all that [`examine`] runs for one form of the convolutions, whose activations are stored as `element`, whatever comes of it. `told` hears
+/// what comes next.
 ///
 /// # Errors
 /// As [`examine`].
-pub fn examine_form(gpu: &Gpu, element: Element, form: Form) -> Result<Vec<Examined>> {
+pub(super) fn examine_form(
+    gpu: &Gpu,
+    element: Element,
+    form: Form,
+    mut told: impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
     let has_it = |op: &&OpEntry| (op.cases)().iter().any(|case| form_of(case) == Some(form));
-    let mut all = Vec::new();
     for op in OPS.iter().filter(has_it) {
-        all.extend(examine_operation(gpu, op, element, |other| other == form)?);
+        told(op.name)?;
+        examine_operation(gpu, op, element, |other| other == form)?;
     }
-    all.extend(examine_steps(gpu, element, form)?);
-    Ok(all)
+    told("whole steps")?;
+    examine_steps(gpu, element, form)?;
+    Ok(())
 }
 
 /// The same of a case or two of each operation, and of the one form of the convolutions that every device has: small ones, of what is read as
@@ -117,12 +135,11 @@ pub fn examine_briefly(gpu: &Gpu, element: Element) -> Result<Vec<Examined>> {
     gpu.compile_ahead(kernels.collect::<Vec<_>>())?;
     let mut all = Vec::new();
     for (op, places) in chosen {
-        if stop::is_requested() {
-            return Err(Error::Stopped("stopped by a signal, before anything was begun".into()));
-        }
+        stop_if_asked()?;
         all.extend(examine_cases(gpu, op, element, places)?);
     }
     all.extend(examine_steps(gpu, element, Form::Tiled)?);
+    stop_if_asked()?;
     if element == Element::F32 {
         all.push(examine_patches(gpu)?);
     }
@@ -229,9 +246,9 @@ mod tests {
 
     use super::*;
     use crate::model::{AttentionUNet, Spec};
-    use crate::ops::warp::{self, PatchSource};
+    use crate::ops::warp::PatchSource;
     use crate::train::step::{StepSettings, record_evaluation, record_training, record_update};
-    use crate::train::whole;
+    use crate::train::{patching, whole};
 
     #[test]
     fn a_brief_examination_has_every_operation_and_both_ways_to_read() {
@@ -270,12 +287,13 @@ mod tests {
             });
             let mut examined = names(of_operations.collect());
             examined.extend(names(whole::kernels(limits, element, Form::Tiled)));
-            examined.extend(names(warp::kernels()));
+            examined.extend(names(patching::kernels(limits)));
             for (skip, clip_norm, ema_decay, accumulates) in
                 [(Skip::Full, 0.0, 0.0, false), (Skip::Pooled, 1.0, 0.9, false), (Skip::Full, 1.0, 0.9, true)]
             {
                 let net = AttentionUNet::new(Spec { in_channels: 2, base_channels: 16, skip });
-                let patches = Some(PatchSource { chunks: 1, chunk_words: 1000, radius: Some(4) });
+                let radius = (!accumulates).then_some(4);
+                let patches = Some(PatchSource { chunks: 1, chunk_words: 1000, radius });
                 let settings = StepSettings {
                     element,
                     clip_norm,

@@ -2,9 +2,9 @@
 
 use super::doctor::Examined;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
-use crate::ops::warp::{self, NONE, Patch, PatchSource, Reference};
-use crate::tape::{Element, Loaded, Mode, SlotPool, Store, Stores, Tape};
+use crate::gpu::{Gpu, Limits};
+use crate::ops::warp::{self, NONE, Patch, PatchSource, RecordedPatches, Reference};
+use crate::tape::{Element, Loaded, Mode, Program, SlotPool, Store, Stores, Tape};
 
 const SIDE: usize = 32;
 const HEIGHT: u32 = 50;
@@ -24,30 +24,38 @@ const UNDECIDED_PX: f64 = 1e-3;
 /// Where the device lacks memory, or was lost. A kernel that its driver refuses is a failure.
 pub fn examine_patches(gpu: &Gpu) -> Result<Examined> {
     let mut entry = Examined::new("patches".into(), None, Element::F32);
-    let cases = cases();
-    let patches = cases.map(|(_, _, patch)| patch);
     let (words, weights) = (sample(), warp::gaussian(SIGMA));
-    let made = match make(gpu, &patches, &words, &weights) {
-        Ok(made) => made,
-        Err(Error::Refused(why)) => {
-            entry.failures.push(why.lines().next().unwrap_or_default().to_owned());
-            return Ok(entry);
+    // Where no patch of a training is ever displaced, another kernel makes them.
+    let still = cases().into_iter().filter(|(_, _, patch)| patch.displacement == 0.0).collect();
+    for (cases, weights) in [(cases().to_vec(), Some(&weights[..])), (still, None)] {
+        match make(gpu, &cases, &words, weights) {
+            Ok(made) => compare(&mut entry, &cases, made, &words),
+            Err(Error::Refused(why)) => {
+                entry.failures.push(why.lines().next().unwrap_or_default().to_owned());
+            }
+            Err(error) => return Err(error),
         }
-        Err(error) => return Err(error),
-    };
-    for ((label, allowed, patch), (x, y)) in cases.into_iter().zip(made) {
-        let wanted = warp::reference(&patch, &words, &weights, SIDE);
+    }
+    Ok(entry)
+}
+
+/// What is done to the sample, how much a channel may round, and the patch.
+type PatchCase = (&'static str, f64, Patch);
+
+fn compare(entry: &mut Examined, cases: &[PatchCase], made: Vec<(Vec<f32>, Vec<f32>)>, words: &[u32]) {
+    let weights = warp::gaussian(SIGMA);
+    for ((label, allowed, patch), (x, y)) in cases.iter().zip(made) {
+        let wanted = warp::reference(patch, words, &weights, SIDE);
         let error = channel_error(&x, &wanted);
         let targets = wrong_targets(&y, &wanted);
         entry.forward = entry.forward.max(error);
-        match error <= allowed && targets == 0 {
+        match error <= *allowed && targets == 0 {
             true => entry.passed += 1,
             false => entry.failures.push(format!(
                 "{label}: channels {error:.1e}, allowed {allowed:.0e}; {targets} pixels of the target are others"
             )),
         }
     }
-    Ok(entry)
 }
 
 /// A sample of 50 x 41 px: planes, then intensity.
@@ -58,8 +66,7 @@ fn sample() -> Vec<u32> {
     planes.chain((0..pixels).map(|at| (at as f32 / pixels as f32).to_bits())).collect()
 }
 
-/// What is done to the sample, and how much a channel may round.
-fn cases() -> [(&'static str, f64, Patch); 6] {
+fn cases() -> [PatchCase; 6] {
     let whole = Patch {
         chunk: 0,
         planes: 0,
@@ -90,23 +97,50 @@ fn cases() -> [(&'static str, f64, Patch); 6] {
     ]
 }
 
-/// Channels [P, P, 4] and target [P, P] of each patch.
-fn make(gpu: &Gpu, patches: &[Patch], words: &[u32], weights: &[f32]) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
-    let mut tape = Tape::new(gpu.limits(), Mode::Evaluate);
-    let source = PatchSource { chunks: 1, chunk_words: words.len(), radius: Some(weights.len() - 1) };
-    let made = warp::record(&mut tape, &source, patches.len(), SIDE);
+/// Records the making of so many patches.
+fn record(
+    limits: Limits,
+    count: usize,
+    chunk_words: usize,
+    weights: Option<&[f32]>,
+) -> (Program, RecordedPatches) {
+    let mut tape = Tape::new(limits, Mode::Evaluate);
+    let source = PatchSource { chunks: 1, chunk_words, radius: weights.map(|weights| weights.len() - 1) };
+    let made = warp::record(&mut tape, &source, count, SIDE);
     [made.x, made.y].into_iter().for_each(|id| tape.keep(id));
+    (tape.finish(), made)
+}
+
+/// Channels [P, P, 4] and target [P, P] of each patch.
+fn make(
+    gpu: &Gpu,
+    cases: &[PatchCase],
+    words: &[u32],
+    weights: Option<&[f32]>,
+) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
+    let patches: Vec<Patch> = cases.iter().map(|(_, _, patch)| *patch).collect();
+    let (program, made) = record(gpu.limits(), patches.len(), words.len(), weights);
     let buffer = gpu.buffer("samples", 4 * words.len() as u64)?;
     gpu.write(&buffer, 0, bytemuck::cast_slice(words));
     let (stores, mut pool) = (Stores::from([(Store::Samples(0), buffer)]), SlotPool::default());
-    let loaded = Loaded::new(gpu, tape.finish(), &stores, &mut pool)?;
+    let loaded = Loaded::new(gpu, program, &stores, &mut pool)?;
     pool.poison(gpu);
-    loaded.write(gpu, made.patches, bytemuck::cast_slice(patches));
-    loaded.write(gpu, made.weights.expect("some are displaced"), weights);
+    loaded.write(gpu, made.patches, bytemuck::cast_slice(&patches));
+    if let (Some(id), Some(weights)) = (made.weights, weights) {
+        loaded.write(gpu, id, weights);
+    }
     gpu.run(&loaded.executable);
     let (x, y) = (loaded.read(gpu, made.x)?, loaded.read(gpu, made.y)?);
     let pixels = SIDE * SIDE;
     Ok(x.chunks(4 * pixels).zip(y.chunks(pixels)).map(|(x, y)| (x.to_vec(), y.to_vec())).collect())
+}
+
+/// What that runs.
+#[cfg(test)]
+pub(super) fn kernels(limits: Limits) -> Vec<crate::gpu::Kernel> {
+    let weights = warp::gaussian(SIGMA);
+    let of = |weights| record(limits, 1, 64, weights).0.into_kernels().collect::<Vec<_>>();
+    [Some(&weights[..]), None].into_iter().flat_map(of).collect()
 }
 
 fn channel_error(x: &[f32], wanted: &Reference) -> f64 {

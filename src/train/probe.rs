@@ -19,8 +19,8 @@ use crate::gpu::{Gpu, is_device_gone};
 use crate::ops::choice::Form;
 use crate::tape::Element;
 
-/// The longest that a form may take, most of it a driver's compilation.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The longest that one of the things may take that are tried of a form, most of it a driver's compilation.
+const PATIENCE: Duration = Duration::from_secs(100);
 /// How often a signal is looked for.
 const GLANCE: Duration = Duration::from_millis(50);
 /// How long a process that was killed may take to go, and one that has gone to have been heard: a driver that hangs keeps even a killed
@@ -30,6 +30,8 @@ const LEAVE: Duration = Duration::from_secs(5);
 /// Before a form is run, and after it, whatever it computed: whether that is right is for others to say.
 const BEGINS: &str = "form ";
 const SURVIVED: &str = "survived ";
+/// Before each of the things that are tried of it.
+const AT: &str = "at ";
 
 /// A form, and how the driver failed at it, if it did.
 pub type Verdict = (Form, Option<String>);
@@ -75,8 +77,9 @@ pub fn run_probe(gpu: &Gpu, forms: &[Form], mut say: impl FnMut(String) -> Resul
         });
         let mut is_tried = true;
         for element in elements {
-            match examine_form(gpu, element, *form) {
-                Ok(_) => {}
+            let told = |what: &str| say(format!("{AT}{what} in {}", element.word()));
+            match examine_form(gpu, element, *form, told) {
+                Ok(()) => {}
                 // Another program may have it now.
                 Err(Error::OutOfMemory(_)) => is_tried = false,
                 Err(error) => return Err(error),
@@ -132,12 +135,14 @@ fn attend(mut child: Child, forms: &[Form], patience: Duration) -> Vec<Verdict> 
             }
             Err(RecvTimeoutError::Disconnected) => break,
         };
+        // Drivers write what they like.
+        if [BEGINS, AT, SURVIVED].iter().any(|word| line.starts_with(word)) {
+            silent = Duration::ZERO;
+        }
         if let Some(name) = line.strip_prefix(BEGINS) {
             current = forms.iter().copied().find(|form| form.name() == name);
-            silent = Duration::ZERO;
         } else if let Some(form) = current.take_if(|form| line.strip_prefix(SURVIVED) == Some(form.name())) {
             verdicts.push((form, None));
-            silent = Duration::ZERO;
         }
     }
     let is_silent = silent > patience;
@@ -248,6 +253,18 @@ mod tests {
         let found = found(script, Duration::from_secs(3));
         assert_eq!(found[0], (Form::Matrix, Some("no result after 3 s".into())));
         assert_eq!([&found[1].1, &found[2].1], [&None, &None]);
+    }
+
+    #[test]
+    fn a_driver_that_is_at_the_next_thing_is_not_given_up() {
+        let script = r#"for form; do echo "form $form"
+            [ "$form" = matrix ] && sleep 2 && echo "at conv2d" && sleep 2
+            echo "survived $form"; done"#;
+        assert_eq!(found(script, Duration::from_secs(3)), FORMS.map(|form| (form, None)));
+        let script = r#"echo "form $1"
+            [ "$1" = matrix ] && for i in 1 2 3 4 5; do sleep 1; echo "nonsense"; done; echo "survived $1""#;
+        let first = found(script, Duration::from_secs(3)).remove(0);
+        assert_eq!(first, (Form::Matrix, Some("no result after 3 s".into())), "drivers write what they like");
     }
 
     #[test]

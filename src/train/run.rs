@@ -123,7 +123,8 @@ pub fn train(run: &TrainRun) -> Result<Outcome> {
     let kernels = match &asked {
         None => "kernels by the device's limits alone, since the training is to be deterministic".to_owned(),
         Some(asked) => {
-            let measured = asked.iter().filter(|question| question.answer(tuning).is_some()).count();
+            let measured =
+                asked.iter().filter(|question| question.taken(tuning, gpu.limits()).is_some()).count();
             format!(
                 "kernels by measurement for {measured} of {} convolutions, by the device's limits for the others",
                 asked.len()

@@ -32,6 +32,9 @@ const WORTH_IT: f64 = 0.97;
 /// as fast alone made steps slower.
 const WORTH_IT_SOFTWARE: f64 = 0.6;
 
+/// Questions whose pipelines are made together, several at once.
+const AHEAD: usize = 8;
+
 /// What is said before [`TuningCache::probe`].
 pub const PROBING: &str = "trying matrix units in a process of its own, once: a driver that crashes at them must not take more along";
 
@@ -189,28 +192,19 @@ impl TuningCache {
         Ok(())
     }
 
-    /// Writes it to its place; a place that takes nothing is told of, and costs nothing but a measurement next time.
-    pub fn save_or_warn(&self) {
-        if let Err(error) = self.save() {
-            // No log may have been started yet; and a place that takes nothing is told of once.
-            static TOLD: Once = Once::new();
-            TOLD.call_once(|| {
-                progress::print_line(&format!("warning: what was found of the device is not kept: {error}"));
-            });
-        }
+    /// Writes it to its place, and says whether it is there; a place that takes nothing is told of once, and costs nothing but a measurement
+    /// next time.
+    pub fn save_or_warn(&self) -> bool {
+        let Err(error) = self.save() else { return self.path.is_some() };
+        // No log may have been started yet.
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            progress::print_line(&format!("warning: what was found of the device is not kept: {error}"));
+        });
+        false
     }
 
-    /// Makes the pipelines of what [`Self::measure`] will run, several at once.
-    ///
-    /// # Errors
-    /// Where the device was lost.
-    pub fn compile_ahead(&self, gpu: &Gpu, questions: &[Question], again: bool) -> Result<()> {
-        let unusable = self.unusable();
-        let open = questions.iter().filter(|question| again || !self.timings.contains_key(&question.key()));
-        gpu.compile_ahead(open.flat_map(|question| kernels(gpu, question, &unusable)))
-    }
-
-    /// Measures the questions that are not answered yet, or all of them; `told` hears of each.
+    /// Measures the questions that are not answered yet, or all of them, and keeps each answer at once; `told` hears of each, with its place.
     ///
     /// # Errors
     /// Where the device was lost.
@@ -219,21 +213,28 @@ impl TuningCache {
         gpu: &Gpu,
         questions: &[Question],
         again: bool,
-        mut told: impl FnMut(&Question, &[Timing]),
+        mut told: impl FnMut(usize, &Question, &[Timing]),
     ) -> Result<()> {
-        self.compile_ahead(gpu, questions, again)?;
         let unusable = self.unusable();
-        for question in questions {
+        for (place, question) in questions.iter().enumerate() {
+            if place.is_multiple_of(AHEAD) {
+                let next = &questions[place..questions.len().min(place + AHEAD)];
+                let is_open = |question: &&Question| again || !self.timings.contains_key(&question.key());
+                let open = next.iter().filter(is_open);
+                gpu.compile_ahead(open.flat_map(|question| kernels(gpu, question, &unusable)))?;
+            }
             let key = question.key();
             if !again && let Some(known) = self.timings.get(&key) {
-                told(question, known);
+                told(place, question, known);
                 continue;
             }
             let timings = measure(gpu, question, &unusable)?;
-            told(question, &timings);
+            told(place, question, &timings);
             // What had no memory, perhaps beside another program, is tried again next time.
             if !timings.iter().any(|timing| timing.is_transient) {
                 self.timings.insert(key, timings);
+                // Who stops half-way keeps the half.
+                self.save_or_warn();
             }
         }
         Ok(())
@@ -249,15 +250,13 @@ impl TuningCache {
         work.started("measuring", open.len());
         let started = Instant::now();
         let mut failures: BTreeSet<String> = BTreeSet::new();
-        let measured = self.measure(gpu, open, false, |_, timings| {
+        let measured = self.measure(gpu, open, false, |_, _, timings| {
             failures.extend(timings.iter().filter_map(Timing::told_failure));
             work.advance(1);
         });
         let seconds = started.elapsed().as_secs_f64();
         work.finished(&format!("{} convolutions asked for, {}", open.len(), progress::duration(seconds)));
         failures.iter().for_each(|failure| work.message(&format!("passed over: {failure}")));
-        // What was measured before a device was lost is kept as well.
-        self.save_or_warn();
         measured
     }
 }
@@ -311,7 +310,7 @@ pub fn of_training(
     Ok(Tuning::new(answers, cache.unusable()))
 }
 
-/// The answers of a device's cache; on a GPU what is not in it is measured first, and kept.
+/// What a device's cache answers to these questions; on a GPU what is not in it is measured first, and kept.
 ///
 /// # Errors
 /// Where the device was lost; [`Error::Stopped`] where a signal came meanwhile.
@@ -323,7 +322,12 @@ pub fn measured(gpu: &Gpu, questions: &[Question], mode: progress::Mode) -> Resu
     if !gpu.limits().software && !open.is_empty() {
         cache.measure_shown(gpu, &open, mode)?;
     }
-    Ok(cache.tuning(gpu.limits()))
+    // What others have asked since would otherwise decide on a short last batch, and the same command give other bytes.
+    let own: BTreeSet<String> = questions.iter().map(Question::key).collect();
+    let all = cache.tuning(gpu.limits());
+    let answers = all.answers().filter(|(key, _)| own.contains(*key));
+    let answers = answers.map(|(key, form)| (key.to_owned(), form.to_owned())).collect();
+    Ok(Tuning::new(answers, cache.unusable()))
 }
 
 /// Keeps what a training goes by beside its checkpoints.
