@@ -303,7 +303,7 @@ fn settings_without_effect_are_told_where_somebody_set_them() {
             found.map(|line| line.rsplit("WARN ").next().unwrap_or(line).to_string()).collect()
         };
         let log = std::fs::read_to_string(workshop.path("out/training.log")).expect("a log");
-        let from = log.rfind("INFO kernels of").expect("a start");
+        let from = log.rfind("INFO kernels by").expect("a start");
         let (terminal, file) = (lines(&said), lines(&log[from..]));
         assert_eq!(terminal.len(), file.len(), "{said}{log}");
         file

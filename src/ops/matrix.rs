@@ -367,7 +367,8 @@ pub(super) fn weight_gradient(
     let len = kernel * kernel * cx * co;
     let lanes = SumLanes::new(tape, len, all);
     let gather = Kernel::new(GATHER, "gather", lanes.variant(Variant::new().with("K", u(kernel))));
-    tape.dispatch(gather).tensor(part).tensor(dw).params(&params).groups(lanes.groups(len));
+    let dispatch = tape.dispatch(gather).tensor(part).tensor(dw).read_and_written(params.accumulate != 0);
+    dispatch.params(&params).groups(lanes.groups(len));
 }
 
 /// What the dispatches have in common that add up a weight's gradient, slice by slice.
