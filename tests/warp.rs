@@ -2,6 +2,7 @@
 
 mod common;
 
+use rosette::ops::warp;
 use rosette::train::examine_patches;
 
 #[test]
@@ -11,4 +12,8 @@ fn patches_agree_with_their_reference() {
     assert_eq!(found.failures, [""; 0]);
     // All six, and again those five that are not displaced, by the kernel for trainings without.
     assert_eq!(found.passed, 6 + 5);
+    let compiled = gpu.compiled();
+    for kernel in warp::kernels() {
+        assert!(compiled.contains(&kernel), "{kernel} was not examined");
+    }
 }
