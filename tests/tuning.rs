@@ -85,6 +85,15 @@ fn tuned(workshop: &Workshop) -> PathBuf {
     file
 }
 
+/// Whether the tests' device measures nothing by itself, so that a cache decides alone.
+fn is_processor() -> bool {
+    let Some(gpu) = common::device() else { return false };
+    if !gpu.limits().software {
+        println!("SKIPPED: a GPU measures by itself");
+    }
+    gpu.limits().software
+}
+
 /// Makes the cache say that the plain matrix product is by far the fastest.
 fn prefer_tiled(file: &PathBuf) {
     let mut cache: TuningCache =
@@ -117,9 +126,8 @@ fn trained(workshop: &Workshop, out: &str, cache: &str, more: &[&str]) -> (Vec<u
 
 #[test]
 fn a_training_goes_by_the_cache_unless_it_is_to_be_deterministic() {
-    let Some(gpu) = common::device() else { return };
-    if !gpu.limits().software {
-        return println!("SKIPPED: a GPU measures by itself");
+    if !is_processor() {
+        return;
     }
     let workshop = Workshop::new();
     let file = tuned(&workshop);
@@ -165,9 +173,8 @@ fn a_cache_that_cannot_be_written_costs_no_answer() {
 /// Short last batches went by the device's limits, whatever had been measured for full ones.
 #[test]
 fn a_short_batch_goes_by_what_was_measured_for_full_ones() {
-    let Some(gpu) = common::device() else { return };
-    if !gpu.limits().software {
-        return println!("SKIPPED: a GPU measures by itself");
+    if !is_processor() {
+        return;
     }
     let workshop = Workshop::new();
     // Two patches an epoch: the only batch is a short one.
@@ -181,9 +188,8 @@ fn a_short_batch_goes_by_what_was_measured_for_full_ones() {
 
 #[test]
 fn an_interrupted_training_keeps_the_kernels_that_it_started_with() {
-    let Some(gpu) = common::device() else { return };
-    if !gpu.limits().software {
-        return println!("SKIPPED: a GPU measures by itself");
+    if !is_processor() {
+        return;
     }
     let workshop = Workshop::new();
     prefer_tiled(&tuned(&workshop));

@@ -60,7 +60,7 @@ pub struct BenchArgs {
     #[arg(long, env = "ROSETTE_ADAPTER", value_name = "ADAPTER")]
     pub adapter: Option<String>,
     /// Print what takes less than 0.5 % of the step too.
-    #[arg(long, requires = "step")]
+    #[arg(long)]
     pub all: bool,
     /// Beside another device, or another version: what `--json` printed there, at the same sizes.
     #[arg(long, value_name = "FILE", requires = "step", conflicts_with = "json")]

@@ -68,6 +68,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let mode = if args.json { Mode::Quiet } else { Mode::Plain };
     cache.ensure_sound(&gpu, stored_element(&experiment, gpu.limits()), mode)?;
     let started = Instant::now();
+    say_line(&format!("measuring {} convolutions", questions.len()));
     let mut found: Vec<(Question, Vec<Timing>)> = Vec::new();
     cache.measure(&gpu, &questions, args.force, |place, question, timings| {
         let seconds = started.elapsed().as_secs_f64();

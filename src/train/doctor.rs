@@ -270,7 +270,7 @@ mod tests {
         }
     }
 
-    /// Nothing had examined moments that a convolution gathers, norms that pool, statistics of an evaluation, or patches.
+    /// It ran no convolution that gathers moments, no norm that pools, no statistics of an evaluation, and made no patches.
     #[test]
     fn a_brief_examination_runs_every_kernel_of_a_training() {
         let names = |kernels: Vec<Kernel>| kernels.iter().map(Kernel::name).collect::<BTreeSet<String>>();
